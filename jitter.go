@@ -1,0 +1,90 @@
+package httpretry
+
+import (
+	"math"
+	"math/rand/v2"
+	"time"
+)
+
+// A Jitter spreads waits, so that clients that failed together do not come
+// back together. It takes the computed backoff and the wait before the
+// previous retry, 0 for the first, and returns the wait to use. A negative
+// result counts as 0. It is called from many goroutines at once.
+//
+// The kinds and their names are those of Marc Brooker, "Exponential Backoff
+// And Jitter", AWS Architecture Blog, 2015.
+type Jitter func(backoff, previous time.Duration) time.Duration
+
+// Proportional makes a wait up to fraction longer or shorter: uniform over
+// backoff × (1 ± fraction). A fraction outside 0 to 1 counts as the nearer of
+// the two, and NaN as 0.
+func Proportional(fraction float64) Jitter {
+	if !(fraction > 0) { // true for NaN
+		return None()
+	}
+	fraction = min(fraction, 1)
+	return func(backoff, _ time.Duration) time.Duration {
+		return proportional(backoff, fraction, rand.Float64())
+	}
+}
+
+// Full makes a wait uniform over 0 to backoff: the widest spread, and half the
+// mean wait.
+func Full() Jitter {
+	return func(backoff, _ time.Duration) time.Duration {
+		return between(0, backoff, rand.Float64())
+	}
+}
+
+// Equal makes a wait uniform over half of backoff to all of it.
+func Equal() Jitter {
+	return func(backoff, _ time.Duration) time.Duration {
+		return between(backoff/2, backoff, rand.Float64())
+	}
+}
+
+// None leaves every wait as it was computed.
+func None() Jitter {
+	return func(backoff, _ time.Duration) time.Duration { return backoff }
+}
+
+// Decorrelated makes a wait uniform over base to three times the previous
+// wait, at most max. It grows by chance and takes no notice of the computed
+// backoff.
+func Decorrelated(base, max time.Duration) Jitter {
+	return func(_, previous time.Duration) time.Duration {
+		return decorrelated(base, max, previous, rand.Float64())
+	}
+}
+
+// proportional is d × (1 ± fraction) for r in [0, 1).
+func proportional(d time.Duration, fraction, r float64) time.Duration {
+	return saturate(float64(d) * (1 + fraction*(2*r-1)))
+}
+
+func decorrelated(base, limit, previous time.Duration, r float64) time.Duration {
+	base = min(base, limit)
+	return min(limit, between(base, max(base, saturate(3*float64(previous))), r))
+}
+
+// between is the point r, in [0, 1), of the way from low to high.
+func between(low, high time.Duration, r float64) time.Duration {
+	return low + saturate(float64(high-low)*r)
+}
+
+// spreadUp returns a wait as far above floor as the jittered one lies from it.
+func spreadUp(floor, jittered time.Duration) time.Duration {
+	if jittered >= floor {
+		return jittered
+	}
+	return saturate(float64(floor) + float64(floor-max(jittered, 0)))
+}
+
+// saturate turns nanoseconds into a Duration that no overflow can make
+// negative.
+func saturate(ns float64) time.Duration {
+	if ns >= math.MaxInt64 {
+		return math.MaxInt64
+	}
+	return time.Duration(ns)
+}
