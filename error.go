@@ -1,0 +1,100 @@
+package httpretry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// An Error is what [RetryTransport.RoundTrip] returns when more than one
+// attempt was made and the last ended without a response. [errors.Is] and
+// [errors.As] see through it.
+//
+// An error after a single attempt comes back as it is, and so does every
+// response, whatever its status.
+type Error struct {
+	// Attempts is how many attempts were made, at least 2.
+	Attempts int
+
+	// Reason says why there was no other.
+	Reason Reason
+
+	// Err is the error of the last attempt; or, when a wait was cut short,
+	// the cause that the caller's context gave.
+	Err error
+
+	last error // the last attempt's failure, if Err is something else
+}
+
+var errNoResponse = errors.New("httpretry: Base returned neither a response nor an error")
+
+// A timeoutError is the error of an attempt that took longer than
+// AttemptTimeout.
+type timeoutError struct{ limit time.Duration }
+
+func (e *timeoutError) Error() string {
+	return fmt.Sprintf("httpretry: attempt took longer than its timeout of %v", e.limit)
+}
+
+func (e *timeoutError) Timeout() bool { return true }
+
+// Temporary makes it a [net.Error].
+func (e *timeoutError) Temporary() bool { return true }
+
+// Is makes it match what a context's own timeout gives.
+func (e *timeoutError) Is(target error) bool { return target == context.DeadlineExceeded }
+
+// Error names the number of attempts, the reason and the last failure. It
+// holds no userinfo, query string or header value of the request.
+func (e *Error) Error() string {
+	text := fmt.Sprintf("httpretry: no response after %d attempts (%s): %s", e.Attempts, e.Reason, redacted(e.Err))
+	if e.last != nil {
+		text += "; the last attempt: " + redacted(e.last)
+	}
+	return text
+}
+
+// Unwrap returns e.Err.
+func (e *Error) Unwrap() error { return e.Err }
+
+// Timeout reports whether the last failure was a timeout. It is what
+// [net/url.Error] asks, which asserts the method and does not unwrap.
+func (e *Error) Timeout() bool {
+	var t interface{ Timeout() bool }
+	return errors.As(e.Err, &t) && t.Timeout()
+}
+
+// redacted is err's text without what a [url.Error] in it tells of userinfo
+// and query.
+func redacted(err error) string {
+	text := err.Error()
+	var u *url.Error
+	if errors.As(err, &u) && u.URL != "" {
+		text = strings.ReplaceAll(text, u.URL, redactedURL(u.URL))
+		// Its own text quotes the URL.
+		quoted := strconv.Quote(u.URL)
+		text = strings.ReplaceAll(text, quoted[1:len(quoted)-1], redactedURL(u.URL))
+	}
+	return text
+}
+
+// redactedURL is rawURL without userinfo, query and fragment.
+func redactedURL(rawURL string) string {
+	u, err := url.Parse(rawURL)
+	if err != nil {
+		return "(URL withheld)"
+	}
+	return publicURL(u)
+}
+
+// publicURL is u without userinfo, query and fragment.
+func publicURL(u *url.URL) string {
+	if u == nil {
+		return ""
+	}
+	return (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path, RawPath: u.RawPath}).String()
+}

@@ -1,0 +1,453 @@
+package httpretry
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"os"
+	"sync"
+	"syscall"
+)
+
+var (
+	errAttemptOver   = errors.New("httpretry: the attempt that this request body belonged to is over")
+	errBodyClosed    = errors.New("httpretry: read of a closed request body")
+	errNotReplayable = errors.New("httpretry: the request body is too large to be sent again (MaxReplayBytes)")
+)
+
+// A replay gives every attempt its own copy of one request body that has no
+// GetBody. What it can seek in, it reads again; of anything else it keeps a
+// bounded recording, made while the first attempt reads.
+//
+// net/http may go on reading a body, and close it, after RoundTrip has
+// returned. A copy therefore has an offset of its own, and is fenced as soon as
+// its attempt is over. And no copy calls Read on a source that is recorded:
+// fill does, in a goroutine of its own that lasts for that one Read, so that a
+// source which blocks holds up neither the end of an attempt nor the next one,
+// and what it then returns belongs to the recording.
+type replay struct {
+	ctx   context.Context // the caller's
+	at    io.ReaderAt     // the source, if it can seek; nothing is recorded then
+	start int64           // where it stood
+	limit int64           // on the recording
+
+	mu      sync.Mutex
+	changed sync.Cond // a Read of the source ended, or copies were fenced
+	source  io.ReadCloser
+	busy    int         // Reads of the source that are under way
+	closing bool        // to be closed when it is no longer busy
+	closed  bool        // the source is, or is about to be
+	unwatch func() bool // ends the wait for ctx
+
+	attempt int   // copies of earlier attempts are fenced
+	fence   error // not nil: so are those of this one, with this error
+	open    int   // copies of this attempt that may still read
+	settled bool  // the outcome is final: no further attempt
+
+	head, tail *chunk
+	size       int64 // bytes recorded
+	end        error // what followed them: io.EOF or the source's failure; nil: not known yet
+	filling    bool
+	fillFunc   func()
+
+	// The first attempt's request and body, here to save allocations.
+	sent  http.Request
+	first bodyCopy
+}
+
+// newReplay takes over req.Body and returns the first attempt's request in
+// sent. It returns nil if the body can't be replayed within limit bytes.
+func newReplay(req *http.Request, limit int64) *replay {
+	at, start := seekable(req.Body)
+	if at == nil && (limit < 0 || req.ContentLength > limit) {
+		return nil
+	}
+	r := &replay{ctx: req.Context(), at: at, start: start, limit: limit, source: req.Body, attempt: 1, open: 1, sent: *req}
+	r.changed.L = &r.mu
+	r.fillFunc = r.fill
+	r.first = bodyCopy{r: r, attempt: 1}
+	r.sent.Body = &r.first
+	if f, ok := r.source.(*os.File); ok && at != nil {
+		// Reading the file where it stands, and showing it to net, allows for
+		// sendfile. The copies of later attempts have offsets of their own.
+		r.first.direct = true
+		r.sent.Body = fileCopy{&r.first, f}
+	}
+	r.sent.GetBody = r.getBody(1)
+	if r.ctx.Done() != nil {
+		r.mu.Lock() // abort may run before unwatch is set
+		defer r.mu.Unlock()
+		r.unwatch = context.AfterFunc(r.ctx, r.abort)
+	}
+	return r
+}
+
+// seekable returns body as an io.ReaderAt and the offset at which it stands,
+// or nil if it has none.
+func seekable(body io.Reader) (io.ReaderAt, int64) {
+	at, ok := body.(interface {
+		io.ReaderAt
+		io.Seeker
+	})
+	if !ok {
+		return nil, 0
+	}
+	if f, ok := body.(*os.File); ok {
+		// A terminal or a pipe is an *os.File too.
+		if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+			return nil, 0
+		}
+	}
+	start, err := at.Seek(0, io.SeekCurrent)
+	if err != nil {
+		return nil, 0
+	}
+	return at, start
+}
+
+// nextRequest starts another attempt: copies of the one before are fenced.
+func (r *replay) nextRequest(ctx context.Context, req *http.Request) *http.Request {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.fenceLocked(errAttemptOver)
+	r.attempt++
+	r.fence = context.Cause(r.ctx) // nil unless it is done
+	r.open = 1
+	sent := req.WithContext(ctx)
+	sent.Body = &bodyCopy{r: r, attempt: r.attempt}
+	sent.GetBody = r.getBody(r.attempt)
+	return sent
+}
+
+// getBody lets net/http itself replay within an attempt, as it does after
+// HTTP/2 GOAWAY or on a stale idle connection.
+func (r *replay) getBody(attempt int) func() (io.ReadCloser, error) {
+	return func() (io.ReadCloser, error) {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if err := r.staleLocked(attempt); err != nil {
+			return nil, err
+		}
+		if !r.replayableLocked() {
+			return nil, errNotReplayable
+		}
+		r.open++
+		return &bodyCopy{r: r, attempt: attempt}, nil
+	}
+}
+
+// replayable reports whether another attempt could get the whole body. A
+// source that failed would fail it at the same offset.
+func (r *replay) replayable() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.replayableLocked() && !r.failedLocked()
+}
+
+func (r *replay) replayableLocked() bool {
+	return !r.settled && !r.closedEarly() && (r.at != nil || r.size <= r.limit)
+}
+
+// closedEarly reports whether the source is gone before all of it was had.
+func (r *replay) closedEarly() bool { return r.closed && (r.at != nil || r.end == nil) }
+
+// failed reports whether a Read of the source has failed.
+func (r *replay) failed() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.failedLocked()
+}
+
+func (r *replay) failedLocked() bool { return r.end != nil && r.end != io.EOF }
+
+// interrupt ends an attempt, if it is still under way: its Reads fail with err
+// from now on.
+func (r *replay) interrupt(attempt int, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.staleLocked(attempt) != nil {
+		return
+	}
+	r.fenceLocked(err)
+	if !r.replayableLocked() {
+		// A Read may be blocked in the source itself, which only closing it ends.
+		r.closeLocked()
+	}
+}
+
+// settle makes the outcome final. After a response the transport may still be
+// sending the body, and closes it when it is done; after an error nobody does.
+func (r *replay) settle(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.settled = true
+	if err != nil {
+		r.fenceLocked(errAttemptOver)
+	}
+	if r.open == 0 {
+		r.releaseLocked()
+	}
+	r.tidyLocked()
+}
+
+// abort gives up the source when the caller's context is done, even while it
+// is being read: that ends the Read of a pipe or a connection.
+func (r *replay) abort() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.fenceLocked(context.Cause(r.ctx))
+	r.closeLocked()
+	r.tidyLocked()
+}
+
+func (r *replay) fenceLocked(err error) {
+	r.fence = err
+	r.open = 0
+	r.changed.Broadcast()
+}
+
+// staleLocked returns why the copies of an attempt are fenced, nil if they are
+// not.
+func (r *replay) staleLocked(attempt int) error {
+	if attempt != r.attempt {
+		return errAttemptOver
+	}
+	return r.fence
+}
+
+// releaseLocked closes a source that nobody needs any more. The transport has
+// closed its copy or failed, so a Read that is still under way may be broken
+// off; but a stale attempt's ReadAt has done nothing to deserve that.
+func (r *replay) releaseLocked() error {
+	if r.at != nil && r.busy > 0 {
+		r.closing = true
+		return nil
+	}
+	return r.closeLocked()
+}
+
+// tidyLocked does what had to wait until no Read of the source was under way.
+func (r *replay) tidyLocked() {
+	if r.busy > 0 {
+		return
+	}
+	if r.closing {
+		r.closeLocked()
+	}
+	if r.settled && r.open == 0 {
+		r.dropUntilLocked(nil)
+	}
+}
+
+// closeLocked closes the source, once, without holding the lock meanwhile.
+func (r *replay) closeLocked() error {
+	if r.closed {
+		return nil
+	}
+	r.closed = true
+	if r.unwatch != nil {
+		r.unwatch()
+	}
+	r.mu.Unlock()
+	defer r.mu.Lock()
+	return r.source.Close()
+}
+
+// A bodyCopy is the request body of one attempt.
+type bodyCopy struct {
+	r       *replay
+	attempt int
+	direct  bool  // reads the source where it stands
+	end     error // what Read returns from now on
+	closed  bool
+
+	off   int64
+	chunk *chunk // the one that was read last; nil: none
+}
+
+// Read implements [io.Reader].
+func (c *bodyCopy) Read(p []byte) (int, error) {
+	r := c.r
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for {
+		if err := r.staleLocked(c.attempt); err != nil {
+			return 0, err
+		}
+		switch {
+		case c.end != nil:
+			return 0, c.end
+		case len(p) == 0:
+			return 0, nil
+		case c.direct || r.at != nil:
+			return c.readSource(p)
+		case c.off < r.size:
+			return c.readRecording(p), nil
+		case r.end != nil:
+			return 0, c.finish(r.end)
+		case r.filling:
+			r.changed.Wait()
+		case r.replayableLocked():
+			r.startFill()
+		case r.open == 1:
+			c.direct = true
+		default:
+			// Another copy of this attempt still needs what is recorded.
+			return 0, c.finish(errNotReplayable)
+		}
+	}
+}
+
+// readSource reads where nothing is recorded, or no more.
+func (c *bodyCopy) readSource(p []byte) (n int, err error) {
+	r := c.r
+	r.busy++
+	r.mu.Unlock()
+	if c.direct {
+		n, err = r.source.Read(p)
+	} else {
+		n, err = r.at.ReadAt(p, r.start+c.off)
+	}
+	r.mu.Lock()
+	r.busy--
+	c.off += int64(n)
+	if err != nil {
+		c.finish(err)
+		if r.at == nil || err != io.EOF {
+			r.end = err
+		}
+	}
+	r.tidyLocked()
+	return n, err
+}
+
+// readRecording copies what is recorded at c's offset, at least a byte.
+func (c *bodyCopy) readRecording(p []byte) int {
+	r := c.r
+	if c.chunk == nil {
+		c.chunk = r.head
+	}
+	if c.off > 0 && c.off%chunkSize == 0 {
+		c.chunk = c.chunk.next
+	}
+	at := c.off % chunkSize
+	n := copy(p, c.chunk.data[at:min(chunkSize, at+r.size-c.off)])
+	c.off += int64(n)
+	if r.open == 1 && !r.replayableLocked() {
+		r.dropUntilLocked(c.chunk)
+	}
+	return n
+}
+
+// finish ends c with err: it needs nothing any more.
+func (c *bodyCopy) finish(err error) error {
+	if c.end == nil && c.r.staleLocked(c.attempt) == nil {
+		c.r.open--
+	}
+	c.end = err
+	return err
+}
+
+// Close implements [io.Closer]. It closes the source only when nobody can need
+// it again.
+func (c *bodyCopy) Close() error {
+	r := c.r
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if c.closed {
+		return nil
+	}
+	c.closed = true
+	c.finish(errBodyClosed)
+	r.changed.Broadcast()
+	if r.staleLocked(c.attempt) != nil || r.open > 0 {
+		return nil
+	}
+	recorded := r.at == nil && r.end != nil
+	var err error
+	if recorded || !r.replayableLocked() {
+		err = r.releaseLocked()
+	}
+	r.tidyLocked()
+	return err
+}
+
+// A fileCopy is a bodyCopy whose source is a file that net may see, which lets
+// it use sendfile: it asks for a [syscall.Conn].
+type fileCopy struct {
+	*bodyCopy
+	file *os.File
+}
+
+// SyscallConn implements [syscall.Conn].
+func (c fileCopy) SyscallConn() (syscall.RawConn, error) { return c.file.SyscallConn() }
+
+const chunkSize = 32 << 10
+
+// A chunk is a piece of a recording. All but the last of a recording are full.
+type chunk struct {
+	next *chunk
+	data [chunkSize]byte
+}
+
+// chunks keeps chunks for the next recording. What is left in them from the
+// last one is never read: a recording is read up to its size.
+var chunks = sync.Pool{New: func() any { return new(chunk) }}
+
+// startFill begins to read more of the source, into the recording.
+func (r *replay) startFill() {
+	if r.size%chunkSize == 0 {
+		c := chunks.Get().(*chunk)
+		c.next = nil
+		if r.head == nil {
+			r.head = c
+		} else {
+			r.tail.next = c
+		}
+		r.tail = c
+	}
+	r.filling = true
+	r.busy++
+	go r.fillFunc()
+}
+
+// fill reads once from the source, at most a byte more than the limit: that
+// byte tells a body that fits from one that does not.
+func (r *replay) fill() {
+	room := r.tail.data[r.size%chunkSize:]
+	if left := r.limit - r.size; left < int64(len(room)) {
+		room = room[:left+1]
+	}
+	n, err := readSome(r.source, room)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.size += int64(n)
+	r.end = err
+	r.filling = false
+	r.busy--
+	r.tidyLocked()
+	r.changed.Broadcast()
+}
+
+// readSome reads until there is a byte or an error.
+func readSome(src io.Reader, p []byte) (n int, err error) {
+	for range 100 {
+		if n, err = src.Read(p); n > 0 || err != nil {
+			return n, err
+		}
+	}
+	return 0, io.ErrNoProgress
+}
+
+// dropUntilLocked gives back the chunks before c; all of them if c is nil.
+func (r *replay) dropUntilLocked(c *chunk) {
+	for r.head != nil && r.head != c {
+		next := r.head.next
+		chunks.Put(r.head)
+		r.head = next
+	}
+	if r.head == nil {
+		r.tail = nil
+	}
+}

@@ -1,0 +1,907 @@
+package httpretry_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/httpretry/httpretry"
+)
+
+// pattern is n bytes of which no two blocks are alike.
+func pattern(n int) []byte {
+	b := make([]byte, n)
+	rand.NewChaCha8([32]byte{1}).Read(b)
+	return b
+}
+
+// An early answer leaves net/http sending while the next attempt begins. Every
+// attempt must carry the same bytes all the same.
+func TestEarlyAnswerToLargeUpload(t *testing.T) {
+	content := pattern(8 << 20)
+	for _, proto := range []int{1, 2} {
+		t.Run(fmt.Sprint("HTTP", proto), func(t *testing.T) {
+			var attempts atomic.Int32
+			srv := newProtoServer(t, proto, func(w http.ResponseWriter, r *http.Request) {
+				if attempts.Add(1)%2 == 1 {
+					w.WriteHeader(http.StatusServiceUnavailable)
+					return
+				}
+				if err := sameBytes(r.Body, content); err != nil {
+					http.Error(w, err.Error(), http.StatusTeapot)
+				}
+			})
+			client := newClient(t, srv, &httpretry.RetryTransport{Policy: now, MaxReplayBytes: 8 << 20})
+			for range 100 {
+				req := newRequest(t, "POST", srv.URL, nil)
+				body := &testBody{Reader: bytes.NewReader(content)}
+				req.Body = body
+				resp, err := client.Do(req)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if got := readAll(t, resp); resp.StatusCode != 200 {
+					t.Fatalf("status %d: %s", resp.StatusCode, got)
+				}
+				body.wantClosedOnce(t)
+			}
+		})
+	}
+}
+
+// newProtoServer speaks HTTP/1.1 or, unencrypted, HTTP/2, and gives its client
+// a transport for that.
+func newProtoServer(t *testing.T, proto int, h http.HandlerFunc) *httptest.Server {
+	t.Helper()
+	srv := httptest.NewUnstartedServer(h)
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(proto == 1)
+	protocols.SetUnencryptedHTTP2(proto == 2)
+	srv.Config.Protocols = protocols
+	srv.Start()
+	t.Cleanup(srv.Close)
+	srv.Client().Transport.(*http.Transport).Protocols = protocols
+	return srv
+}
+
+// sameBytes reports where r is not want.
+func sameBytes(r io.Reader, want []byte) error {
+	buf := make([]byte, 64<<10)
+	for off := 0; ; {
+		n, err := r.Read(buf)
+		if off+n > len(want) || !bytes.Equal(buf[:n], want[off:off+n]) {
+			return fmt.Errorf("other bytes than were sent, at %d", off)
+		}
+		off += n
+		if err == io.EOF && off == len(want) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("after %d of %d bytes: %w", off, len(want), err)
+		}
+	}
+}
+
+// A transport may go on reading after it has returned. What it reads is a
+// prefix of the body or an error, and nothing that the next attempt misses.
+func TestLateReaderIsFenced(t *testing.T) {
+	content := pattern(300 << 10)
+	for range 300 {
+		var late sync.WaitGroup
+		n := 0
+		rt := &httpretry.RetryTransport{Policy: now, Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
+			if n++; n < 4 {
+				late.Go(func() {
+					defer req.Body.Close()
+					got, err := io.ReadAll(io.LimitReader(req.Body, rand.Int64N(400<<10)))
+					if !bytes.HasPrefix(content, got) {
+						t.Errorf("a late reader got %d bytes that are no prefix of the body (error %v)", len(got), err)
+					}
+				})
+				return response(req, 503, ""), nil
+			}
+			got, err := consume(req)
+			if err != nil || got != string(content) {
+				t.Errorf("the last attempt got %d bytes and error %v, want the %d of the body", len(got), err, len(content))
+			}
+			return response(req, 200, ""), nil
+		})}
+		req := newRequest(t, "POST", "http://example.com/", nil)
+		body := &testBody{Reader: &choppy{Reader: bytes.NewReader(content)}}
+		req.Body = body
+		if _, err := rt.RoundTrip(req); err != nil {
+			t.Fatal(err)
+		}
+		late.Wait()
+		body.wantClosedOnce(t)
+	}
+}
+
+// choppy reads pieces of random size, sometimes empty.
+type choppy struct{ io.Reader }
+
+func (c *choppy) Read(p []byte) (int, error) {
+	if n := rand.IntN(5000); n < len(p) {
+		p = p[:n]
+	}
+	return c.Reader.Read(p)
+}
+
+// failUntil reads and closes bodies, and answers 503 until the nth attempt.
+func failUntil(n int, got *[]string) roundTripFunc {
+	attempt := 0
+	return func(req *http.Request) (*http.Response, error) {
+		b, err := consume(req)
+		*got = append(*got, b)
+		if err != nil {
+			return nil, err
+		}
+		if attempt++; attempt < n {
+			return response(req, 503, ""), nil
+		}
+		return response(req, 200, ""), nil
+	}
+}
+
+func TestRecordingLimit(t *testing.T) {
+	const limit = 100_000
+	tests := []struct {
+		name     string
+		size     int
+		declared int64
+		attempts int
+		reason   string
+	}{
+		{"empty", 0, -1, 2, "an empty body is replayed too"},
+		{"small", 10, -1, 2, ""},
+		{"exact", limit, -1, 2, "exactly the limit can be replayed"},
+		{"exact and declared", limit, limit, 2, ""},
+		{"one more", limit + 1, -1, 1, "the attempt under way goes on, and no retry follows"},
+		{"one more and declared", limit + 1, limit + 1, 1, "known beforehand"},
+		{"much more", 20 * limit, -1, 1, ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			content := string(pattern(tt.size))
+			req := newRequest(t, "POST", "http://example.com/", nil)
+			body := newTestBody(content)
+			req.Body, req.ContentLength = body, tt.declared
+			var got []string
+			var last httpretry.Decision
+			rt := &httpretry.RetryTransport{
+				Base: failUntil(2, &got), Policy: now, MaxReplayBytes: limit,
+				OnAttempt: func(_ httpretry.Attempt, d httpretry.Decision) { last = d },
+			}
+			resp, err := rt.RoundTrip(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(got) != tt.attempts {
+				t.Errorf("got %d attempts, want %d: %s", len(got), tt.attempts, tt.reason)
+			}
+			for i, b := range got {
+				if b != content {
+					t.Errorf("attempt %d carried %d bytes, not the %d of the body", i+1, len(b), len(content))
+				}
+			}
+			if tt.attempts == 1 && (last.Reason != httpretry.ReasonNotReplayable || resp.StatusCode != 503) {
+				t.Errorf("got reason %q and status %d, want %q and the attempt's own 503", last.Reason, resp.StatusCode, httpretry.ReasonNotReplayable)
+			}
+			body.wantClosedOnce(t)
+		})
+	}
+}
+
+func TestFirstByteIsNotHeldBack(t *testing.T) {
+	pr, pw := io.Pipe()
+	rt := &httpretry.RetryTransport{Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
+		defer req.Body.Close()
+		b := make([]byte, 1)
+		if _, err := io.ReadFull(req.Body, b); err != nil || b[0] != 'a' {
+			t.Errorf("got %q, %v, want the first byte while the source is still open", b, err)
+		}
+		go func() { // only now does the source go on
+			io.WriteString(pw, "b")
+			pw.Close()
+		}()
+		rest, err := io.ReadAll(req.Body)
+		if string(rest) != "b" || err != nil {
+			t.Errorf("got rest %q, %v", rest, err)
+		}
+		return response(req, 200, ""), nil
+	})}
+	go io.WriteString(pw, "a")
+	if _, err := rt.RoundTrip(newRequest(t, "POST", "http://example.com/", pr)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// zeros is n bytes that take no memory.
+func zeros(n int64) io.Reader { return io.LimitReader(zero{}, n) }
+
+type zero struct{}
+
+func (zero) Read(p []byte) (int, error) {
+	clear(p)
+	return len(p), nil
+}
+
+func allocated(f func()) uint64 {
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	f()
+	runtime.ReadMemStats(&after)
+	return after.TotalAlloc - before.TotalAlloc
+}
+
+func TestLargeUploadInLittleMemory(t *testing.T) {
+	const size = 256 << 20
+	rt := &httpretry.RetryTransport{Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
+		defer req.Body.Close()
+		n, err := io.Copy(io.Discard, req.Body)
+		if n != size || err != nil {
+			t.Errorf("got %d bytes, %v, want %d", n, err, size)
+		}
+		return response(req, 200, ""), nil
+	})}
+	req := newRequest(t, "POST", "http://example.com/", zeros(size))
+	if got := allocated(func() { rt.RoundTrip(req) }); got > 4<<20 {
+		t.Errorf("allocated %d KiB for a 256 MiB upload, want at most 4 MiB", got>>10)
+	}
+}
+
+// Once the answer is there, nothing is recorded any more: an exchange in both
+// directions may go on for ever.
+func TestLongExchangeInLittleMemory(t *testing.T) {
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		rc := http.NewResponseController(w)
+		rc.EnableFullDuplex()
+		w.WriteHeader(http.StatusOK)
+		rc.Flush()
+		buf := make([]byte, 4<<10)
+		for {
+			n, err := io.ReadFull(r.Body, buf)
+			w.Write(buf[:n])
+			rc.Flush()
+			if err != nil {
+				return
+			}
+		}
+	}))
+	srv.EnableHTTP2 = true
+	srv.StartTLS()
+	t.Cleanup(srv.Close)
+	client := newClient(t, srv, &httpretry.RetryTransport{MaxReplayBytes: 64 << 10})
+	pr, pw := io.Pipe()
+	resp, err := client.Do(newRequest(t, "POST", srv.URL, pr))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	message, echo := pattern(4<<10), make([]byte, 4<<10)
+	for i := range 2000 { // 8 MiB, one message after the other
+		if _, err := pw.Write(message); err != nil {
+			t.Fatalf("message %d: %v", i, err)
+		}
+		if _, err := io.ReadFull(resp.Body, echo); err != nil || !bytes.Equal(echo, message) {
+			t.Fatalf("message %d came back wrong: %v", i, err)
+		}
+	}
+	pw.Close()
+	if _, err := resp.Body.Read(echo); err != io.EOF {
+		t.Errorf("got %v after the last message, want EOF", err)
+	}
+}
+
+func TestFileIsReadAgain(t *testing.T) {
+	content := pattern(3 << 20) // above the limit of a recording
+	path := filepath.Join(t.TempDir(), "upload")
+	if err := os.WriteFile(path, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	const offset = 12345
+	want := content[offset:]
+	srv := newServer(t, func(w http.ResponseWriter, r *http.Request) {
+		got, err := io.ReadAll(r.Body)
+		switch {
+		case err != nil:
+			w.WriteHeader(http.StatusServiceUnavailable)
+		case !bytes.Equal(got, want):
+			w.WriteHeader(http.StatusTeapot)
+		case r.Header.Get("X-Attempt") != "3":
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+	})
+	for _, length := range []int64{int64(len(want)), -1} {
+		t.Run(fmt.Sprint("ContentLength", length), func(t *testing.T) {
+			f, err := os.Open(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := f.Seek(offset, io.SeekStart); err != nil {
+				t.Fatal(err)
+			}
+			tr := srv.Client().Transport
+			client := &http.Client{Transport: &httpretry.RetryTransport{Policy: now, Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
+				n := httpretry.AttemptNumber(req.Context())
+				if _, ok := req.Body.(syscall.Conn); ok != (n == 1) {
+					t.Errorf("attempt %d: net can see the file: %v, want that on the first attempt, for sendfile", n, ok)
+				}
+				req = req.Clone(req.Context())
+				req.Header.Set("X-Attempt", fmt.Sprint(n))
+				return tr.RoundTrip(req)
+			})}}
+			req := newRequest(t, "POST", srv.URL, f)
+			req.ContentLength = length
+			resp, err := client.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if readAll(t, resp); resp.StatusCode != 200 {
+				t.Errorf("status %d: want 200 on the third attempt, with the file's bytes from where it stood", resp.StatusCode)
+			}
+			if err := f.Close(); !errors.Is(err, os.ErrClosed) {
+				t.Errorf("closing the file again: got %v, want that it is closed already", err)
+			}
+		})
+	}
+}
+
+// seeker is a body that can seek but is no file.
+type seeker struct {
+	*bytes.Reader
+	closes atomic.Int32
+}
+
+func (s *seeker) Close() error {
+	s.closes.Add(1)
+	return nil
+}
+
+func TestSeekableBodyIsReadAgain(t *testing.T) {
+	content := pattern(3 << 20)
+	body := &seeker{Reader: bytes.NewReader(content)}
+	body.Seek(100, io.SeekStart)
+	req := newRequest(t, "POST", "http://example.com/", nil)
+	req.Body = body
+	var got []string
+	rt := &httpretry.RetryTransport{Base: failUntil(3, &got), Policy: now}
+	used := allocated(func() {
+		if _, err := rt.RoundTrip(req); err != nil {
+			t.Fatal(err)
+		}
+	})
+	for i, b := range got {
+		if b != string(content[100:]) {
+			t.Errorf("attempt %d carried %d bytes, want the %d from where the body stood", i+1, len(b), len(content)-100)
+		}
+	}
+	if len(got) != 3 || body.closes.Load() != 1 {
+		t.Errorf("got %d attempts and %d closes, want 3 and 1", len(got), body.closes.Load())
+	}
+	if used > 60<<20 { // io.ReadAll's own, three times
+		t.Errorf("allocated %d KiB", used>>10)
+	}
+}
+
+// A pipe is an *os.File that can't seek.
+func TestPipeFileIsRecorded(t *testing.T) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	io.WriteString(w, "through a pipe")
+	w.Close()
+	var got []string
+	rt := &httpretry.RetryTransport{Base: failUntil(2, &got), Policy: now}
+	if _, err := rt.RoundTrip(newRequest(t, "POST", "http://example.com/", r)); err != nil {
+		t.Fatal(err)
+	}
+	if want := []string{"through a pipe", "through a pipe"}; fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Errorf("got bodies %q, want %q", got, want)
+	}
+	if err := r.Close(); !errors.Is(err, os.ErrClosed) {
+		t.Errorf("closing the pipe again: got %v, want that it is closed already", err)
+	}
+}
+
+func TestFailingSource(t *testing.T) {
+	boom := errors.New("disk on fire")
+	source := func() *testBody {
+		return &testBody{Reader: io.MultiReader(strings.NewReader("half"), errorReader{boom})}
+	}
+	t.Run("is final", func(t *testing.T) {
+		attempts := 0
+		rt := &httpretry.RetryTransport{Policy: now, Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
+			attempts++
+			_, err := consume(req)
+			return nil, fmt.Errorf("sending: %w", err)
+		})}
+		req := newRequest(t, "PUT", "http://example.com/", nil)
+		body := source()
+		req.Body = body
+		if _, err := rt.RoundTrip(req); !errors.Is(err, boom) || attempts != 1 {
+			t.Errorf("got %v after %d attempts, want the source's error after 1: it would fail again", err, attempts)
+		}
+		body.wantClosedOnce(t)
+	})
+	t.Run("is final over the wire", func(t *testing.T) {
+		srv := newServer(t, func(w http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) })
+		var reasons []httpretry.Reason
+		client := newClient(t, srv, &httpretry.RetryTransport{Policy: now, OnAttempt: func(_ httpretry.Attempt, d httpretry.Decision) { reasons = append(reasons, d.Reason) }})
+		req := newRequest(t, "PUT", srv.URL, nil)
+		body := source()
+		req.Body = body
+		if _, err := client.Do(req); !errors.Is(err, boom) || len(reasons) != 1 || reasons[0] != httpretry.ReasonFinal {
+			t.Errorf("got %v with reasons %q, want the source's error, once and final", err, reasons)
+		}
+		body.wantClosedOnce(t)
+	})
+	t.Run("is sticky", func(t *testing.T) {
+		rt := &httpretry.RetryTransport{Policy: now, Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
+			for range 3 {
+				body, err := req.GetBody()
+				if err != nil {
+					t.Fatal(err)
+				}
+				b, err := io.ReadAll(body)
+				if string(b) != "half" || err != boom {
+					t.Errorf("got %q, %v, want the same bytes and the same error every time", b, err)
+				}
+				if _, err := body.Read(make([]byte, 1)); err != boom {
+					t.Errorf("reading on: got %v, want the same error", err)
+				}
+				body.Close()
+			}
+			_, err := consume(req)
+			return nil, err
+		})}
+		req := newRequest(t, "POST", "http://example.com/", nil)
+		req.Body = source()
+		if _, err := rt.RoundTrip(req); err != boom {
+			t.Errorf("got %v, want %v", err, boom)
+		}
+	})
+	t.Run("leaves an early answer to the caller", func(t *testing.T) {
+		rt := &httpretry.RetryTransport{Policy: now, Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
+			consume(req)
+			return response(req, 503, "busy"), nil
+		})}
+		req := newRequest(t, "PUT", "http://example.com/", nil)
+		req.Body = source()
+		if resp, err := rt.RoundTrip(req); err != nil || readAll(t, resp) != "busy" {
+			t.Errorf("got %v, want the 503: another attempt would only fail", err)
+		}
+	})
+}
+
+type errorReader struct{ err error }
+
+func (r errorReader) Read([]byte) (int, error) { return 0, r.err }
+
+// A source that blocks does not hold up the end of the call, and is let go.
+func TestBlockedSource(t *testing.T) {
+	// reads is what a transport does: it reads in a goroutine of its own and
+	// waits for it before it returns.
+	reads := func(req *http.Request) (*http.Response, error) {
+		defer req.Body.Close()
+		if _, err := io.Copy(io.Discard, req.Body); err != nil {
+			return nil, err
+		}
+		return response(req, 200, ""), nil
+	}
+	t.Run("canceled", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			cause := errors.New("the reason")
+			ctx, cancel := context.WithCancelCause(t.Context())
+			pr, pw := io.Pipe()
+			rt := &httpretry.RetryTransport{Base: roundTripFunc(reads)}
+			time.AfterFunc(time.Second, func() { cancel(cause) })
+			start := time.Now()
+			_, err := rt.RoundTrip(newRequest(t, "POST", "http://example.com/", pr).WithContext(ctx))
+			if !errors.Is(err, cause) || time.Since(start) != time.Second {
+				t.Errorf("got %v after %v, want %v after 1s", err, time.Since(start), cause)
+			}
+			synctest.Wait()
+			if _, err := pw.Write([]byte("x")); err != io.ErrClosedPipe {
+				t.Errorf("writing to the source: got %v, want that it is closed", err)
+			}
+		})
+	})
+	t.Run("attempt timeout", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			pr, pw := io.Pipe()
+			var got []string
+			rt := &httpretry.RetryTransport{AttemptTimeout: time.Second, Policy: now, Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
+				b, err := consume(req)
+				got = append(got, b)
+				if err != nil {
+					return nil, err
+				}
+				return response(req, 200, ""), nil
+			})}
+			go func() {
+				io.WriteString(pw, "early ")
+				time.Sleep(2500 * time.Millisecond)
+				io.WriteString(pw, "late")
+				pw.Close()
+			}()
+			if _, err := rt.RoundTrip(newRequest(t, "PUT", "http://example.com/", pr)); err != nil {
+				t.Fatal(err)
+			}
+			if want := []string{"early ", "early ", "early late"}; fmt.Sprint(got) != fmt.Sprint(want) {
+				t.Errorf("attempts read %q, want %q: what comes late belongs to the attempt under way", got, want)
+			}
+		})
+	})
+	t.Run("retries run out", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			pr, pw := io.Pipe()
+			rt := &httpretry.RetryTransport{AttemptTimeout: time.Second, Base: roundTripFunc(reads), Policy: httpretry.RetryConfig{MaxRetries: 1}}
+			_, err := rt.RoundTrip(newRequest(t, "PUT", "http://example.com/", pr))
+			if !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("got %v, want a timeout", err)
+			}
+			if _, err := pw.Write([]byte("x")); err != io.ErrClosedPipe {
+				t.Errorf("writing to the source: got %v, want that it is closed", err)
+			}
+		})
+	})
+	t.Run("too large to be replayed", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			pr, pw := io.Pipe()
+			rt := &httpretry.RetryTransport{AttemptTimeout: time.Second, Base: roundTripFunc(reads), MaxReplayBytes: 10}
+			go pw.Write(make([]byte, 100)) // and never a byte more
+			_, err := rt.RoundTrip(newRequest(t, "PUT", "http://example.com/", pr))
+			if !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("got %v, want a timeout", err)
+			}
+			if _, err := pw.Write([]byte("x")); err != io.ErrClosedPipe {
+				t.Errorf("writing to the source: got %v, want that it is closed", err)
+			}
+		})
+	})
+	t.Run("over the wire", func(t *testing.T) {
+		for _, proto := range []int{1, 2} {
+			srv := newProtoServer(t, proto, func(w http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) })
+			client := newClient(t, srv, &httpretry.RetryTransport{})
+			ctx, cancel := context.WithCancel(t.Context())
+			pr, pw := io.Pipe()
+			go func() {
+				io.WriteString(pw, "x") // returns once the body is being sent
+				cancel()
+			}()
+			if _, err := client.Do(newRequest(t, "POST", srv.URL, pr).WithContext(ctx)); !errors.Is(err, context.Canceled) {
+				t.Errorf("HTTP/%d: got %v, want %v", proto, err, context.Canceled)
+			}
+			for { // blocks for ever if nobody closes the source
+				if _, err := pw.Write([]byte("x")); err != nil {
+					break
+				}
+			}
+		}
+	})
+}
+
+// net/http itself replays on a connection that turns out stale; it can,
+// because a recorded body has a GetBody.
+func TestStaleConnectionIsReplayedByNetHTTP(t *testing.T) {
+	var requests atomic.Int32
+	srv := newServer(t, func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		if requests.Add(1) == 2 {
+			panic(http.ErrAbortHandler) // closes the connection, which is in use a second time
+		}
+		w.Write(body)
+	})
+	client := newClient(t, srv, &httpretry.RetryTransport{OnAttempt: func(a httpretry.Attempt, _ httpretry.Decision) {
+		if a.Number != 1 {
+			t.Error("the layer made a second attempt where net/http could replay")
+		}
+	}})
+	for range 2 {
+		req := newRequest(t, "POST", srv.URL, io.MultiReader(strings.NewReader("content")))
+		req.Header.Set("Idempotency-Key", "1") // net/http replays no POST without
+		resp, err := client.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := readAll(t, resp); got != "content" {
+			t.Errorf("got %q, want %q", got, "content")
+		}
+	}
+	if got := requests.Load(); got != 3 {
+		t.Errorf("the server saw %d requests, want 3: two calls and one replay", got)
+	}
+}
+
+// Middleware may read a copy of the body before it sends the body.
+func TestCopiesAreIndependent(t *testing.T) {
+	content := string(pattern(500 << 10))
+	attempts := 0
+	rt := &httpretry.RetryTransport{Policy: now, Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
+		attempts++
+		copied, err := req.GetBody()
+		if err != nil {
+			t.Fatal(err)
+		}
+		part := make([]byte, 1000)
+		io.ReadFull(req.Body, part)
+		fromCopy, err := io.ReadAll(copied)
+		if err != nil || string(fromCopy) != content {
+			t.Errorf("attempt %d: the copy has %d bytes, %v, want all %d", attempts, len(fromCopy), err, len(content))
+		}
+		rest, err := consume(req)
+		if err != nil || string(part)+rest != content {
+			t.Errorf("attempt %d: the body has %d bytes, %v, want all %d", attempts, len(part)+len(rest), err, len(content))
+		}
+		if attempts < 3 {
+			return response(req, 503, ""), nil
+		}
+		return response(req, 200, ""), nil
+	})}
+	req := newRequest(t, "POST", "http://example.com/", nil)
+	body := newTestBody(content)
+	req.Body = body
+	if _, err := rt.RoundTrip(req); err != nil {
+		t.Fatal(err)
+	}
+	body.wantClosedOnce(t)
+}
+
+// A copy that is read past the limit must not take the body away from the
+// request itself.
+func TestCopyPastTheLimit(t *testing.T) {
+	content := string(pattern(200 << 10))
+	rt := &httpretry.RetryTransport{MaxReplayBytes: 100 << 10, Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
+		copied, err := req.GetBody()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if b, err := io.ReadAll(copied); err == nil || !strings.HasPrefix(content, string(b)) {
+			t.Errorf("the copy gave %d bytes, %v, want an error at the limit", len(b), err)
+		}
+		copied.Close()
+		if got, err := consume(req); err != nil || got != content {
+			t.Errorf("the body has %d bytes, %v, want all %d", len(got), err, len(content))
+		}
+		if _, err := req.GetBody(); err == nil {
+			t.Error("GetBody gives a body that is not there any more")
+		}
+		return response(req, 200, ""), nil
+	})}
+	if _, err := rt.RoundTrip(newRequest(t, "POST", "http://example.com/", io.MultiReader(strings.NewReader(content)))); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// The caller's body is closed once, whatever happens.
+func TestBodyIsClosedOnce(t *testing.T) {
+	boom := errors.New("boom")
+	ends := map[string]roundTripFunc{
+		"success":       statuses(200),
+		"retried":       statuses(503, 503, 200),
+		"status at end": statuses(503),
+		"error": func(req *http.Request) (*http.Response, error) {
+			consume(req)
+			return nil, boom
+		},
+		"error before the body is read": func(req *http.Request) (*http.Response, error) {
+			req.Body.Close()
+			return nil, boom
+		},
+		"answer before the body is read": func(req *http.Request) (*http.Response, error) {
+			req.Body.Close()
+			return response(req, 503, ""), nil
+		},
+		"closed twice": func(req *http.Request) (*http.Response, error) {
+			req.Body.Close()
+			req.Body.Close()
+			return response(req, 200, ""), nil
+		},
+	}
+	bodies := map[string]func(*http.Request, io.ReadCloser){
+		"recorded": func(req *http.Request, b io.ReadCloser) { req.Body = b },
+		"GetBody": func(req *http.Request, b io.ReadCloser) {
+			req.Body = b
+			req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader("content")), nil }
+		},
+		"too large": func(req *http.Request, b io.ReadCloser) { req.Body, req.ContentLength = b, 1<<30 },
+	}
+	for end, base := range ends {
+		if end == "closed twice" {
+			continue // only our own copies forgive that
+		}
+		for kind, set := range bodies {
+			t.Run(end+"/"+kind, func(t *testing.T) {
+				body := newTestBody("content")
+				req := newRequest(t, "PUT", "http://example.com/", nil)
+				set(req, body)
+				rt := &httpretry.RetryTransport{Base: base, Policy: httpretry.PolicyFunc(func(a httpretry.Attempt) (time.Duration, bool) { return 0, a.Number < 3 })}
+				if resp, err := rt.RoundTrip(req); err == nil {
+					readAll(t, resp)
+				}
+				body.wantClosedOnce(t)
+			})
+		}
+	}
+}
+
+func TestGetBodyFails(t *testing.T) {
+	req := newRequest(t, "POST", "http://example.com/", strings.NewReader("x"))
+	req.GetBody = func() (io.ReadCloser, error) { return nil, errors.New("gone") }
+	var last httpretry.Decision
+	rt := &httpretry.RetryTransport{Base: statuses(503), Policy: now, OnAttempt: func(_ httpretry.Attempt, d httpretry.Decision) { last = d }}
+	resp, err := rt.RoundTrip(req)
+	if err != nil || readAll(t, resp) != "body of 503" || last.Reason != httpretry.ReasonNotReplayable {
+		t.Errorf("got %v and reason %q, want the 503 and %q", err, last.Reason, httpretry.ReasonNotReplayable)
+	}
+}
+
+// A body from GetBody that is not sent is closed.
+func TestUnsentBodyIsClosed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		next := newTestBody("x")
+		req := newRequest(t, "POST", "http://example.com/", strings.NewReader("x")).WithContext(ctx)
+		req.GetBody = func() (io.ReadCloser, error) { return next, nil }
+		rt := &httpretry.RetryTransport{Base: statuses(503)}
+		time.AfterFunc(time.Millisecond, cancel)
+		if _, err := rt.RoundTrip(req); err != context.Canceled {
+			t.Errorf("got %v, want %v", err, context.Canceled)
+		}
+		next.wantClosedOnce(t)
+	})
+}
+
+func TestRecordingAllocatesLittle(t *testing.T) {
+	content := pattern(64 << 10)
+	source := bytes.NewReader(content)
+	body := struct{ io.ReadCloser }{io.NopCloser(source)}
+	buf := make([]byte, 32<<10)
+	resp := &http.Response{StatusCode: 200, Body: http.NoBody}
+	rt := &httpretry.RetryTransport{Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
+		defer req.Body.Close()
+		for {
+			if _, err := req.Body.Read(buf); err != nil {
+				return resp, nil
+			}
+		}
+	})}
+	req, err := http.NewRequestWithContext(context.Background(), "POST", "http://example.com/", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Body = body
+	if got := testing.AllocsPerRun(200, func() { source.Reset(content); rt.RoundTrip(req) }); got > 3 {
+		t.Errorf("a streamed 64 KiB POST made %v allocations, want at most 3", got)
+	}
+}
+
+// FuzzReplay drives a transport that reads as the fuzzer says: in pieces, not
+// to the end, from copies, after it has returned, and from a source that fails.
+// However it reads, it must see a prefix of the body followed by the source's
+// own end, or an error.
+func FuzzReplay(f *testing.F) {
+	f.Add(uint64(1), uint32(100), uint32(1000), byte(0), []byte{0, 1, 2})
+	f.Add(uint64(2), uint32(70_000), uint32(65_536), byte(1), []byte{3, 4, 5, 255})
+	f.Add(uint64(3), uint32(65_536), uint32(65_536), byte(0), []byte{7, 7, 7, 7})
+	f.Add(uint64(4), uint32(33_000), uint32(0), byte(2), []byte{1, 128, 64})
+	f.Fuzz(func(t *testing.T, seed uint64, size, limit uint32, kind byte, plan []byte) {
+		size, limit = size%200_000, limit%200_000
+		if len(plan) > 8 {
+			plan = plan[:8]
+		}
+		content := pattern(int(size))
+		boom := errors.New("boom")
+		source := &fuzzSource{rng: rand.New(rand.NewPCG(seed, 1)), content: content, end: io.EOF}
+		if kind%2 == 1 {
+			source.end = boom
+		}
+		var late sync.WaitGroup
+		defer late.Wait()
+		check := func(got []byte, err error) {
+			if !bytes.HasPrefix(content, got) {
+				t.Errorf("read %d bytes that are no prefix of the body", len(got))
+			}
+			if err == nil && (len(got) != len(content) || source.end != io.EOF) {
+				t.Errorf("a clean end after %d of %d bytes, where the source ends with %v", len(got), len(content), source.end)
+			}
+			if errors.Is(err, boom) && len(got) != len(content) {
+				t.Errorf("the source's error after %d of %d bytes", len(got), len(content))
+			}
+		}
+		attempt := 0
+		rt := &httpretry.RetryTransport{
+			MaxReplayBytes: int64(limit),
+			Policy:         httpretry.PolicyFunc(func(a httpretry.Attempt) (time.Duration, bool) { return 0, true }),
+			Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
+				if attempt++; attempt > len(plan) {
+					got, err := readPieces(req.Body, seed)
+					check(got, err)
+					req.Body.Close()
+					return response(req, 200, ""), err
+				}
+				step := plan[attempt-1]
+				if step&1 != 0 {
+					if copied, err := req.GetBody(); err == nil {
+						got, err := readPieces(io.LimitReader(copied, int64(step)<<10), seed)
+						if int64(len(got)) < int64(step)<<10 {
+							check(got, err)
+						}
+						copied.Close()
+					}
+				}
+				read := func() {
+					defer req.Body.Close()
+					got, err := readPieces(io.LimitReader(req.Body, int64(step)<<9), seed+uint64(step))
+					if int64(len(got)) < int64(step)<<9 {
+						check(got, err)
+					}
+				}
+				if step&2 != 0 {
+					late.Go(read)
+				} else {
+					read()
+				}
+				return response(req, 503, ""), nil
+			}),
+		}
+		req := newRequest(t, "POST", "http://example.com/", nil)
+		body := &testBody{Reader: source}
+		req.Body = body
+		rt.RoundTrip(req)
+		late.Wait()
+		body.wantClosedOnce(t)
+	})
+}
+
+// fuzzSource gives content in random pieces, now and then nothing, and its end
+// with the last piece or after it.
+type fuzzSource struct {
+	rng     *rand.Rand
+	content []byte
+	end     error
+}
+
+func (s *fuzzSource) Read(p []byte) (int, error) {
+	n := min(len(p), len(s.content), s.rng.IntN(9000))
+	copy(p, s.content[:n])
+	s.content = s.content[n:]
+	if len(s.content) == 0 && (n == 0 || s.rng.IntN(2) == 0) {
+		return n, s.end
+	}
+	return n, nil
+}
+
+// readPieces is io.ReadAll with buffers of random size.
+func readPieces(r io.Reader, seed uint64) ([]byte, error) {
+	rng := rand.New(rand.NewPCG(seed, 2))
+	var all []byte
+	for {
+		p := make([]byte, 1+rng.IntN(40_000))
+		n, err := r.Read(p)
+		all = append(all, p[:n]...)
+		if err == io.EOF {
+			return all, nil
+		}
+		if err != nil {
+			return all, err
+		}
+	}
+}

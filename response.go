@@ -1,0 +1,205 @@
+package httpretry
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"math"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+)
+
+const (
+	// maxDrainBytes is how much of a superseded response is read so that its
+	// connection can be used again. Beyond it a new connection is cheaper.
+	maxDrainBytes = 64 << 10
+
+	// minDrainTime is how long reading it may take when the backoff is
+	// shorter. A body that is already there takes microseconds.
+	minDrainTime = 10 * time.Millisecond
+)
+
+// A drain reads the rest of a superseded response and closes it.
+type drain struct {
+	resp *http.Response
+	once sync.Once
+	done chan struct{}
+}
+
+// startDrain begins to drain resp; done is closed when it has ended. resp may
+// be nil.
+func startDrain(resp *http.Response) *drain {
+	d := &drain{resp: resp, done: make(chan struct{})}
+	if resp == nil || resp.Body == nil || resp.Body == http.NoBody {
+		close(d.done)
+	} else {
+		go d.run()
+	}
+	return d
+}
+
+func (d *drain) run() {
+	if d.resp.ContentLength <= maxDrainBytes {
+		// An error means that there is nothing left to drain.
+		io.CopyN(io.Discard, d.resp.Body, maxDrainBytes+1)
+	}
+	d.close()
+	close(d.done)
+}
+
+// wait waits for the drain to end, for at most grace longer, and cuts it off
+// then. It reports false if ctx was done first.
+func (d *drain) wait(ctx context.Context, grace time.Duration) bool {
+	select {
+	case <-d.done:
+		return true
+	default:
+	}
+	if grace > 0 {
+		timer := time.NewTimer(grace)
+		defer timer.Stop()
+		select {
+		case <-d.done:
+			return true
+		case <-ctx.Done():
+			return false
+		case <-timer.C:
+		}
+	}
+	d.cut()
+	return true
+}
+
+// cut ends the drain. It does not wait: a Close may block behind the Read that
+// it is to break off.
+func (d *drain) cut() {
+	select {
+	case <-d.done:
+	default:
+		go d.close()
+	}
+}
+
+func (d *drain) close() { d.once.Do(func() { d.resp.Body.Close() }) }
+
+// An aheadBody is a response body of which a part, or all, was read ahead.
+type aheadBody struct {
+	ahead []byte // not read by the caller yet
+	view  []byte // all that was read ahead
+	err   error  // what follows: io.EOF, or why the body broke off; nil: rest
+	rest  io.ReadCloser
+}
+
+// readAhead replaces resp.Body by one of which up to limit bytes are in
+// memory. If that is all of it, its connection is free again. It returns nil
+// for a body that must not be held back.
+func readAhead(resp *http.Response, limit int64) *aheadBody {
+	_, upgraded := resp.Body.(io.Writer)
+	if resp.Body == nil || resp.Body == http.NoBody || upgraded || resp.ContentLength > limit || isEventStream(resp.Header) {
+		return nil
+	}
+	limit = min(limit, math.MaxInt64-1)
+	var buf bytes.Buffer
+	buf.Grow(int(min(max(resp.ContentLength, 0), maxDrainBytes)) + bytes.MinRead)
+	// The byte beyond the limit tells a body that fits from one that does not.
+	_, err := buf.ReadFrom(&io.LimitedReader{R: resp.Body, N: limit + 1})
+	a := &aheadBody{ahead: buf.Bytes(), err: err, rest: resp.Body}
+	a.view = a.ahead[:min(int64(len(a.ahead)), limit)]
+	if err == nil && int64(len(a.ahead)) <= limit {
+		a.err = io.EOF
+	}
+	if a.err != nil {
+		a.rest.Close()
+	}
+	resp.Body = a
+	return a
+}
+
+func isEventStream(h http.Header) bool {
+	mediaType, _, _ := strings.Cut(h.Get("Content-Type"), ";")
+	return strings.EqualFold(strings.TrimSpace(mediaType), "text/event-stream")
+}
+
+// broken returns why the body broke off, nil if it did not.
+func (a *aheadBody) broken() error {
+	if a == nil || a.err == io.EOF {
+		return nil
+	}
+	return a.err
+}
+
+// Read implements [io.Reader].
+func (a *aheadBody) Read(p []byte) (int, error) {
+	if len(a.ahead) > 0 {
+		n := copy(p, a.ahead)
+		a.ahead = a.ahead[n:]
+		return n, nil
+	}
+	if a.err != nil {
+		return 0, a.err
+	}
+	return a.rest.Read(p)
+}
+
+// Close implements [io.Closer].
+func (a *aheadBody) Close() error {
+	if a.err != nil {
+		return nil
+	}
+	return a.rest.Close()
+}
+
+// preview is a body for those who may look but not take: what was read ahead.
+func (a *aheadBody) preview() io.ReadCloser {
+	if a == nil || len(a.view) == 0 {
+		return http.NoBody
+	}
+	return io.NopCloser(bytes.NewReader(a.view))
+}
+
+// A timedBody is the response body of an attempt that had a timeout: it frees
+// the attempt's context when it has been read or closed.
+type timedBody struct {
+	io.ReadCloser
+	free context.CancelCauseFunc
+}
+
+func (b timedBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil {
+		b.free(nil)
+	}
+	return n, err
+}
+
+func (b timedBody) Close() error {
+	err := b.ReadCloser.Close()
+	b.free(nil)
+	return err
+}
+
+// An upgradedBody is a timedBody that can be written to, as a body after 101
+// Switching Protocols can.
+type upgradedBody struct {
+	timedBody
+	io.Writer
+}
+
+// CloseWrite half-closes the connection, as the body of [http.Transport] can.
+func (b upgradedBody) CloseWrite() error {
+	if c, ok := b.ReadCloser.(interface{ CloseWrite() error }); ok {
+		return c.CloseWrite()
+	}
+	return errors.ErrUnsupported
+}
+
+func newTimedBody(body io.ReadCloser, free context.CancelCauseFunc) io.ReadCloser {
+	b := timedBody{body, free}
+	if w, ok := body.(io.Writer); ok {
+		return upgradedBody{b, w}
+	}
+	return b
+}

@@ -1,0 +1,353 @@
+package httpretry_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/httpretry/httpretry"
+)
+
+// every waits d before each retry.
+func every(d time.Duration) httpretry.Policy {
+	return httpretry.PolicyFunc(func(a httpretry.Attempt) (time.Duration, bool) { return d, a.Number < 3 })
+}
+
+// hangingBody yields data and then nothing, until it is closed; or, if deaf,
+// for as long as the test lets it.
+type hangingBody struct {
+	io.Reader
+	deaf   <-chan struct{}
+	closed chan struct{}
+	once   sync.Once
+}
+
+func newHangingBody(data string) *hangingBody {
+	return &hangingBody{Reader: strings.NewReader(data), closed: make(chan struct{})}
+}
+
+func (b *hangingBody) Read(p []byte) (int, error) {
+	if n, err := b.Reader.Read(p); err == nil {
+		return n, nil
+	}
+	if b.deaf != nil {
+		<-b.deaf
+	} else {
+		<-b.closed
+	}
+	return 0, errors.New("read on a closed body")
+}
+
+func (b *hangingBody) Close() error {
+	b.once.Do(func() { close(b.closed) })
+	if b.deaf != nil {
+		<-b.deaf
+	}
+	return nil
+}
+
+// A body that does not end holds up the retry by no more than the backoff.
+func TestSlowErrorBody(t *testing.T) {
+	tests := []struct {
+		name    string
+		backoff time.Duration
+		body    func(release <-chan struct{}) io.ReadCloser
+		want    time.Duration
+	}{
+		{"hangs", time.Second, func(<-chan struct{}) io.ReadCloser { return newHangingBody("x") }, 2 * time.Second},
+		{"neither reads nor closes", time.Second, func(release <-chan struct{}) io.ReadCloser {
+			b := newHangingBody("x")
+			b.deaf = release
+			return b
+		}, 2 * time.Second},
+		{"endless", time.Second, func(<-chan struct{}) io.ReadCloser { return io.NopCloser(zero{}) }, 2 * time.Second},
+		{"ends", 0, func(<-chan struct{}) io.ReadCloser { return io.NopCloser(strings.NewReader("x")) }, 0},
+		{"hangs, no backoff", 0, func(<-chan struct{}) io.ReadCloser { return newHangingBody("x") }, 20 * time.Millisecond},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				release := make(chan struct{})
+				rt := &httpretry.RetryTransport{Policy: every(tt.backoff), Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
+					resp := response(req, 503, "")
+					resp.Body, resp.ContentLength = tt.body(release), -1
+					if httpretry.AttemptNumber(req.Context()) == 3 {
+						resp = response(req, 200, "ok")
+					}
+					return resp, nil
+				})}
+				start := time.Now()
+				resp, err := rt.RoundTrip(newRequest(t, "GET", "http://example.com/", nil))
+				if err != nil {
+					t.Fatal(err)
+				}
+				readAll(t, resp)
+				if got := time.Since(start); got != tt.want {
+					t.Errorf("two retries took %v, want %v", got, tt.want)
+				}
+				close(release) // whatever still runs ends now, or the bubble reports it
+			})
+		})
+	}
+}
+
+func TestCancellationDuringDrain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		body := newHangingBody("x")
+		rt := &httpretry.RetryTransport{Policy: every(time.Hour), Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
+			resp := response(req, 503, "")
+			resp.Body, resp.ContentLength = body, -1
+			return resp, nil
+		})}
+		time.AfterFunc(time.Second, cancel)
+		start := time.Now()
+		if _, err := rt.RoundTrip(newRequest(t, "GET", "http://example.com/", nil).WithContext(ctx)); err != context.Canceled || time.Since(start) != time.Second {
+			t.Errorf("got %v after %v, want %v after 1s", err, time.Since(start), context.Canceled)
+		}
+		synctest.Wait()
+		select {
+		case <-body.closed:
+		default:
+			t.Error("the response body of the last attempt was not closed")
+		}
+	})
+}
+
+// What a superseded response leaves behind: its connection is used again if
+// its body is small, and closed if it is not.
+func TestConnectionsUsed(t *testing.T) {
+	tests := []struct {
+		name   string
+		body   func(w http.ResponseWriter, r *http.Request)
+		conns  int32
+		reason string
+	}{
+		{"empty", func(w http.ResponseWriter, r *http.Request) {}, 1, "nothing to read"},
+		{"1 KiB", func(w http.ResponseWriter, r *http.Request) { w.Write(make([]byte, 1<<10)) }, 1, "drained"},
+		{"60 KiB, chunked", func(w http.ResponseWriter, r *http.Request) {
+			for range 60 {
+				w.Write(make([]byte, 1<<10))
+				http.NewResponseController(w).Flush()
+			}
+		}, 1, "drained"},
+		{"1 MiB", func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Length", strconv.Itoa(1<<20))
+			w.Write(make([]byte, 1<<20))
+		}, 3, "a new connection is cheaper"},
+		{"endless", func(w http.ResponseWriter, r *http.Request) {
+			for r.Context().Err() == nil {
+				if _, err := w.Write(make([]byte, 1<<10)); err != nil {
+					return
+				}
+			}
+		}, 3, "cut off"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			var conns atomic.Int32
+			srv := newServer(t, func(w http.ResponseWriter, r *http.Request) {
+				if r.Header.Get("X-Attempt") != "3" {
+					w.WriteHeader(http.StatusServiceUnavailable)
+					tt.body(w, r)
+				}
+			})
+			tr := srv.Client().Transport.(*http.Transport)
+			tr.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+				conns.Add(1)
+				return new(net.Dialer).DialContext(ctx, network, addr)
+			}
+			client := &http.Client{Transport: &httpretry.RetryTransport{Policy: every(50 * time.Millisecond), Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
+				req = req.Clone(req.Context())
+				req.Header.Set("X-Attempt", fmt.Sprint(httpretry.AttemptNumber(req.Context())))
+				return tr.RoundTrip(req)
+			})}}
+			resp, err := client.Do(newRequest(t, "GET", srv.URL, nil))
+			if err != nil {
+				t.Fatal(err)
+			}
+			readAll(t, resp)
+			if got := conns.Load(); got != tt.conns {
+				t.Errorf("three attempts took %d connections, want %d: %s", got, tt.conns, tt.reason)
+			}
+		})
+	}
+}
+
+// brokenReader yields data and then err.
+func brokenReader(data string, err error) io.ReadCloser {
+	return io.NopCloser(io.MultiReader(strings.NewReader(data), errorReader{err}))
+}
+
+func TestReadingAhead(t *testing.T) {
+	const limit = 100
+	whole, tooLarge := strings.Repeat("x", limit), strings.Repeat("y", limit+1)
+	tests := []struct {
+		name     string
+		method   string
+		status   int
+		broken   int // how many attempts break off
+		body     string
+		header   string
+		attempts int
+		err      error
+		reason   string
+	}{
+		{"whole", "GET", 200, 0, "body", "", 1, nil, ""},
+		{"exactly the limit", "GET", 200, 0, whole, "", 1, nil, "it fits"},
+		{"more than the limit", "GET", 200, 0, tooLarge, "", 1, nil, "it is handed through, whole"},
+		{"breaks off once", "GET", 200, 1, "body", "", 2, nil, "a body that breaks off is a failed attempt"},
+		{"breaks off in a POST", "POST", 200, 1, "body", "", 1, io.ErrUnexpectedEOF, "which may have been processed"},
+		{"breaks off in a 503 to a POST", "POST", 503, 1, "body", "", 3, nil, "whose status says that it was not processed"},
+		{"breaks off for ever", "GET", 200, 9, "body", "", 3, io.ErrUnexpectedEOF, "the caller gets the response and the error from its body"},
+		{"breaks off beyond the limit", "GET", 200, 1, tooLarge, "", 1, io.ErrUnexpectedEOF, "what is not read ahead is the caller's to notice"},
+		{"event stream", "GET", 200, 1, "body", "Text/Event-Stream; charset=utf-8", 1, io.ErrUnexpectedEOF, "is never held back"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			attempts, closes := 0, 0
+			rt := &httpretry.RetryTransport{Policy: every(0), MaxResponseBytes: limit, Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
+				attempts++
+				resp := response(req, tt.status, "")
+				resp.Header.Set("Content-Type", tt.header)
+				end := io.EOF
+				if attempts <= tt.broken {
+					end = io.ErrUnexpectedEOF
+				}
+				resp.ContentLength = -1
+				resp.Body = closeFunc{brokenReader(tt.body, end), func() { closes++ }}
+				return resp, nil
+			})}
+			resp, err := rt.RoundTrip(newRequest(t, tt.method, "http://example.com/", nil))
+			if err != nil {
+				t.Fatalf("got %v: a response is never turned into an error", err)
+			}
+			got, err := io.ReadAll(resp.Body)
+			resp.Body.Close()
+			if string(got) != tt.body || err != tt.err {
+				t.Errorf("got body %q, %v, want %q, %v: %s", got, err, tt.body, tt.err, tt.reason)
+			}
+			if attempts != tt.attempts || closes != attempts {
+				t.Errorf("got %d attempts and %d closes, want %d of both: %s", attempts, closes, tt.attempts, tt.reason)
+			}
+		})
+	}
+}
+
+type closeFunc struct {
+	io.ReadCloser
+	f func()
+}
+
+func (c closeFunc) Close() error {
+	c.f()
+	return c.ReadCloser.Close()
+}
+
+// Everybody who is asked may read the body; nobody takes it from the caller.
+func TestBodyMayBeLookedAt(t *testing.T) {
+	for _, tt := range []struct {
+		limit int64
+		want  string
+	}{{0, ""}, {4, "look"}, {100, "look at me"}} {
+		t.Run(fmt.Sprint(tt.limit), func(t *testing.T) {
+			var seen []string
+			look := func(resp *http.Response) {
+				b, err := io.ReadAll(resp.Body)
+				if err != nil {
+					t.Error(err)
+				}
+				resp.Body.Close()
+				seen = append(seen, string(b))
+			}
+			rt := &httpretry.RetryTransport{
+				MaxResponseBytes: tt.limit,
+				Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
+					resp := response(req, 500, "look at me")
+					resp.ContentLength = -1 // one that is known to be too large isn't begun
+					return resp, nil
+				}),
+				Classifier: httpretry.ClassifierFunc(func(req *http.Request, resp *http.Response, err error) httpretry.Verdict {
+					look(resp)
+					return httpretry.DefaultClassifier.Classify(req, resp, err)
+				}),
+				Policy: httpretry.PolicyFunc(func(a httpretry.Attempt) (time.Duration, bool) {
+					look(a.Response)
+					return 0, false
+				}),
+				OnAttempt: func(a httpretry.Attempt, _ httpretry.Decision) { look(a.Response) },
+			}
+			resp, err := rt.RoundTrip(newRequest(t, "GET", "http://example.com/", nil))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := readAll(t, resp); got != "look at me" {
+				t.Errorf("the caller got %q, want the whole body", got)
+			}
+			if want := []string{tt.want, tt.want, tt.want}; fmt.Sprint(seen) != fmt.Sprint(want) {
+				t.Errorf("classifier, policy and hook saw %q, want %q", seen, want)
+			}
+		})
+	}
+}
+
+func TestTimeoutIncludesReadingAhead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		attempts := 0
+		var failure error
+		rt := &httpretry.RetryTransport{
+			Policy: every(0), MaxResponseBytes: 100, AttemptTimeout: time.Second,
+			Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
+				attempts++
+				resp := response(req, 200, "")
+				resp.ContentLength = -1
+				resp.Body = &contextBody{ctx: req.Context(), after: time.Hour, data: "late"}
+				return resp, nil
+			}),
+			OnAttempt: func(a httpretry.Attempt, _ httpretry.Decision) { failure = a.Err },
+		}
+		start := time.Now()
+		resp, err := rt.RoundTrip(newRequest(t, "GET", "http://example.com/", nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		if _, err := io.ReadAll(resp.Body); !errors.Is(err, context.DeadlineExceeded) || !errors.Is(failure, context.DeadlineExceeded) {
+			t.Errorf("got %v from the body and %v in the hook, want the attempt's timeout in both", err, failure)
+		}
+		if got := time.Since(start); attempts != 3 || got != 3*time.Second {
+			t.Errorf("got %d attempts in %v, want 3 in 3s", attempts, got)
+		}
+	})
+}
+
+// A truncated response on the wire.
+func TestTruncatedResponse(t *testing.T) {
+	var n atomic.Int32
+	srv := newServer(t, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Length", "7")
+		io.WriteString(w, "con")
+		if n.Add(1) < 3 {
+			panic(http.ErrAbortHandler)
+		}
+		io.WriteString(w, "tent")
+	})
+	client := newClient(t, srv, &httpretry.RetryTransport{Policy: now, MaxResponseBytes: 1 << 10})
+	resp, err := client.Do(newRequest(t, "GET", srv.URL, nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := readAll(t, resp); got != "content" || n.Load() != 3 {
+		t.Errorf("got %q after %d attempts, want %q after 3", got, n.Load(), "content")
+	}
+}

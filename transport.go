@@ -1,0 +1,437 @@
+// Package httpretry makes HTTP calls survive a bad day: [RetryTransport] is an
+// [http.RoundTripper] that repeats what may be repeated, and is invisible when
+// nothing fails.
+package httpretry
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"strconv"
+	"time"
+)
+
+// A RetryTransport is an [http.RoundTripper] that makes requests with another
+// RoundTripper, and makes them again when an attempt failed in a way that may
+// pass. It wraps [http.DefaultTransport], goes into the [http.Client] of any
+// SDK, and sits among other middleware: what is below it sees every attempt,
+// what is above it sees one call.
+//
+// The zero value is ready to use. A RetryTransport is safe for concurrent use;
+// its fields are read, never written, and must not be changed while requests
+// are under way.
+//
+// It keeps the contract of http.RoundTripper. The caller's request is not
+// modified and its body is closed exactly once. A response is never turned
+// into an error: when the last attempt ends with a 503, the caller gets that
+// 503 with its body. The error of a single attempt comes back as it is, that of
+// the last of several as an [*Error].
+type RetryTransport struct {
+	// Base makes each attempt. If nil, [http.DefaultTransport].
+	Base http.RoundTripper
+
+	// Policy says whether and when to try again. If nil, [DefaultPolicy].
+	// [WithPolicy] overrides it for one request.
+	Policy Policy
+
+	// Classifier says what the outcome of an attempt means. If nil,
+	// [DefaultClassifier].
+	Classifier Classifier
+
+	// Idempotent reports whether a request may be processed twice, which an
+	// attempt with an [Uncertain] outcome may have been once already. It must
+	// not modify the request. If nil, [IsIdempotent].
+	Idempotent func(*http.Request) bool
+
+	// MaxReplayBytes bounds what is kept of a request body that can be read
+	// only once, so that it can be sent again. While the first attempt sends a
+	// body, a copy is kept; a body that turns out larger goes on without one,
+	// and the request is not retried. It does not matter for a request with a
+	// GetBody, nor for a body that is an [io.ReaderAt] and an [io.Seeker], such
+	// as an *os.File: that is read again, from where it stood, at any size.
+	// If zero, 1 MiB. If negative, nothing is kept.
+	MaxReplayBytes int64
+
+	// MaxResponseBytes, if positive, makes reading the response body part of
+	// the attempt: a body that breaks off counts as a failed attempt, and
+	// Classifier, Policy and OnAttempt may look at Response.Body. The body is
+	// held back until it has arrived, up to this many bytes; a larger one is
+	// handed through as it comes, and an event stream (text/event-stream) at
+	// once. If zero, bodies are handed through, and one that breaks off is the
+	// caller's to notice.
+	MaxResponseBytes int64
+
+	// AttemptTimeout bounds one attempt: the time to its response headers,
+	// and with MaxResponseBytes to the end of what that reads ahead. It does
+	// not bound the caller's reading of the body. An attempt that takes longer
+	// counts as [Uncertain]; its error is a timeout and matches
+	// [context.DeadlineExceeded]. If zero, an attempt may take as long as the
+	// request's context allows.
+	AttemptTimeout time.Duration
+
+	// OnAttempt, if not nil, is called after each attempt, the last one too,
+	// with the decision what follows it. It is called from the goroutine that
+	// called RoundTrip and holds it up. What it gets is only lent to it.
+	OnAttempt func(Attempt, Decision)
+}
+
+// RoundTrip implements [http.RoundTripper].
+//
+// A request whose context is done is not sent. When the context ends, the
+// attempt or the wait under way ends at once with [context.Cause]; a wait that
+// would end after the context's deadline is not begun, and the outcome of the
+// attempt before it is returned instead.
+func (t *RetryTransport) RoundTrip(req *http.Request) (*http.Response, error) {
+	ctx := req.Context()
+	if ctx.Err() != nil {
+		closeBody(req)
+		return nil, context.Cause(ctx)
+	}
+	c := call{t: t, ctx: ctx, req: req, sent: req, policy: t.policy(ctx)}
+	if t.timed(c.policy) {
+		c.start = time.Now()
+	}
+	if hasBody(req) && req.GetBody == nil && !makesOneAttempt(c.policy) {
+		if c.replay = newReplay(req, t.maxReplayBytes()); c.replay != nil {
+			c.sent = &c.replay.sent
+		}
+	}
+	for {
+		c.attempt()
+		if c.verdict.Outcome == Final && t.OnAttempt == nil {
+			return c.result(ReasonFinal)
+		}
+		d := c.decide()
+		if !d.Retry {
+			return c.result(d.Reason)
+		}
+		if err := c.wait(d.Delay); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// CloseIdleConnections closes the idle connections of Base, if it has a method
+// of that name. It is what [http.Client.CloseIdleConnections] calls.
+func (t *RetryTransport) CloseIdleConnections() {
+	if c, ok := t.base().(interface{ CloseIdleConnections() }); ok {
+		c.CloseIdleConnections()
+	}
+}
+
+func (t *RetryTransport) base() http.RoundTripper {
+	if t.Base != nil {
+		return t.Base
+	}
+	return http.DefaultTransport
+}
+
+func (t *RetryTransport) policy(ctx context.Context) Policy {
+	if p := policyFrom(ctx); p != nil {
+		return p
+	}
+	if t.Policy != nil {
+		return t.Policy
+	}
+	return DefaultPolicy
+}
+
+func (t *RetryTransport) classify(req *http.Request, resp *http.Response, err error) Verdict {
+	if t.Classifier != nil {
+		return t.Classifier.Classify(req, resp, err)
+	}
+	return DefaultClassifier.Classify(req, resp, err)
+}
+
+func (t *RetryTransport) idempotent(req *http.Request) bool {
+	if t.Idempotent != nil {
+		return t.Idempotent(req)
+	}
+	return IsIdempotent(req)
+}
+
+func (t *RetryTransport) maxReplayBytes() int64 {
+	if t.MaxReplayBytes != 0 {
+		return t.MaxReplayBytes
+	}
+	return 1 << 20
+}
+
+// timed reports whether anybody will look at Attempt.Elapsed. Reading the
+// clock takes longer than all else that an attempt that succeeds costs.
+func (t *RetryTransport) timed(p Policy) bool {
+	c, ok := p.(RetryConfig)
+	return !ok || c.MaxElapsed > 0 || t.OnAttempt != nil
+}
+
+// makesOneAttempt reports whether p is known never to retry.
+func makesOneAttempt(p Policy) bool {
+	if c, ok := p.(RetryConfig); ok {
+		return c.MaxRetries <= 0
+	}
+	_, ok := p.(never)
+	return ok
+}
+
+func hasBody(req *http.Request) bool { return req.Body != nil && req.Body != http.NoBody }
+
+func closeBody(req *http.Request) {
+	if req.Body != nil {
+		req.Body.Close()
+	}
+}
+
+func closeResponse(resp *http.Response) {
+	if resp.Body != nil {
+		resp.Body.Close()
+	}
+}
+
+// A call is one call of RoundTrip: its request, and how far it has got.
+type call struct {
+	t      *RetryTransport
+	ctx    context.Context // the caller's
+	req    *http.Request   // the caller's
+	policy Policy
+	replay *replay   // nil if the body needs none, or can't be replayed
+	start  time.Time // zero if nobody looks
+
+	// The attempt under way.
+	sent    *http.Request
+	retries int // how many attempts came before it
+	delay   time.Duration
+	resp    *http.Response
+	ahead   *aheadBody // what was read ahead of resp.Body; may be nil
+	err     error
+	failure error // err, or why the response body broke off
+	verdict Verdict
+
+	next io.ReadCloser // the next attempt's body, from GetBody
+}
+
+// attempt makes one attempt.
+func (c *call) attempt() {
+	if c.t.AttemptTimeout > 0 {
+		c.exchangeTimed()
+	} else {
+		c.exchange(c.sent)
+	}
+	c.judge()
+}
+
+// exchange sends a request and receives what belongs to the attempt.
+func (c *call) exchange(sent *http.Request) {
+	c.resp, c.err = c.t.base().RoundTrip(sent)
+	c.ahead = nil
+	switch {
+	case c.err != nil && c.resp != nil: // a breach of the contract
+		closeResponse(c.resp)
+		c.resp = nil
+		return
+	case c.err != nil:
+		return
+	case c.resp == nil:
+		c.err = errNoResponse
+		return
+	case sent != c.req:
+		c.resp.Request = c.req
+	}
+	if c.t.MaxResponseBytes > 0 {
+		c.ahead = readAhead(c.resp, c.t.MaxResponseBytes)
+	}
+}
+
+// exchangeTimed is exchange within the attempt's timeout.
+func (c *call) exchangeTimed() {
+	ctx, cancel := context.WithCancelCause(c.sent.Context())
+	timeout := &timeoutError{c.t.AttemptTimeout}
+	number, replay := c.retries+1, c.replay
+	timer := time.AfterFunc(c.t.AttemptTimeout, func() {
+		cancel(timeout)
+		if replay != nil {
+			replay.interrupt(number, timeout)
+		}
+	})
+	c.exchange(c.sent.WithContext(ctx))
+	expired := !timer.Stop() && c.ctx.Err() == nil
+	switch {
+	case c.ahead != nil && c.ahead.err == io.EOF:
+		// All of it is here, in time or just so.
+	case expired && c.err != nil:
+		c.err = timeout
+	case expired && c.ahead.broken() != nil:
+		c.ahead.err = timeout
+	case expired:
+		// The response came just before the timeout, and its body went with it.
+		closeResponse(c.resp)
+		c.resp, c.err = nil, timeout
+	case c.resp != nil && c.resp.Body != nil && c.resp.Body != http.NoBody:
+		c.resp.Body = newTimedBody(c.resp.Body, cancel)
+		return
+	}
+	cancel(nil)
+}
+
+// judge finds out what the outcome of the attempt means.
+func (c *call) judge() {
+	c.failure = c.err
+	if c.err != nil && c.replay != nil && c.replay.failed() {
+		c.verdict = Verdict{Outcome: Final} // the caller's body would fail again
+		return
+	}
+	c.verdict = c.classify(c.resp, c.err)
+	if broken := c.ahead.broken(); broken != nil && c.verdict.Outcome == Final {
+		c.failure = broken
+		c.verdict = c.classify(nil, broken)
+	}
+}
+
+func (c *call) classify(resp *http.Response, err error) Verdict {
+	classifier := c.t.Classifier
+	if classifier == nil {
+		return DefaultClassifier.Classify(c.req, resp, err)
+	}
+	body := c.lend()
+	defer c.takeBack(body)
+	return classifier.Classify(c.req, resp, err)
+}
+
+// lend gives the response a body that may be read without taking anything
+// from the caller. It returns the real one, for takeBack.
+func (c *call) lend() (body io.ReadCloser) {
+	if c.resp != nil {
+		body, c.resp.Body = c.resp.Body, c.ahead.preview()
+	}
+	return body
+}
+
+func (c *call) takeBack(body io.ReadCloser) {
+	if c.resp != nil {
+		c.resp.Body = body
+	}
+}
+
+// decide says what follows the attempt, also to OnAttempt.
+func (c *call) decide() Decision {
+	a := Attempt{Request: c.req, Response: c.resp, Number: c.retries + 1, Verdict: c.verdict, Delay: c.delay}
+	if c.failure != nil {
+		a.Response, a.Err = nil, c.failure
+	}
+	if !c.start.IsZero() {
+		a.Elapsed = time.Since(c.start)
+	}
+	d := c.decision(a)
+	if c.t.OnAttempt != nil {
+		body := c.lend()
+		c.t.OnAttempt(a, d)
+		c.takeBack(body)
+	}
+	return d
+}
+
+func (c *call) decision(a Attempt) Decision {
+	switch {
+	case c.ctx.Err() != nil:
+		return Decision{Reason: ReasonCanceled}
+	case a.Verdict.Outcome != Rejected && a.Verdict.Outcome != Uncertain:
+		return Decision{Reason: ReasonFinal}
+	case a.Verdict.Outcome == Uncertain && !c.t.idempotent(c.req):
+		return Decision{Reason: ReasonNotIdempotent}
+	case !c.replayable():
+		return Decision{Reason: ReasonNotReplayable}
+	}
+	body := c.lend()
+	delay, retry := c.policy.Backoff(a)
+	c.takeBack(body)
+	if !retry {
+		return Decision{Reason: ReasonPolicy}
+	}
+	delay = max(delay, 0)
+	if deadline, ok := c.ctx.Deadline(); ok && delay >= time.Until(deadline) {
+		return Decision{Reason: ReasonDeadline}
+	}
+	if c.replay == nil && hasBody(c.req) {
+		next, err := c.req.GetBody()
+		if err != nil {
+			return Decision{Reason: ReasonNotReplayable}
+		}
+		c.next = next
+	}
+	return Decision{Retry: true, Delay: delay}
+}
+
+// replayable reports whether the request body can be had again, as far as is
+// known without calling GetBody.
+func (c *call) replayable() bool {
+	if c.replay != nil {
+		return c.replay.replayable()
+	}
+	return !hasBody(c.req) || c.req.GetBody != nil
+}
+
+// wait prepares the next attempt and waits for its time, while what the last
+// one left is cleared away.
+func (c *call) wait(delay time.Duration) error {
+	c.retries++
+	c.delay = delay
+	ctx := context.WithValue(c.ctx, attemptKey{}, c.retries+1)
+	if c.replay != nil {
+		c.sent = c.replay.nextRequest(ctx, c.req)
+	} else {
+		c.sent = c.req.WithContext(ctx)
+		if c.next != nil {
+			c.sent.Body, c.next = c.next, nil
+		}
+	}
+	drain := startDrain(c.resp)
+	if sleep(c.ctx, delay) && drain.wait(c.ctx, minDrainTime-delay) {
+		return nil
+	}
+	drain.cut()
+	return c.canceled()
+}
+
+// canceled ends a call whose context is done while it waits.
+func (c *call) canceled() error {
+	cause := context.Cause(c.ctx)
+	if c.replay != nil {
+		c.replay.settle(cause)
+	} else {
+		closeBody(c.sent)
+	}
+	if c.retries == 1 {
+		return cause
+	}
+	e := &Error{Attempts: c.retries, Reason: ReasonCanceled, Err: cause, last: c.failure}
+	if c.failure == nil {
+		e.last = errors.New("HTTP status " + strconv.Itoa(c.resp.StatusCode))
+	}
+	return e
+}
+
+// result ends the call with what the last attempt brought.
+func (c *call) result(reason Reason) (*http.Response, error) {
+	if c.replay != nil {
+		c.replay.settle(c.err)
+	}
+	if c.err != nil && c.retries > 0 {
+		return nil, &Error{Attempts: c.retries + 1, Reason: reason, Err: c.err}
+	}
+	return c.resp, c.err
+}
+
+// sleep reports whether it slept for d, and was not ended by ctx.
+func sleep(ctx context.Context, d time.Duration) bool {
+	if d <= 0 {
+		return ctx.Err() == nil
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
