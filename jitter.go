@@ -49,8 +49,8 @@ func None() Jitter {
 }
 
 // Decorrelated makes a wait uniform over base to three times the previous
-// wait, at most max. It grows by chance and takes no notice of the computed
-// backoff.
+// wait, or three times base if there is none, at most max. It grows by chance
+// and takes no notice of the computed backoff.
 func Decorrelated(base, max time.Duration) Jitter {
 	return func(_, previous time.Duration) time.Duration {
 		return decorrelated(base, max, previous, rand.Float64())
@@ -64,7 +64,7 @@ func proportional(d time.Duration, fraction, r float64) time.Duration {
 
 func decorrelated(base, limit, previous time.Duration, r float64) time.Duration {
 	base = min(base, limit)
-	return min(limit, between(base, max(base, saturate(3*float64(previous))), r))
+	return min(limit, between(base, saturate(3*float64(max(base, previous))), r))
 }
 
 // between is the point r, in [0, 1), of the way from low to high.

@@ -1,6 +1,7 @@
 package httpretry
 
 import (
+	"errors"
 	"math"
 	"net/http"
 	"strconv"
@@ -22,12 +23,12 @@ import (
 // a Duration is the largest Duration.
 func RetryAfter(resp *http.Response) (time.Duration, bool) {
 	for _, name := range [...]string{"Retry-After-Ms", "X-Ms-Retry-After-Ms"} {
-		if d, ok := parseDecimal(resp.Header.Get(name), time.Millisecond); ok {
+		if d, ok := parseDecimal(resp.Header.Get(name), "ms"); ok {
 			return d, true
 		}
 	}
 	value := strings.TrimSpace(resp.Header.Get("Retry-After"))
-	if d, ok := parseDecimal(value, time.Second); ok {
+	if d, ok := parseDecimal(value, "s"); ok {
 		return d, true
 	}
 	at, err := http.ParseTime(value)
@@ -41,16 +42,18 @@ func RetryAfter(resp *http.Response) (time.Duration, bool) {
 	return max(at.Sub(now), 0), true
 }
 
-// parseDecimal reads digits with an optional fraction. strconv alone would
-// also take signs, exponents, hexadecimal, Inf and NaN.
-func parseDecimal(s string, unit time.Duration) (time.Duration, bool) {
+// parseDecimal reads digits with an optional fraction, of a unit that
+// [time.ParseDuration] knows. The parsers of the standard library would also
+// take signs, exponents, hexadecimal, Inf and NaN.
+func parseDecimal(s, unit string) (time.Duration, bool) {
 	s = strings.TrimSpace(s)
 	if s == "" || strings.Trim(s, "0123456789.") != "" {
 		return 0, false
 	}
-	n, err := strconv.ParseFloat(s, 64)
-	if err != nil && !math.IsInf(n, 1) { // out of range is +Inf, and a wish all the same
-		return 0, false
+	if d, err := time.ParseDuration(s + unit); err == nil {
+		return d, true
 	}
-	return saturate(n * float64(unit)), true
+	// It is out of range, and a wish all the same, unless it is no number.
+	_, err := strconv.ParseFloat(s, 64)
+	return math.MaxInt64, err == nil || errors.Is(err, strconv.ErrRange)
 }

@@ -88,28 +88,24 @@ func (t *RetryTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 		closeBody(req)
 		return nil, context.Cause(ctx)
 	}
-	c := call{t: t, ctx: ctx, req: req, sent: req, policy: t.policy(ctx)}
-	if t.timed(c.policy) {
-		c.start = time.Now()
+	policy := t.policy(ctx)
+	var start time.Time
+	if t.timed(policy) {
+		start = time.Now()
 	}
-	if hasBody(req) && req.GetBody == nil && !makesOneAttempt(c.policy) {
-		if c.replay = newReplay(req, t.maxReplayBytes()); c.replay != nil {
-			c.sent = &c.replay.sent
+	if t.plain(req) {
+		resp, err := t.base().RoundTrip(req)
+		if err == nil && resp != nil && DefaultClassifier.Classify(req, resp, nil).Outcome == Final {
+			return resp, nil // what follows would do the same, in three times the time
 		}
+		c := newCall(t, req, policy, start)
+		c.receive(resp, err)
+		return c.conclude()
 	}
-	for {
-		c.attempt()
-		if c.verdict.Outcome == Final && t.OnAttempt == nil {
-			return c.result(ReasonFinal)
-		}
-		d := c.decide()
-		if !d.Retry {
-			return c.result(d.Reason)
-		}
-		if err := c.wait(d.Delay); err != nil {
-			return nil, err
-		}
-	}
+	c := newCall(t, req, policy, start)
+	c.record()
+	c.exchange()
+	return c.conclude()
 }
 
 // CloseIdleConnections closes the idle connections of Base, if it has a method
@@ -161,8 +157,15 @@ func (t *RetryTransport) maxReplayBytes() int64 {
 // timed reports whether anybody will look at Attempt.Elapsed. Reading the
 // clock takes longer than all else that an attempt that succeeds costs.
 func (t *RetryTransport) timed(p Policy) bool {
-	c, ok := p.(RetryConfig)
-	return !ok || c.MaxElapsed > 0 || t.OnAttempt != nil
+	_, ok := p.(RetryConfig)
+	return !ok || p.(RetryConfig).MaxElapsed > 0 || t.OnAttempt != nil
+}
+
+// plain reports whether the first attempt is made with req as it is, and
+// nobody but the default classifier is asked about it.
+func (t *RetryTransport) plain(req *http.Request) bool {
+	return (!hasBody(req) || req.GetBody != nil) &&
+		t.Classifier == nil && t.OnAttempt == nil && t.AttemptTimeout <= 0 && t.MaxResponseBytes <= 0
 }
 
 // makesOneAttempt reports whether p is known never to retry.
@@ -210,39 +213,69 @@ type call struct {
 	next io.ReadCloser // the next attempt's body, from GetBody
 }
 
-// attempt makes one attempt.
-func (c *call) attempt() {
+func newCall(t *RetryTransport, req *http.Request, p Policy, start time.Time) *call {
+	return &call{t: t, ctx: req.Context(), req: req, sent: req, policy: p, start: start}
+}
+
+// record makes the request body replayable if it isn't, and could be needed.
+func (c *call) record() {
+	if !hasBody(c.req) || c.req.GetBody != nil || makesOneAttempt(c.policy) {
+		return
+	}
+	if c.replay = newReplay(c.req, c.t.maxReplayBytes()); c.replay != nil {
+		c.sent = &c.replay.sent
+	}
+}
+
+// conclude makes further attempts for as long as the last one asks for it.
+func (c *call) conclude() (*http.Response, error) {
+	for {
+		c.judge()
+		if c.verdict.Outcome == Final && c.t.OnAttempt == nil {
+			return c.result(ReasonFinal)
+		}
+		d := c.decide()
+		if !d.Retry {
+			return c.result(d.Reason)
+		}
+		if err := c.wait(d.Delay); err != nil {
+			return nil, err
+		}
+		c.exchange()
+	}
+}
+
+// exchange makes one attempt.
+func (c *call) exchange() {
 	if c.t.AttemptTimeout > 0 {
 		c.exchangeTimed()
 	} else {
-		c.exchange(c.sent)
+		c.receive(c.t.base().RoundTrip(c.sent))
 	}
-	c.judge()
 }
 
-// exchange sends a request and receives what belongs to the attempt.
-func (c *call) exchange(sent *http.Request) {
-	c.resp, c.err = c.t.base().RoundTrip(sent)
-	c.ahead = nil
+// receive takes what an attempt brought.
+func (c *call) receive(resp *http.Response, err error) {
+	c.resp, c.err, c.ahead = resp, err, nil
 	switch {
-	case c.err != nil && c.resp != nil: // a breach of the contract
-		closeResponse(c.resp)
+	case err != nil && resp != nil: // a breach of the contract
+		closeResponse(resp)
 		c.resp = nil
 		return
-	case c.err != nil:
+	case err != nil:
 		return
-	case c.resp == nil:
+	case resp == nil:
 		c.err = errNoResponse
 		return
-	case sent != c.req:
-		c.resp.Request = c.req
+	case c.sent != c.req:
+		resp.Request = c.req
 	}
 	if c.t.MaxResponseBytes > 0 {
-		c.ahead = readAhead(c.resp, c.t.MaxResponseBytes)
+		c.ahead = readAhead(resp, c.t.MaxResponseBytes)
 	}
 }
 
-// exchangeTimed is exchange within the attempt's timeout.
+// exchangeTimed makes one attempt within AttemptTimeout.
 func (c *call) exchangeTimed() {
 	ctx, cancel := context.WithCancelCause(c.sent.Context())
 	timeout := &timeoutError{c.t.AttemptTimeout}
@@ -253,7 +286,8 @@ func (c *call) exchangeTimed() {
 			replay.interrupt(number, timeout)
 		}
 	})
-	c.exchange(c.sent.WithContext(ctx))
+	c.sent = c.sent.WithContext(ctx)
+	c.receive(c.t.base().RoundTrip(c.sent))
 	expired := !timer.Stop() && c.ctx.Err() == nil
 	switch {
 	case c.ahead != nil && c.ahead.err == io.EOF:
