@@ -1,0 +1,3 @@
+// Package compat tests the library together with software that other people
+// wrote: it has tests and nothing else.
+package compat

@@ -1,0 +1,102 @@
+package inference
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+)
+
+// An InferenceResponse is the gateway's answer to an [InferenceRequest]: a
+// response with a status of 2xx whose body is JSON.
+type InferenceResponse struct {
+	RequestID string // that of the request
+	Response  []byte // the body as it came
+	RawData   any    // the body decoded, numbers as float64
+}
+
+// maxResponseBytes bounds a response body. The longest answers of today's
+// models, with log probabilities, are a few MiB.
+const maxResponseBytes = 64 << 20
+
+var errResponseTooLarge = fmt.Errorf("response body is larger than %d MiB", maxResponseBytes>>20)
+
+// receive turns a response into Generate's results.
+func receive(ctx context.Context, requestID string, resp *http.Response, s secrets) (*InferenceResponse, *InferenceError) {
+	body, err := readBody(resp)
+	success := resp.StatusCode/100 == 2
+	switch {
+	case err == errResponseTooLarge:
+		return nil, statusError(statusCategory(resp.StatusCode), resp, nil, err.Error())
+	case err != nil && (success || ctx.Err() != nil):
+		return nil, executeError(ctx, err, s)
+	case !success:
+		return nil, statusError(statusCategory(resp.StatusCode), resp, body, s.redact(failureText(resp, body)))
+	}
+	var data any
+	if json.Unmarshal(body, &data) != nil {
+		text := fmt.Sprintf("response is not JSON (%s)", contentType(resp))
+		return nil, statusError(ErrCategoryServer, resp, body, s.redact(text))
+	}
+	return &InferenceResponse{RequestID: requestID, Response: body, RawData: data}, nil
+}
+
+// readBody reads the response body. What is not read ahead by the retry layer
+// can take for ever; it is of no use here and left alone.
+func readBody(resp *http.Response) ([]byte, error) {
+	switch {
+	case resp.ContentLength > maxResponseBytes:
+		return nil, errResponseTooLarge
+	case resp.StatusCode == http.StatusSwitchingProtocols, strings.EqualFold(contentType(resp), "text/event-stream"):
+		return nil, nil
+	}
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxResponseBytes+1))
+	if len(body) > maxResponseBytes {
+		return nil, errResponseTooLarge
+	}
+	return body, err
+}
+
+func contentType(resp *http.Response) string {
+	mediaType, _, _ := strings.Cut(resp.Header.Get("Content-Type"), ";")
+	if mediaType = strings.TrimSpace(mediaType); mediaType != "" {
+		return mediaType
+	}
+	return "no Content-Type"
+}
+
+// failureText is what the gateway says about a failure: the API's message,
+// else the body, else the name of the status.
+func failureText(resp *http.Response, body []byte) string {
+	for _, text := range []string{apiMessage(body), string(body), http.StatusText(resp.StatusCode)} {
+		if text = strings.TrimSpace(text); text != "" {
+			return text
+		}
+	}
+	return "empty response body"
+}
+
+// apiMessage is the message in {"error": {"message": "…"}} or {"error": "…"}.
+// What else the error holds may be of any type: gateways disagree on whether
+// its code is a number or a string.
+func apiMessage(body []byte) string {
+	var answer struct {
+		Error json.RawMessage `json:"error"`
+	}
+	if json.Unmarshal(body, &answer) != nil {
+		return ""
+	}
+	var text string
+	if json.Unmarshal(answer.Error, &text) == nil {
+		return text
+	}
+	var object struct {
+		Message string `json:"message"`
+	}
+	if json.Unmarshal(answer.Error, &object) != nil {
+		return ""
+	}
+	return object.Message
+}
