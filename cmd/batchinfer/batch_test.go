@@ -1,0 +1,257 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/httpretry/httpretry"
+	"github.com/httpretry/httpretry/inference"
+)
+
+type clientFunc func(context.Context, *inference.InferenceRequest) (*inference.InferenceResponse, *inference.InferenceError)
+
+func (f clientFunc) Generate(ctx context.Context, req *inference.InferenceRequest) (*inference.InferenceResponse, *inference.InferenceError) {
+	return f(ctx, req)
+}
+
+// echo is a client that answers at once.
+var echo = clientFunc(func(_ context.Context, req *inference.InferenceRequest) (*inference.InferenceResponse, *inference.InferenceError) {
+	return &inference.InferenceResponse{RequestID: req.RequestID, Response: []byte(`{}`)}, nil
+})
+
+func newBatch(client inference.InferenceClient, in *input, out *output) *batch {
+	return &batch{
+		client:   client,
+		input:    in,
+		output:   out,
+		inFlight: 8,
+		progress: newPlain(io.Discard, len(in.index)),
+		summary:  newSummary(len(in.index), in.index.answered(), out.name),
+	}
+}
+
+// A batch has as many requests in flight as it was told, no more and no fewer.
+func TestBatchInFlight(t *testing.T) {
+	var now, most atomic.Int32
+	full := make(chan struct{})
+	client := clientFunc(func(ctx context.Context, req *inference.InferenceRequest) (*inference.InferenceResponse, *inference.InferenceError) {
+		n := now.Add(1)
+		defer now.Add(-1)
+		for m := most.Load(); n > m && !most.CompareAndSwap(m, n); m = most.Load() {
+		}
+		if n == 8 {
+			select {
+			case <-full:
+			default:
+				close(full)
+			}
+		}
+		<-full // for ever, if there are never 8
+		return echo(ctx, req)
+	})
+	out, in, _, err := reopen(t, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := newBatch(client, in, out).run(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := most.Load(); got != 8 {
+		t.Errorf("requests in flight: got %d, want 8", got)
+	}
+}
+
+// A full disk ends the run. The file keeps the lines that were whole, and
+// nothing counts as answered that is not in it.
+func TestBatchDiskFull(t *testing.T) {
+	in := checkedInput(t, inputOf(1000))
+	disk := &fullDisk{room: 2000}
+	out := &output{name: "out", file: disk}
+	b := newBatch(echo, in, out)
+	err := b.run(t.Context())
+	if !errors.Is(err, syscall.ENOSPC) || !strings.HasPrefix(err.Error(), "out: ") {
+		t.Errorf("got error %v, want %v with the name of the file", err, syscall.ENOSPC)
+	}
+	text := disk.String()
+	if !strings.HasSuffix(text, "\n") || strings.Count(text, "\n") != b.summary.answered || b.summary.answered == 0 {
+		t.Errorf("got %d answered, want those in the file, whole:\n%s", b.summary.answered, text)
+	}
+	if disk.late > 0 {
+		t.Errorf("after the failure: got %d writes, want none", disk.late)
+	}
+}
+
+// A fullDisk is a file that runs out of room in the middle of a line.
+type fullDisk struct {
+	bytes.Buffer
+	room int
+	late int // writes after the first that failed
+	full bool
+}
+
+func (d *fullDisk) Write(p []byte) (int, error) {
+	if d.full {
+		d.late++
+	}
+	if d.Len()+len(p) <= d.room {
+		return d.Buffer.Write(p)
+	}
+	d.full = true
+	n, _ := d.Buffer.Write(p[:d.room-d.Len()])
+	return n, syscall.ENOSPC
+}
+
+func (d *fullDisk) Truncate(size int64) error {
+	d.Buffer.Truncate(int(size))
+	return nil
+}
+
+func (d *fullDisk) Sync() error { return nil }
+
+// An input that changes under way ends the run, after the answers to what was
+// sent were written.
+func TestBatchInputChanged(t *testing.T) {
+	in := checkedInput(t, inputOf(10))
+	in.src = strings.NewReader(inputOf(4) + "{}\n")
+	disk := &fullDisk{room: 1 << 20}
+	b := newBatch(echo, in, &output{name: "out", file: disk})
+	err := b.run(t.Context())
+	if err == nil || !strings.Contains(err.Error(), "in.jsonl:5: the file was changed") {
+		t.Errorf("got error %v, want one that names the line", err)
+	}
+	if got := strings.Count(disk.String(), "\n"); got != 4 {
+		t.Errorf("answers written: got %d, want 4", got)
+	}
+}
+
+// A run over 100 000 requests, and a run that finds them answered, take a few
+// MiB: the input's 40 MiB and more are no part of them.
+func TestBatchMemory(t *testing.T) {
+	const (
+		requests = memoryRequests
+		allowed  = 24 << 20
+	)
+	dir := t.TempDir()
+	name := filepath.Join(dir, "in.jsonl")
+	f, err := os.Create(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := bufio.NewWriter(f)
+	prompt := strings.Repeat("lorem ipsum ", 25)
+	for i := range requests {
+		fmt.Fprintf(w, `{"custom_id":"a-rather-long-custom-id-%032d","method":"POST","url":"/v1/completions","body":{"model":"m","prompt":%q}}`+"\n", i, prompt)
+	}
+	if err := errors.Join(w.Flush(), f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	for _, earlier := range []int{0, requests} {
+		peak := peakHeap(func() {
+			in, err := openInput(t.Context(), name, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer in.close()
+			if err := in.check(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			out, err := openOutput(t.Context(), filepath.Join(dir, "out.jsonl"), in)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer out.Close()
+			b := newBatch(echo, in, out)
+			if err := b.run(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if b.summary.earlier != earlier || b.summary.answered != requests-earlier {
+				t.Errorf("got %d answered, %d earlier, want %d in all", b.summary.answered, b.summary.earlier, requests)
+			}
+		})
+		t.Logf("%d answered earlier: the heap grew by %d KiB", earlier, peak>>10)
+		if peak > allowed {
+			t.Errorf("%d answered earlier: the heap grew by %d MiB, want at most %d", earlier, peak>>20, allowed>>20)
+		}
+	}
+}
+
+// peakHeap returns how much the heap grows, at most, while f runs.
+func peakHeap(f func()) uint64 {
+	var stats runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&stats)
+	before, peak := stats.HeapAlloc, stats.HeapAlloc
+	done := make(chan struct{})
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		tick := time.NewTicker(5 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			select {
+			case <-done:
+				return
+			case <-tick.C:
+				runtime.ReadMemStats(&stats)
+				peak = max(peak, stats.HeapAlloc)
+			}
+		}
+	}()
+	f()
+	close(done)
+	<-watched
+	return peak - before
+}
+
+func TestCause(t *testing.T) {
+	reset := &net.OpError{Op: "read", Err: os.NewSyscallError("read", syscall.ECONNRESET)}
+	response := func(status int, body io.Reader) *http.Response {
+		return &http.Response{StatusCode: status, Body: io.NopCloser(body)}
+	}
+	brokenOff := func(err error) io.Reader {
+		return io.MultiReader(strings.NewReader("{"), errorReader{err})
+	}
+	for _, tt := range []struct {
+		name string
+		resp *http.Response
+		err  error
+		want string
+	}{
+		{"status", response(503, strings.NewReader("")), nil, "HTTP 503"},
+		{"status with a body that breaks off", response(503, brokenOff(io.ErrUnexpectedEOF)), nil, "HTTP 503"},
+		{"truncated", response(200, brokenOff(io.ErrUnexpectedEOF)), nil, "body truncated"},
+		{"reset in the body", response(200, brokenOff(reset)), nil, "connection reset"},
+		{"timeout in the body", response(200, brokenOff(context.DeadlineExceeded)), nil, "timeout"},
+		{"reset", nil, fmt.Errorf("wrapped: %w", reset), "connection reset"},
+		{"broken pipe", nil, &net.OpError{Op: "write", Err: syscall.EPIPE}, "connection reset"},
+		{"refused", nil, &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}, "connection refused"},
+		{"closed", nil, io.EOF, "connection closed"},
+		{"timeout", nil, os.ErrDeadlineExceeded, "timeout"},
+		{"dns", nil, &net.DNSError{Name: "h"}, "name not resolved"},
+		{"other", nil, errors.New("odd"), "other network failure"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if got := cause(httpretry.Attempt{Response: tt.resp, Err: tt.err}); got != tt.want {
+				t.Errorf("got %q, want %q", got, tt.want)
+			}
+		})
+	}
+}
+
+type errorReader struct{ err error }
+
+func (r errorReader) Read([]byte) (int, error) { return 0, r.err }

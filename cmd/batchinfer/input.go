@@ -1,0 +1,313 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"unicode/utf8"
+)
+
+const (
+	maxLineBytes     = 16 << 20 // of a line of input
+	maxCustomIDBytes = 512      // it travels in a header
+	maxProblems      = 20       // shown of a file that has more
+)
+
+const (
+	chatURL       = "/v1/chat/completions"
+	completionURL = "/v1/completions"
+)
+
+// An input is a file of batch requests, one JSON object a line as the OpenAI
+// batch API takes them. It is read twice: checked as a whole before anything is
+// sent, then again while the requests are sent, so that it is never held in
+// memory. What stays in memory is its index.
+type input struct {
+	name  string
+	src   io.ReadSeeker
+	close func() error
+	index index
+}
+
+// An index knows the custom_ids of an input: some 60 bytes for each, however
+// long they are, 100 000 of them in about 6 MiB.
+type index map[digest]entry
+
+type entry struct {
+	line     int32 // of the input
+	answered int32 // the line of the output that holds the answer; 0: none
+}
+
+// A digest stands for a custom_id. With 128 bits of SHA-256 no two that
+// anybody will ever see are the same.
+type digest [16]byte
+
+func digestOf(customID string) digest {
+	sum := sha256.Sum256([]byte(customID))
+	return digest(sum[:16])
+}
+
+func (x index) answered() int {
+	n := 0
+	for _, e := range x {
+		if e.answered > 0 {
+			n++
+		}
+	}
+	return n
+}
+
+// openInput opens the file of that name, or stdin if the name is "-". What
+// can't be read twice, stdin or a pipe, is copied to a temporary file first.
+func openInput(ctx context.Context, name string, stdin io.Reader) (*input, error) {
+	if name == "-" {
+		return spool(ctx, "<stdin>", stdin)
+	}
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	switch {
+	case err != nil:
+		f.Close()
+		return nil, err
+	case info.IsDir():
+		f.Close()
+		return nil, fmt.Errorf("%s: is a directory", name)
+	case !info.Mode().IsRegular():
+		defer f.Close()
+		return spool(ctx, name, f)
+	}
+	return &input{name: name, src: f, close: f.Close}, nil
+}
+
+func spool(ctx context.Context, name string, r io.Reader) (*input, error) {
+	f, err := os.CreateTemp("", "batchinfer-input-*.jsonl")
+	if err != nil {
+		return nil, err
+	}
+	discard := func() error { return errors.Join(f.Close(), os.Remove(f.Name())) }
+	copied := make(chan error, 1)
+	go func() {
+		_, err := io.Copy(f, r)
+		copied <- err
+	}()
+	select {
+	case err = <-copied:
+	case <-ctx.Done(): // the copy may be stuck in Read; it ends with the process
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		discard()
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return &input{name: name, src: f, close: discard}, nil
+}
+
+// check reads the whole input and builds its index. The error has a line
+// FILE:LINE: for each of the first mistakes.
+func (in *input) check(ctx context.Context) error {
+	in.index = make(index)
+	wrong := problems{file: in.name}
+	err := in.scan(ctx, func(l *lines) error {
+		req, faults := readRequest(l)
+		for _, fault := range faults {
+			wrong.add(l.number, "%s", fault)
+		}
+		if req.customID != "" {
+			key := digestOf(req.customID)
+			if first, dup := in.index[key]; dup {
+				wrong.add(l.number, "custom_id: %s is already that of line %d", quote(req.customID), first.line)
+			} else {
+				in.index[key] = entry{line: int32(l.number)}
+			}
+		}
+		return wrong.overflow()
+	})
+	if len(wrong.list) > 0 {
+		return wrong.err()
+	}
+	if err == nil && len(in.index) == 0 {
+		err = fmt.Errorf("%s: no request in it", in.name)
+	}
+	return err
+}
+
+// unanswered calls yield with each request that the index has no answer for,
+// until yield returns an error.
+func (in *input) unanswered(ctx context.Context, yield func(request) error) error {
+	seen := 0
+	err := in.scan(ctx, func(l *lines) error {
+		req, faults := readRequest(l)
+		e, known := in.index[digestOf(req.customID)]
+		if len(faults) > 0 || !known || int(e.line) != l.number {
+			return in.changed(l.number)
+		}
+		seen++
+		if e.answered > 0 {
+			return nil
+		}
+		return yield(req)
+	})
+	if err == nil && seen < len(in.index) {
+		return in.changed(seen)
+	}
+	return err
+}
+
+func (in *input) changed(line int) error {
+	return fmt.Errorf("%s:%d: the file was changed after it had been checked", in.name, line)
+}
+
+// scan calls visit with each line of the input that is not blank.
+func (in *input) scan(ctx context.Context, visit func(*lines) error) error {
+	if _, err := in.src.Seek(0, io.SeekStart); err != nil {
+		return fmt.Errorf("%s: %w", in.name, err)
+	}
+	l := newLines(in.src, maxLineBytes)
+	for l.next() {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if l.blank() {
+			continue
+		}
+		if err := visit(l); err != nil {
+			return err
+		}
+	}
+	if l.err != nil {
+		return fmt.Errorf("%s:%d: %w", in.name, l.number+1, l.err)
+	}
+	return nil
+}
+
+// A request is one line of an input.
+type request struct {
+	customID string
+	model    string
+	body     map[string]any // its values are the JSON text of the line
+}
+
+// readRequest returns the line's request and all that is wrong with it.
+func readRequest(l *lines) (req request, faults []string) {
+	if l.tooLong {
+		return req, []string{fmt.Sprintf("longer than %d MiB", maxLineBytes>>20)}
+	}
+	return parseRequest(l.text)
+}
+
+func parseRequest(text []byte) (req request, faults []string) {
+	if !utf8.Valid(text) {
+		return req, []string{"not valid UTF-8"}
+	}
+	line, fault := object(text)
+	if fault != "" {
+		return req, []string{fault}
+	}
+	note := func(field, fault string) {
+		if fault != "" {
+			faults = append(faults, field+": "+fault)
+		}
+	}
+	req.customID, fault = stringOf(line["custom_id"])
+	if len(req.customID) > maxCustomIDBytes {
+		req.customID, fault = "", fmt.Sprintf("longer than %d bytes", maxCustomIDBytes)
+	}
+	note("custom_id", fault)
+	method, fault := stringOf(line["method"])
+	if fault == "" && method != "POST" {
+		fault = fmt.Sprintf("is %s: it must be POST", quote(method))
+	}
+	note("method", fault)
+	url, fault := stringOf(line["url"])
+	if fault == "" && url != chatURL && url != completionURL {
+		fault = fmt.Sprintf("is %s: it must be %s or %s", quote(url), chatURL, completionURL)
+	}
+	note("url", fault)
+	if line["body"] == nil {
+		note("body", "missing")
+		return req, faults
+	}
+	body, fault := object(line["body"])
+	note("body", fault)
+	if fault == "" {
+		faults = append(faults, req.setBody(url, body)...)
+	}
+	return req, faults
+}
+
+// setBody checks what the client needs to know of the body: it goes to the URL
+// that the body's fields call for, so they have to agree with the line's.
+func (r *request) setBody(url string, body map[string]json.RawMessage) (faults []string) {
+	if _, ok := body["model"]; ok {
+		model, fault := stringOf(body["model"])
+		if fault != "" {
+			faults = append(faults, "body.model: "+fault)
+		}
+		r.model = model
+	}
+	switch _, messages := body["messages"]; {
+	case url == chatURL && absent(body["messages"]):
+		faults = append(faults, "body.messages: missing, and "+chatURL+" needs it")
+	case url == completionURL && absent(body["prompt"]):
+		faults = append(faults, "body.prompt: missing, and "+completionURL+" needs it")
+	case url == completionURL && messages:
+		faults = append(faults, "body.messages: "+completionURL+" does not take it")
+	}
+	if string(body["stream"]) == "true" {
+		faults = append(faults, "body.stream: must not be true: an answer is one line of JSON")
+	}
+	r.body = make(map[string]any, len(body))
+	for name, value := range body {
+		// As text, so that no number is rounded on its way to the gateway.
+		r.body[name] = value
+	}
+	return faults
+}
+
+// object reads the fields of a JSON object.
+func object(text []byte) (fields map[string]json.RawMessage, fault string) {
+	err := json.Unmarshal(text, &fields)
+	var syntax *json.SyntaxError
+	switch {
+	case errors.As(err, &syntax):
+		return nil, fmt.Sprintf("not valid JSON at byte %d: %v", syntax.Offset, err)
+	case err != nil || fields == nil:
+		return nil, "not a JSON object"
+	}
+	return fields, ""
+}
+
+// stringOf reads a JSON string that may not be empty.
+func stringOf(value json.RawMessage) (s, fault string) {
+	switch {
+	case value == nil:
+		return "", "missing"
+	case json.Unmarshal(value, &s) != nil || absent(value):
+		return "", "not a string"
+	case s == "":
+		return "", "empty"
+	}
+	return s, ""
+}
+
+// absent reports whether there is no value, or null.
+func absent(value json.RawMessage) bool {
+	return value == nil || bytes.Equal(value, []byte("null"))
+}
+
+// quote quotes what a file holds, shortened to what fits in a message.
+func quote(s string) string {
+	const most = 60
+	if len(s) > most {
+		return fmt.Sprintf("%.*q…", most, s)
+	}
+	return fmt.Sprintf("%q", s)
+}

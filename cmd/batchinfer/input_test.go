@@ -1,0 +1,252 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"testing"
+	"testing/iotest"
+)
+
+func memoryInput(text string) *input {
+	return &input{name: "in.jsonl", src: strings.NewReader(text), close: func() error { return nil }}
+}
+
+// checkedInput returns an input that has passed its check.
+func checkedInput(t *testing.T, text string) *input {
+	t.Helper()
+	in := memoryInput(text)
+	if err := in.check(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return in
+}
+
+// lineWith returns a good line with one field replaced, or dropped if value is
+// empty.
+func lineWith(t *testing.T, field, value string) string {
+	t.Helper()
+	line := map[string]json.RawMessage{}
+	if err := json.Unmarshal([]byte(chatLine("a")), &line); err != nil {
+		t.Fatal(err)
+	}
+	line[field] = json.RawMessage(value)
+	if value == "" {
+		delete(line, field)
+	}
+	text, err := json.Marshal(line)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+func TestInputCheck(t *testing.T) {
+	with := func(field, value string) string { return lineWith(t, field, value) }
+	completion := func(body string) string {
+		return `{"custom_id":"a","method":"POST","url":"/v1/completions","body":` + body + `}`
+	}
+	for _, tt := range []struct {
+		name, text string
+		want       []string // nil: nothing is wrong
+	}{
+		{"good", chatLine("a") + "\n" + chatLine("b"), nil},
+		{"blank lines and CRLF", "\r\n\n" + chatLine("a") + "\r\n \t\n", nil},
+		{"byte order mark", "\uFEFF" + chatLine("a"), nil},
+		{"a field more", with("note", `1`), nil},
+		{"no model", with("body", `{"messages":[]}`), nil},
+		{"stream off", with("body", `{"messages":[],"stream":false}`), nil},
+		{"completion", completion(`{"prompt":["a"]}`), nil},
+
+		{"empty", "", []string{"in.jsonl: no request in it"}},
+		{"not JSON", chatLine("a") + "\n{oops\n", []string{"in.jsonl:2: not valid JSON at byte 2: invalid character 'o'"}},
+		{"cut off", chatLine("a") + "\n" + chatLine("b")[:50], []string{"in.jsonl:2: not valid JSON at byte 50: unexpected end"}},
+		{"two objects", "{}{}", []string{"in.jsonl:1: not valid JSON at byte 3"}},
+		{"a list", "[1]", []string{"in.jsonl:1: not a JSON object"}},
+		{"null", "null", []string{"in.jsonl:1: not a JSON object"}},
+		{"not UTF-8", "{\"custom_id\":\"\xff\"}", []string{"in.jsonl:1: not valid UTF-8"}},
+		{"all missing", "\n{}", []string{
+			"in.jsonl:2: custom_id: missing", "in.jsonl:2: method: missing", "in.jsonl:2: url: missing", "in.jsonl:2: body: missing"}},
+		{"duplicate", chatLine("a") + "\n\n" + chatLine("b") + "\n" + chatLine("a"), []string{`in.jsonl:4: custom_id: "a" is already that of line 1`}},
+		{"id a number", with("custom_id", "7"), []string{"in.jsonl:1: custom_id: not a string"}},
+		{"id null", with("custom_id", "null"), []string{"in.jsonl:1: custom_id: not a string"}},
+		{"id empty", with("custom_id", `""`), []string{"in.jsonl:1: custom_id: empty"}},
+		{"id too long", with("custom_id", `"`+strings.Repeat("x", 513)+`"`), []string{"in.jsonl:1: custom_id: longer than 512 bytes"}},
+		{"GET", with("method", `"GET"`), []string{`in.jsonl:1: method: is "GET": it must be POST`}},
+		{"embeddings", with("url", `"/v1/embeddings"`), []string{`in.jsonl:1: url: is "/v1/embeddings": it must be /v1/chat/completions or /v1/completions`}},
+		{"long url", with("url", `"`+strings.Repeat("x", 500)+`"`), []string{`in.jsonl:1: url: is "` + strings.Repeat("x", 60) + `"…: it must be`}},
+		{"body missing", with("body", ""), []string{"in.jsonl:1: body: missing"}},
+		{"body a string", with("body", `"{}"`), []string{"in.jsonl:1: body: not a JSON object"}},
+		{"body null", with("body", `null`), []string{"in.jsonl:1: body: not a JSON object"}},
+		{"model a number", with("body", `{"model":1,"messages":[]}`), []string{"in.jsonl:1: body.model: not a string"}},
+		{"chat without messages", with("body", `{"prompt":""}`), []string{"in.jsonl:1: body.messages: missing, and /v1/chat/completions needs it"}},
+		{"completion without prompt", completion(`{}`), []string{"in.jsonl:1: body.prompt: missing, and /v1/completions needs it"}},
+		{"completion with messages", completion(`{"prompt":"","messages":[]}`), []string{"in.jsonl:1: body.messages: /v1/completions does not take it"}},
+		{"stream", with("body", `{"messages":[],"stream": true}`), []string{"in.jsonl:1: body.stream: must not be true"}},
+		{"too long", chatLine("a") + "\n" + strings.Repeat("x", maxLineBytes+1) + "\n{", []string{"in.jsonl:2: longer than 16 MiB", "in.jsonl:3: not valid JSON"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			err := memoryInput(tt.text).check(t.Context())
+			if tt.want == nil {
+				if err != nil {
+					t.Errorf("got %v, want no error", err)
+				}
+				return
+			}
+			got := strings.Split(fmt.Sprint(err), "\n")
+			if len(got) != len(tt.want) {
+				t.Fatalf("got %q, want %q", got, tt.want)
+			}
+			for i := range got {
+				if !strings.HasPrefix(got[i], tt.want[i]) {
+					t.Errorf("got  %s\nwant %s", got[i], tt.want[i])
+				}
+			}
+		})
+	}
+}
+
+func TestInputTooManyProblems(t *testing.T) {
+	err := memoryInput(strings.Repeat("{\n", 1000)).check(t.Context())
+	lines := strings.Split(fmt.Sprint(err), "\n")
+	if len(lines) != maxProblems+1 || lines[maxProblems] != "in.jsonl: and more; these are the first 20" {
+		t.Errorf("got %d lines, want %d:\n%v", len(lines), maxProblems+1, err)
+	}
+}
+
+// The longest line that is allowed is read whole.
+func TestInputLongestLine(t *testing.T) {
+	line := chatLine("a")
+	line += strings.Repeat(" ", maxLineBytes-len(line))
+	if err := memoryInput(line + "\r\n" + chatLine("b")).check(t.Context()); err != nil {
+		t.Errorf("got %v, want no error for a line of exactly %d bytes", err, len(line))
+	}
+}
+
+func TestInputReadError(t *testing.T) {
+	broken := errors.New("disk on fire")
+	in := memoryInput("")
+	in.src = struct {
+		io.Reader
+		io.Seeker
+	}{io.MultiReader(strings.NewReader(inputOf(2)), iotest.ErrReader(broken)), strings.NewReader("")}
+	if err := in.check(t.Context()); !errors.Is(err, broken) || !strings.HasPrefix(err.Error(), "in.jsonl:3: ") {
+		t.Errorf("got %v, want %v with the line", err, broken)
+	}
+}
+
+// Answers must not be attributed to requests that have never been checked.
+func TestInputChanged(t *testing.T) {
+	for _, tt := range []struct {
+		name, text, want string
+	}{
+		{"another id", chatLine("r0") + "\n" + chatLine("x"), "in.jsonl:2: the file was changed"},
+		{"another order", chatLine("r1") + "\n" + chatLine("r0"), "in.jsonl:1: the file was changed"},
+		{"shorter", chatLine("r0"), "in.jsonl:1: the file was changed"},
+		{"longer", inputOf(3), "in.jsonl:3: the file was changed"},
+		{"malformed", "{", "in.jsonl:1: the file was changed"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			in := checkedInput(t, inputOf(2))
+			in.src = strings.NewReader(tt.text)
+			err := in.unanswered(t.Context(), func(request) error { return nil })
+			if err == nil || !strings.HasPrefix(err.Error(), tt.want) {
+				t.Errorf("got %v, want %s", err, tt.want)
+			}
+		})
+	}
+}
+
+func TestHeaderSafe(t *testing.T) {
+	for _, tt := range []struct{ id, want string }{
+		{"request-1", "request-1"},
+		{"a/b?c=d%20", "a/b?c=d%20"},
+		{"a b", "a+b"},
+		{"a\nb", "a%0Ab"},
+		{"é", "%C3%A9"},
+	} {
+		if got := headerSafe(tt.id); got != tt.want {
+			t.Errorf("headerSafe(%q): got %q, want %q", tt.id, got, tt.want)
+		}
+	}
+}
+
+// FuzzReadInput feeds the reader anything. It must not panic, must see each
+// line exactly once, and must yield the requests that a plain reading of the
+// text has, in the same order.
+func FuzzReadInput(f *testing.F) {
+	f.Add([]byte(inputOf(3)))
+	f.Add([]byte("\uFEFF\r\n" + chatLine("a") + "\r\n\n" + chatLine("b")))
+	f.Add([]byte(chatLine("a") + "\n" + chatLine("a") + "\n{"))
+	f.Add([]byte("\x00\n\xff\n{}\r\n[]"))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		want := plainLines(text)
+		var got [][]byte
+		var end int64
+		l := newLines(iotest.HalfReader(bytes.NewReader(text)), maxLineBytes)
+		for l.next() {
+			if l.start != end || l.end <= l.start || l.number != len(got)+1 {
+				t.Fatalf("line %d spans %d to %d, want it to begin at %d", l.number, l.start, l.end, end)
+			}
+			end = l.end
+			got = append(got, bytes.Clone(l.text))
+		}
+		if l.err != nil || end != int64(len(text)) || len(got) != len(want) {
+			t.Fatalf("got %d lines, %d bytes, error %v, want %d and %d", len(got), end, l.err, len(want), len(text))
+		}
+		for i := range got {
+			if !bytes.Equal(got[i], want[i]) {
+				t.Fatalf("line %d: got %q, want %q", i+1, got[i], want[i])
+			}
+		}
+		fuzzRequests(t, text, want)
+	})
+}
+
+// plainLines is the simplest reading of a text that can be thought of.
+func plainLines(text []byte) [][]byte {
+	parts := bytes.Split(text, []byte("\n"))
+	if len(parts[len(parts)-1]) == 0 {
+		parts = parts[:len(parts)-1]
+	}
+	for i, part := range parts {
+		parts[i] = bytes.TrimSuffix(part, []byte("\r"))
+	}
+	// What is left of a line that has no "\n" but a "\r" is a line too.
+	if len(parts) > 0 {
+		parts[0] = bytes.TrimPrefix(parts[0], []byte("\uFEFF"))
+	}
+	return parts
+}
+
+func fuzzRequests(t *testing.T, text []byte, lines [][]byte) {
+	in := &input{name: "fuzz", src: bytes.NewReader(text)}
+	if in.check(context.Background()) != nil {
+		return
+	}
+	var ids []string
+	for _, line := range lines {
+		var req map[string]any
+		if len(bytes.TrimSpace(line)) == 0 {
+			continue
+		}
+		if err := json.Unmarshal(line, &req); err != nil {
+			t.Fatalf("%q has passed the check: %v", line, err)
+		}
+		ids = append(ids, req["custom_id"].(string))
+	}
+	err := in.unanswered(context.Background(), func(req request) error {
+		if len(ids) == 0 || ids[0] != req.customID {
+			t.Fatalf("got request %q, want the next of %q", req.customID, ids)
+		}
+		ids = ids[1:]
+		return nil
+	})
+	if err != nil || len(ids) > 0 {
+		t.Fatalf("requests %q are lost, error %v", ids, err)
+	}
+}

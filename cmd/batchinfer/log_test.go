@@ -1,0 +1,50 @@
+package main
+
+import (
+	"bytes"
+	"log/slog"
+	"net/http"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// A record of level -3 appears exactly from -v=3 on.
+func TestLogger(t *testing.T) {
+	for verbosity := range 5 {
+		var buf bytes.Buffer
+		log := newLogger(&buf, verbosity)
+		log.Log(t.Context(), slog.Level(-3), "retrying", "request_id", "r1")
+		log.Error("broken")
+		stopLogging()
+		if got, want := strings.Contains(buf.String(), `"retrying" request_id="r1"`), verbosity >= 3; got != want {
+			t.Errorf("-v=%d: record of level -3: got %t, want %t:\n%s", verbosity, got, want, buf.String())
+		}
+		if got := strings.Count(buf.String(), "broken"); got != 1 {
+			t.Errorf("-v=%d: record of level error: got %d lines, want 1", verbosity, got)
+		}
+	}
+}
+
+func TestRunLogsRetries(t *testing.T) {
+	g := newGateway(t, func(w http.ResponseWriter, _ *http.Request, asked int) bool {
+		return asked == 1 && fail(w, 429, "")
+	})
+	in, config := writeFile(t, inputOf(1)), writeFile(t, fastRetries)
+	line := regexp.MustCompile(`(?m)^I.*request_id="r0" delay="[0-9.]+[mµ]s" attempt=1 max=4 category="RATE_LIMIT"$`)
+	for _, tt := range []struct {
+		flag string
+		want bool
+	}{{"-v=3", true}, {"-v=2", false}, {"-v=0", false}} {
+		g.forget()
+		o := startPlain(t, "-input", in, "-output", filepath.Join(t.TempDir(), "out"), "-url", g.URL, "-config", config, tt.flag)
+		o.want(t, exitOK)
+		if got := line.MatchString(o.stderr); got != tt.want {
+			t.Errorf("%s: a line for the retry: got %t, want %t:\n%s", tt.flag, got, tt.want, o.stderr)
+		}
+		if !tt.want && o.stderr != "" {
+			t.Errorf("%s: stderr: got %q, want nothing", tt.flag, o.stderr)
+		}
+	}
+}

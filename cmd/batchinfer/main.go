@@ -1,0 +1,194 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/httpretry/httpretry/inference"
+)
+
+// Exit statuses.
+const (
+	exitOK          = 0
+	exitFailed      = 1   // some requests failed for good, or the run broke off
+	exitUsage       = 2   // nothing was sent: bad usage, config, input or output
+	exitInterrupted = 130 // by a signal
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	// A second signal has its usual effect, and ends the process.
+	context.AfterFunc(ctx, stop)
+	os.Exit(run(ctx, process{os.Args[1:], os.Getenv, os.Stdin, os.Stdout, os.Stderr}))
+}
+
+// A process is what a program gets from where it is started.
+type process struct {
+	args           []string // without the program's name
+	getenv         func(string) string
+	stdin          io.Reader
+	stdout, stderr io.Writer
+}
+
+// run is the program. It returns its exit status; when ctx is done it returns
+// soon.
+func run(ctx context.Context, p process) int {
+	opts, err := parseOptions(p)
+	if errors.Is(err, flag.ErrHelp) {
+		return exitOK
+	}
+	if err != nil {
+		return exitUsage // the flag package has said why
+	}
+	j, err := prepare(ctx, p, opts)
+	switch {
+	case err != nil && ctx.Err() != nil:
+		p.say("interrupted before anything was sent")
+		return exitInterrupted
+	case err != nil:
+		fmt.Fprintln(p.stderr, err) // FILE:LINE: first, where editors look for it
+		return exitUsage
+	}
+	defer stopLogging()
+
+	err = j.run(ctx)
+	if closeErr := j.close(); err == nil {
+		err = closeErr
+	}
+	j.batch.summary.print(p.stdout)
+	switch {
+	case ctx.Err() != nil && errors.Is(err, context.Cause(ctx)):
+		p.say("interrupted: %d of %d requests are answered", j.answered(), len(j.input.index))
+		p.say("%s", opts.howToGoOn())
+		return exitInterrupted
+	case err != nil:
+		p.say("%v", err)
+		p.say("broken off: %d of %d requests are answered", j.answered(), len(j.input.index))
+		p.say("%s", opts.howToGoOn())
+		return exitFailed
+	case len(j.batch.summary.failed) > 0:
+		p.say("some requests failed for good; %s has why", j.output.name)
+		p.say("%s", opts.howToGoOn())
+		return exitFailed
+	}
+	return exitOK
+}
+
+func (p *process) say(format string, args ...any) {
+	fmt.Fprintf(p.stderr, "batchinfer: "+format+"\n", args...)
+}
+
+// A job is all that a run needs, opened and checked.
+type job struct {
+	input  *input
+	output *output
+	demo   *demo // nil if there is a gateway
+	client *inference.HTTPInferenceClient
+	batch  *batch
+}
+
+// prepare gets a job ready, and finds all that can be found to be wrong before
+// a request is sent.
+func prepare(ctx context.Context, p process, opts options) (_ *job, err error) {
+	j := &job{}
+	defer func() {
+		if err != nil {
+			j.close()
+		}
+	}()
+	cfg, err := opts.config(p.getenv)
+	if err != nil {
+		return nil, err
+	}
+	if err := j.openFiles(ctx, p, opts); err != nil {
+		return nil, err
+	}
+	if opts.demo() {
+		if j.demo, err = startDemo(cfg.inFlight()); err != nil {
+			return nil, err
+		}
+		cfg.gatewayURL = j.demo.url
+		p.say("no -input: sending %d sample requests to an endpoint in this process that fails on purpose", len(j.input.index))
+	}
+	clientConfig := cfg.client()
+	if err := clientConfig.Validate(); err != nil {
+		return nil, err
+	}
+	sum := newSummary(len(j.input.index), j.input.index.answered(), j.output.name)
+	shown := newProgress(p.stderr, sum.todo())
+	clientConfig.Logger = newLogger(shown, opts.verbosity)
+	j.client = inference.NewHTTPInferenceClient(clientConfig)
+	j.batch = &batch{
+		client:   j.client,
+		input:    j.input,
+		output:   j.output,
+		inFlight: cfg.inFlight(),
+		apiKey:   cfg.apiKey,
+		progress: shown,
+		summary:  sum,
+	}
+	return j, nil
+}
+
+// openFiles opens the input, checks it, and only then opens the output.
+func (j *job) openFiles(ctx context.Context, p process, opts options) (err error) {
+	outputName := opts.output
+	if opts.demo() {
+		j.input = sampleInput()
+		outputName, err = newDemoOutput()
+	} else {
+		j.input, err = openInput(ctx, opts.input, p.stdin)
+	}
+	if err != nil {
+		return err
+	}
+	if err := j.input.check(ctx); err != nil {
+		return err
+	}
+	if j.output, err = openOutput(ctx, outputName, j.input); err != nil {
+		return err
+	}
+	if n := j.output.repaired; n > 0 {
+		p.say("%s: removed the last line, of which only %d bytes were there", outputName, n)
+	}
+	if n := j.input.index.answered(); n > 0 {
+		p.say("%s: %d of %d requests are answered already", outputName, n, len(j.input.index))
+	}
+	if n := j.output.dropped; n > 0 {
+		p.say("%s: %d requests that failed are asked again", outputName, n)
+	}
+	return nil
+}
+
+func (j *job) run(ctx context.Context) error {
+	defer j.batch.progress.close()
+	return j.batch.run(ctx)
+}
+
+func (j *job) answered() int {
+	return j.batch.summary.earlier + j.batch.summary.answered
+}
+
+// close closes what is open. The error is that of the output, the only thing
+// that was written to.
+func (j *job) close() (err error) {
+	if j.client != nil {
+		j.client.CloseIdleConnections()
+	}
+	if j.demo != nil {
+		j.demo.close()
+	}
+	if j.output != nil {
+		err = j.output.Close()
+	}
+	if j.input != nil {
+		j.input.close()
+	}
+	return err
+}

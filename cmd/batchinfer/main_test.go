@@ -1,0 +1,383 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+)
+
+// asMain makes the test binary the program itself, for tests that need a
+// process of its own.
+const asMain = "BATCHINFER_TEST_MAIN"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asMain) != "" {
+		main()
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// An outcome is what a run of the program leaves behind.
+type outcome struct {
+	status         int
+	stdout, stderr string
+}
+
+func start(ctx context.Context, env map[string]string, stdin io.Reader, args ...string) outcome {
+	var stdout, stderr bytes.Buffer
+	status := run(ctx, process{args, func(name string) string { return env[name] }, stdin, &stdout, &stderr})
+	return outcome{status, stdout.String(), stderr.String()}
+}
+
+func startPlain(t *testing.T, args ...string) outcome {
+	t.Helper()
+	return start(t.Context(), nil, strings.NewReader(""), args...)
+}
+
+// want fails the test if a run did not end as it should.
+func (o outcome) want(t *testing.T, status int, stderr ...string) {
+	t.Helper()
+	if o.status != status {
+		t.Fatalf("exit status: got %d, want %d; stderr:\n%s", o.status, status, o.stderr)
+	}
+	for _, text := range stderr {
+		if !strings.Contains(o.stderr, text) {
+			t.Errorf("stderr does not have %q; it is:\n%s", text, o.stderr)
+		}
+	}
+}
+
+// A gateway is a server that records who asked.
+type gateway struct {
+	*httptest.Server
+	mu    sync.Mutex
+	asked map[string]int    // by request id
+	body  map[string]string // of the last request with that id
+}
+
+// newGateway starts a gateway. handle may answer instead of it, by returning true.
+func newGateway(t *testing.T, handle func(w http.ResponseWriter, r *http.Request, asked int) bool) *gateway {
+	g := &gateway{asked: make(map[string]int), body: make(map[string]string)}
+	g.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		id := r.Header.Get("X-Request-ID")
+		g.mu.Lock()
+		g.asked[id]++
+		asked := g.asked[id]
+		g.body[id] = r.URL.Path + " " + string(body)
+		g.mu.Unlock()
+		if handle == nil || !handle(w, r, asked) {
+			fmt.Fprintf(w, "{\"echo\": %q}\n", id)
+		}
+	}))
+	t.Cleanup(g.Close)
+	return g
+}
+
+func (g *gateway) requests() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	n := 0
+	for _, asked := range g.asked {
+		n += asked
+	}
+	return n
+}
+
+// forget returns who has asked, and starts to count anew.
+func (g *gateway) forget() map[string]int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	asked := g.asked
+	g.asked = make(map[string]int)
+	return asked
+}
+
+func chatLine(id string) string {
+	return fmt.Sprintf(`{"custom_id":%q,"method":"POST","url":"/v1/chat/completions","body":{"model":"m","messages":[{"role":"user","content":"hi"}]}}`, id)
+}
+
+// inputOf makes an input of n requests, r0 and so on.
+func inputOf(n int) string {
+	var b strings.Builder
+	for i := range n {
+		b.WriteString(chatLine(fmt.Sprintf("r%d", i)) + "\n")
+	}
+	return b.String()
+}
+
+func writeFile(t *testing.T, text string) string {
+	t.Helper()
+	name := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+func readFile(t *testing.T, name string) string {
+	t.Helper()
+	text, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+// answersIn reads an output, in which every line must be whole and stand for
+// another request.
+func answersIn(t *testing.T, name string) map[string]answer {
+	t.Helper()
+	answers := make(map[string]answer)
+	for line := range strings.Lines(readFile(t, name)) {
+		var a answer
+		if err := json.Unmarshal([]byte(line), &a); err != nil || !strings.HasSuffix(line, "\n") {
+			t.Fatalf("%s: not a whole line: %q: %v", name, line, err)
+		}
+		if _, dup := answers[a.CustomID]; dup {
+			t.Errorf("%s: more than one line for %q", name, a.CustomID)
+		}
+		answers[a.CustomID] = a
+	}
+	return answers
+}
+
+// fastRetries is a config whose waits do not hold up a test.
+const fastRetries = "inference_max_retries: 3\ninference_initial_backoff: 1ms\ninference_max_backoff: 10ms\n"
+
+func fail(w http.ResponseWriter, status int, body string) bool {
+	w.WriteHeader(status)
+	io.WriteString(w, body)
+	return true
+}
+
+func TestRun(t *testing.T) {
+	g := newGateway(t, func(w http.ResponseWriter, r *http.Request, asked int) bool {
+		switch id := r.Header.Get("X-Request-ID"); {
+		case id == "bad":
+			return fail(w, 400, `{"error":{"message":"no such model","code":17}}`)
+		case id == "down":
+			return fail(w, 503, "<html>down</html>")
+		case id == "later" && asked == 1:
+			return fail(w, 503, "")
+		case id == "gone":
+			panic(http.ErrAbortHandler)
+		}
+		return false
+	})
+	in := writeFile(t, "\uFEFF"+strings.Join([]string{
+		chatLine("plain"),
+		"",
+		chatLine("later") + "\r",
+		`{"custom_id":"numbers","method":"POST","url":"/v1/completions","body":{"prompt":"<&>","seed":9007199254740993,"x":1e400,"y":0.10}}`,
+		chatLine("bad"),
+		chatLine("down"),
+		chatLine("gone"),
+		chatLine("größe 2"),
+	}, "\n"))
+	out := filepath.Join(t.TempDir(), "out.jsonl")
+	o := startPlain(t, "-input", in, "-output", out, "-url", g.URL, "-config", writeFile(t, fastRetries))
+	o.want(t, exitFailed, "some requests failed for good", "-input "+in)
+	answers := answersIn(t, out)
+
+	for _, id := range []string{"plain", "later", "numbers", "größe 2"} {
+		a := answers[id]
+		if !a.succeeded() || a.Response.RequestID != headerSafe(id) || string(a.Response.Body) != fmt.Sprintf(`{"echo":%q}`, headerSafe(id)) {
+			t.Errorf("answer to %q: got %+v, want a success with the gateway's body", id, a)
+		}
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if got, want := g.body["numbers"], `/v1/completions {"prompt":"\u003c\u0026\u003e","seed":9007199254740993,"x":1e400,"y":0.10}`; got != want {
+		t.Errorf("body as it was sent:\ngot  %s\nwant %s (no digit lost)", got, want)
+	}
+	wantFailures(t, answers)
+	for _, line := range []string{
+		"requests              7\n", "succeeded             4\n", "failed                3   SERVER_ERROR: 2, INVALID_REQ: 1\n",
+		"a request; 4 took 1, 1 took 2, 2 took 4\n", "HTTP 503: 4, connection closed: 3\n",
+		"saved                 1   requests", "output                    " + out,
+	} {
+		if !strings.Contains(o.stdout, line) {
+			t.Errorf("the summary does not have %q:\n%s", line, o.stdout)
+		}
+	}
+}
+
+// wantFailures checks the answers to the requests of TestRun that fail for good.
+func wantFailures(t *testing.T, answers map[string]answer) {
+	t.Helper()
+	for _, tt := range []struct {
+		id     string
+		status int // 0: no response
+		body   string
+		want   failure
+	}{
+		{"bad", 400, `{"error":{"message":"no such model","code":17}}`, failure{"INVALID_REQ", "HTTP 400: no such model"}},
+		{"down", 503, `"<html>down</html>"`, failure{"SERVER_ERROR", "HTTP 503: <html>down</html>"}},
+		{"gone", 0, "", failure{"SERVER_ERROR", "failed to execute request"}},
+	} {
+		a := answers[tt.id]
+		if a.Error == nil || a.Error.Code != tt.want.Code || !strings.HasPrefix(a.Error.Message, tt.want.Message) {
+			t.Errorf("error of %q: got %+v, want %+v", tt.id, a.Error, tt.want)
+		}
+		switch {
+		case tt.status == 0 && a.Response != nil:
+			t.Errorf("response of %q: got %+v, want null: the gateway said nothing", tt.id, a.Response)
+		case tt.status != 0 && (a.Response == nil || a.Response.StatusCode != tt.status || string(a.Response.Body) != tt.body):
+			t.Errorf("response of %q: got %+v, want %d %s", tt.id, a.Response, tt.status, tt.body)
+		}
+	}
+}
+
+// What is wrong before a request is sent must be found before a request is
+// sent, and must leave the files alone.
+func TestRunRefuses(t *testing.T) {
+	g := newGateway(t, nil)
+	in := writeFile(t, inputOf(1))
+	dir := t.TempDir()
+	out := filepath.Join(dir, "out.jsonl")
+	link := filepath.Join(dir, "link")
+	if err := os.Symlink(in, link); err != nil {
+		t.Fatal(err)
+	}
+	prose := writeFile(t, "not an output")
+	for _, tt := range []struct {
+		name string
+		args []string
+		want string
+	}{
+		{"unknown flag", []string{"-frob"}, "-frob"},
+		{"argument", []string{"in.jsonl"}, `unexpected argument "in.jsonl"`},
+		{"no input", []string{"-url", g.URL}, "-input is missing"},
+		{"empty input name", []string{"-input", "", "-output", out}, "-input is missing"},
+		{"no output", []string{"-input", in, "-url", g.URL}, "-output is missing"},
+		{"no gateway", []string{"-input", in, "-output", out}, "no gateway"},
+		{"bad url", []string{"-input", in, "-output", out, "-url", "localhost:80"}, "-url: must begin with http"},
+		{"url with v1", []string{"-input", in, "-output", out, "-url", g.URL + "/v1/"}, "-url: must not end in /v1"},
+		{"no concurrency", []string{"-concurrency", "0"}, "-concurrency is 0"},
+		{"huge concurrency", []string{"-concurrency", "10001"}, "from 1 to 10000"},
+		{"negative verbosity", []string{"-v", "-1"}, "-v is -1"},
+		{"verbosity without number", []string{"-v"}, "needs an argument"},
+		{"input not there", []string{"-input", dir + "/no", "-output", out, "-url", g.URL}, dir + "/no: no such file"},
+		{"input a directory", []string{"-input", dir, "-output", out, "-url", g.URL}, "is a directory"},
+		{"input without requests", []string{"-input", writeFile(t, "\n\n"), "-output", out, "-url", g.URL}, "no request in it"},
+		{"config not there", []string{"-input", in, "-output", out, "-config", dir + "/no"}, dir + "/no: no such file"},
+		{"output in no directory", []string{"-input", in, "-output", dir + "/no/out", "-url", g.URL}, dir + "/no/out: no such file"},
+		{"output a directory", []string{"-input", in, "-output", dir, "-url", g.URL}, "not a regular file"},
+		{"output a device", []string{"-input", in, "-output", os.DevNull, "-url", g.URL}, "not a regular file"},
+		{"output is the input", []string{"-input", in, "-output", in, "-url", g.URL}, "is the input"},
+		{"output links to the input", []string{"-input", in, "-output", link, "-url", g.URL}, "is the input"},
+		{"output is something else", []string{"-input", in, "-output", prose, "-url", g.URL}, prose + ":1: not a line of batch output"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			o := startPlain(t, tt.args...)
+			o.want(t, exitUsage, tt.want)
+			if g.requests() > 0 {
+				t.Errorf("a request was sent")
+			}
+			if _, err := os.Stat(out); err == nil {
+				t.Errorf("an output was made")
+			}
+		})
+	}
+	if got := readFile(t, in) + readFile(t, prose); got != inputOf(1)+"not an output" {
+		t.Errorf("a file was changed: got %q", got)
+	}
+}
+
+func TestRunHelp(t *testing.T) {
+	startPlain(t, "-h").want(t, exitOK, "usage: batchinfer", "-concurrency N")
+}
+
+func TestRunStdin(t *testing.T) {
+	g := newGateway(t, nil)
+	temp := t.TempDir()
+	t.Setenv("TMPDIR", temp)
+	out := filepath.Join(t.TempDir(), "out")
+	args := []string{"-input", "-", "-output", out, "-url", g.URL}
+	start(t.Context(), nil, strings.NewReader(inputOf(3)), args...).want(t, exitOK)
+	if got := len(answersIn(t, out)); got != 3 {
+		t.Errorf("answers: got %d, want 3", got)
+	}
+	start(t.Context(), nil, strings.NewReader(inputOf(3)+"{}\n"), args...).want(t, exitUsage, "<stdin>:4: custom_id: missing")
+	if left, _ := os.ReadDir(temp); len(left) > 0 {
+		t.Errorf("left behind in the temporary directory: %v", left)
+	}
+}
+
+// A stdin that never says anything must not keep an interrupted run alive.
+func TestRunStdinInterrupted(t *testing.T) {
+	r, w := io.Pipe()
+	defer w.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	o := start(ctx, nil, r, "-input", "-", "-output", filepath.Join(t.TempDir(), "out"), "-url", "http://localhost")
+	o.want(t, exitInterrupted, "interrupted before anything was sent")
+}
+
+// The requests in flight end when the context does, and the run says how to go on.
+func TestRunInterrupted(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var g *gateway
+	g = newGateway(t, func(w http.ResponseWriter, r *http.Request, _ int) bool {
+		if r.Header.Get("X-Request-ID") == "r0" {
+			return false
+		}
+		if g.requests() == 5 { // r0 and those in flight
+			cancel()
+		}
+		<-r.Context().Done()
+		return true
+	})
+	in, out := writeFile(t, inputOf(20)), filepath.Join(t.TempDir(), "it's out")
+	began := time.Now()
+	o := start(ctx, nil, nil, "-input", in, "-output", out, "-url", g.URL, "-concurrency", "4")
+	o.want(t, exitInterrupted, "interrupted: 1 of 20 requests are answered", "-input "+in+` -output '`+strings.ReplaceAll(out, "'", `'\''`)+`' -url`)
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("took %v to stop, want at once", took)
+	}
+	if answers := answersIn(t, out); len(answers) != 1 {
+		t.Errorf("answers: got %v, want that of r0 alone: requests that were cut off have not failed", answers)
+	}
+	if !strings.Contains(o.stdout, "not done              19") && !strings.Contains(o.stdout, "not done             19") {
+		t.Errorf("the summary does not say that 19 are not done:\n%s", o.stdout)
+	}
+}
+
+// What is on the command line may hold a password; what is printed must not.
+func TestHowToGoOn(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		args []string
+		want string
+	}{
+		{"plain", []string{"-input", "a b", "-output=c"}, "to go on:\n  batchinfer -input 'a b' -output=c"},
+		{"stdin", []string{"-input", "-", "-output", "c"}, "to go on, give the same input to:\n  batchinfer -input - -output c"},
+		{"password", []string{"-input", "a", "-output", "c", "-url", "http://me:pw@h"}, "to go on:\n  batchinfer -input a -output c -url URL"},
+		{"query", []string{"-input", "a", "-output", "c", "-url=http://h?key=pw"}, "to go on:\n  batchinfer -input a -output c -url=URL"},
+		{"sample", nil, "the sample run starts over each time; to go on needs -input and -output"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			o, err := parseOptions(process{args: tt.args, stderr: t.Output()})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := o.howToGoOn(); got != tt.want {
+				t.Errorf("got %q, want %q", got, tt.want)
+			}
+		})
+	}
+}

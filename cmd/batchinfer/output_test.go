@@ -1,0 +1,247 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+)
+
+func okLine(id string) string {
+	return fmt.Sprintf(`{"id":"batch_req_1","custom_id":%q,"response":{"status_code":200,"request_id":%q,"body":{"n":1.0}},"error":null}`, id, id) + "\n"
+}
+
+func failedLine(id string) string {
+	return fmt.Sprintf(`{"id":"batch_req_2","custom_id":%q,"response":null,"error":{"code":"SERVER_ERROR","message":"x"}}`, id) + "\n"
+}
+
+// reopen opens an output that holds the text, for an input of r0 to r9.
+func reopen(t *testing.T, text string) (*output, *input, string, error) {
+	t.Helper()
+	name := writeFile(t, text)
+	in := checkedInput(t, inputOf(10))
+	o, err := openOutput(t.Context(), name, in)
+	if err == nil {
+		t.Cleanup(func() { o.Close() })
+	}
+	return o, in, name, err
+}
+
+func unansweredIDs(t *testing.T, in *input) []string {
+	t.Helper()
+	var ids []string
+	err := in.unanswered(t.Context(), func(req request) error {
+		ids = append(ids, req.customID)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ids
+}
+
+func TestOutputGoesOn(t *testing.T) {
+	for _, tt := range []struct {
+		name     string
+		text     string
+		want     string // what the file holds then
+		answered int
+		dropped  int
+	}{
+		{"empty", "", "", 0, 0},
+		{"answers", okLine("r3") + okLine("r1"), okLine("r3") + okLine("r1"), 2, 0},
+		{"failure", okLine("r3") + failedLine("r1") + okLine("r2"), okLine("r3") + okLine("r2"), 2, 1},
+		{"failure that was made good", failedLine("r1") + okLine("r1"), okLine("r1"), 1, 0},
+		{"failure after the answer", okLine("r1") + failedLine("r1"), okLine("r1"), 1, 0},
+		{"answered twice", okLine("r1") + okLine("r2") + okLine("r1"), okLine("r1") + okLine("r2"), 2, 0},
+		{"HTTP failure without error", strings.Replace(okLine("r1"), "200", "429", 1), "", 0, 1},
+		{"failures only", failedLine("r1") + failedLine("r2") + failedLine("r1"), "", 0, 2},
+		{"blank line", okLine("r1") + "\n" + okLine("r2"), okLine("r1") + "\n" + okLine("r2"), 2, 0},
+		{"CRLF", strings.ReplaceAll(okLine("r1"), "\n", "\r\n"), strings.ReplaceAll(okLine("r1"), "\n", "\r\n"), 1, 0},
+		{"end lost", strings.TrimSuffix(okLine("r1"), "\n"), okLine("r1"), 1, 0},
+		{"zeros", okLine("r1") + "\x00\x00\x00", okLine("r1"), 1, 0},
+		{"zeros in the last line", okLine("r1") + `{"id":"batch_` + "\x00\x00\n", okLine("r1"), 1, 0},
+		{"failure and torn line", failedLine("r1") + okLine("r2") + `{"i`, okLine("r2"), 1, 1},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			o, in, name, err := reopen(t, tt.text)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := readFile(t, name); got != tt.want {
+				t.Errorf("file:\ngot  %q\nwant %q", got, tt.want)
+			}
+			if in.index.answered() != tt.answered || o.dropped != tt.dropped {
+				t.Errorf("got %d answered, %d dropped, want %d, %d", in.index.answered(), o.dropped, tt.answered, tt.dropped)
+			}
+			if got := len(unansweredIDs(t, in)); got != 10-tt.answered {
+				t.Errorf("unanswered: got %d, want %d", got, 10-tt.answered)
+			}
+			if err := o.write(answer{ID: "x", CustomID: "r9", Error: &failure{}}); err != nil {
+				t.Fatal(err)
+			}
+			added := `{"id":"x","custom_id":"r9","response":null,"error":{"code":"","message":""}}` + "\n"
+			if got := readFile(t, name); got != tt.want+added {
+				t.Errorf("after a write:\ngot  %q\nwant %q", got, tt.want+added)
+			}
+			if left, _ := filepath.Glob(filepath.Join(filepath.Dir(name), ".*")); len(left) > 0 {
+				t.Errorf("left behind: %q", left)
+			}
+		})
+	}
+}
+
+// Wherever the last line was torn, what came before is kept, and only its
+// request is asked again.
+func TestOutputTorn(t *testing.T) {
+	whole, last := okLine("r0")+okLine("r1"), okLine("r2")
+	in := checkedInput(t, inputOf(10))
+	name := filepath.Join(t.TempDir(), "out")
+	for n := range len(last) + 1 {
+		if err := os.WriteFile(name, []byte(whole+last[:n]), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		for key, e := range in.index {
+			in.index[key] = entry{line: e.line}
+		}
+		o, err := openOutput(t.Context(), name, in)
+		if err != nil {
+			t.Fatalf("torn after %d bytes: %v", n, err)
+		}
+		want, left, repaired := whole, 8, n
+		if n >= len(last)-1 { // at most the end of the line is missing
+			want, left, repaired = whole+last, 7, 0
+		}
+		if got := readFile(t, name); got != want || int(o.repaired) != repaired {
+			t.Errorf("torn after %d bytes: got %q, %d bytes removed, want %q, %d", n, got, o.repaired, want, repaired)
+		}
+		if got := unansweredIDs(t, in); len(got) != left {
+			t.Errorf("torn after %d bytes: unanswered: got %q, want %d", n, got, left)
+		}
+		if err := o.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// A file that is not the output of the input is not touched.
+func TestOutputRefused(t *testing.T) {
+	for _, tt := range []struct {
+		name, text string
+		want       []string // after the name of the file
+	}{
+		{"malformed in the middle", okLine("r1") + `{"id":"batch` + "\n" + okLine("r2"), []string{":2: not a line of batch output"}},
+		{"several", "x\n" + okLine("r1") + "y\n{}\n", []string{":1: not a", ":3: not a", ":4: not a"}},
+		{"prose", "Dear diary", []string{":1: not a line of batch output"}},
+		{"an input", chatLine("r1") + "\n", []string{":1: not a line of batch output"}},
+		{"another batch", okLine("r1") + okLine("other"), []string{`:2: custom_id "other" is not in in.jsonl`}},
+		{"another batch, failed", failedLine("other"), []string{`:1: custom_id "other" is not in in.jsonl`}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			_, _, name, err := reopen(t, tt.text)
+			got := strings.Split(fmt.Sprint(err), "\n")
+			if len(got) != len(tt.want) {
+				t.Fatalf("got %q, want %q", got, tt.want)
+			}
+			for i := range got {
+				if !strings.HasPrefix(got[i], name+tt.want[i]) {
+					t.Errorf("got  %s\nwant %s", got[i], name+tt.want[i])
+				}
+			}
+			if got := readFile(t, name); got != tt.text {
+				t.Errorf("file: got %q, want it unchanged", got)
+			}
+		})
+	}
+}
+
+func TestOutputLocked(t *testing.T) {
+	for _, text := range []string{okLine("r1"), failedLine("r1")} { // the second makes a new file
+		_, _, name, err := reopen(t, text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = openOutput(t.Context(), name, checkedInput(t, inputOf(10)))
+		if err == nil || !strings.Contains(err.Error(), "in use by another run") {
+			t.Errorf("opened a second time: got %v, want an error", err)
+		}
+	}
+}
+
+// A link to the output still is one after the file was replaced, and the file
+// is as accessible as it was.
+func TestOutputLink(t *testing.T) {
+	name := writeFile(t, failedLine("r1"))
+	if err := os.Chmod(name, 0o640); err != nil {
+		t.Fatal(err)
+	}
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink(name, link); err != nil {
+		t.Fatal(err)
+	}
+	o, err := openOutput(t.Context(), link, checkedInput(t, inputOf(2)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer o.Close()
+	if info, err := os.Lstat(link); err != nil || info.Mode()&os.ModeSymlink == 0 {
+		t.Errorf("link: got %v, %v, want a link", info.Mode(), err)
+	}
+	if info, err := os.Stat(name); err != nil || info.Mode() != 0o640 || info.Size() != 0 {
+		t.Errorf("file: got %v, %d bytes, %v, want mode 0640, empty", info.Mode(), info.Size(), err)
+	}
+}
+
+// The output is what the OpenAI batch API writes, to the letter.
+func TestOutputLine(t *testing.T) {
+	o, _, name, err := reopen(t, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	body := json.RawMessage("{\n  \"n\": 9007199254740993,\n  \"s\": \"<é\\u2028>\"\n}\n")
+	if err := o.write(answer{ID: "b", CustomID: "r\n1", Response: &response{200, "q", body}}); err != nil {
+		t.Fatal(err)
+	}
+	want := `{"id":"b","custom_id":"r\n1","response":{"status_code":200,"request_id":"q","body":{"n":9007199254740993,"s":"<é\u2028>"}},"error":null}` + "\n"
+	if got := readFile(t, name); got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
+	}
+}
+
+// Requests that failed are asked again by the next run, the others are not; and
+// a run with nothing to do does nothing.
+func TestRunAgain(t *testing.T) {
+	var broken atomic.Bool
+	g := newGateway(t, func(w http.ResponseWriter, r *http.Request, _ int) bool {
+		if id := r.Header.Get("X-Request-ID"); broken.Load() && (id == "r1" || id == "r3") {
+			return fail(w, 400, "")
+		}
+		return false
+	})
+	out := filepath.Join(t.TempDir(), "out")
+	args := []string{"-input", writeFile(t, inputOf(5)), "-output", out, "-url", g.URL}
+	broken.Store(true)
+	startPlain(t, args...).want(t, exitFailed, "to go on")
+	g.forget()
+
+	broken.Store(false)
+	o := startPlain(t, args...)
+	o.want(t, exitOK, out+": 3 of 5 requests are answered already\n", out+": 2 requests that failed are asked again\n")
+	if got, want := g.forget(), map[string]int{"r1": 1, "r3": 1}; !maps.Equal(got, want) {
+		t.Errorf("asked by the second run: got %v, want %v", got, want)
+	}
+	if want := "succeeded             5   3 of them in earlier runs"; !strings.Contains(o.stdout, want) {
+		t.Errorf("the summary does not have %q:\n%s", want, o.stdout)
+	}
+
+	before := readFile(t, out)
+	startPlain(t, args...).want(t, exitOK, "5 of 5 requests are answered already")
+	if g.requests() > 0 || readFile(t, out) != before || len(answersIn(t, out)) != 5 {
+		t.Errorf("a run with nothing to do: got %d requests, output\n%s", g.requests(), readFile(t, out))
+	}
+}
