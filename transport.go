@@ -133,13 +133,6 @@ func (t *RetryTransport) policy(ctx context.Context) Policy {
 	return DefaultPolicy
 }
 
-func (t *RetryTransport) classify(req *http.Request, resp *http.Response, err error) Verdict {
-	if t.Classifier != nil {
-		return t.Classifier.Classify(req, resp, err)
-	}
-	return DefaultClassifier.Classify(req, resp, err)
-}
-
 func (t *RetryTransport) idempotent(req *http.Request) bool {
 	if t.Idempotent != nil {
 		return t.Idempotent(req)
