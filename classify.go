@@ -117,8 +117,7 @@ func classifyError(req *http.Request, err error) Outcome {
 // when one of several servers may have processed the request, it may have been
 // processed.
 func outcomeOf(err error, depth int) (outcome Outcome, told bool) {
-	const maxDepth = 100 // an error that wraps itself must not exhaust the stack
-	if err == nil || isNilPointer(err) || depth == maxDepth {
+	if err == nil || isNilPointer(err) || depth == maxErrorDepth {
 		return Final, false
 	}
 	outcome, own := ownOutcome(err)
@@ -147,7 +146,14 @@ func isNilPointer(err error) bool {
 	return v.Kind() == reflect.Pointer && v.IsNil()
 }
 
+// maxErrorDepth keeps an error that wraps itself from exhausting the stack.
+const maxErrorDepth = 100
+
+// unwrap returns what err wraps, if it is not the kind of nil that is no nil.
 func unwrap(err error) []error {
+	if err == nil || isNilPointer(err) {
+		return nil
+	}
 	switch w := err.(type) {
 	case interface{ Unwrap() error }:
 		return []error{w.Unwrap()}
@@ -179,6 +185,9 @@ func ownOutcome(err error) (outcome Outcome, told bool) {
 		return opOutcome(e), true
 	case syscall.Errno:
 		return errnoOutcome(e), true
+	}
+	if err == http.ErrSchemeMismatch { // an http.Client's word for a RecordHeaderError
+		return Final, true
 	}
 	if code, cause, ok := streamError(err); ok {
 		return streamOutcome(code, cause), true

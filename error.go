@@ -68,16 +68,21 @@ func (e *Error) Timeout() bool {
 	return errors.As(e.Err, &t) && t.Timeout()
 }
 
-// redacted is err's text without what a [url.Error] in it tells of userinfo
+// redacted is err's text without what any [url.Error] in it tells of userinfo
 // and query.
-func redacted(err error) string {
-	text := err.Error()
-	var u *url.Error
-	if errors.As(err, &u) && u.URL != "" {
-		text = strings.ReplaceAll(text, u.URL, redactedURL(u.URL))
-		// Its own text quotes the URL.
-		quoted := strconv.Quote(u.URL)
-		text = strings.ReplaceAll(text, quoted[1:len(quoted)-1], redactedURL(u.URL))
+func redacted(err error) string { return redact(err.Error(), err, 0) }
+
+func redact(text string, err error, depth int) string {
+	if u, ok := err.(*url.Error); ok && u != nil && u.URL != "" {
+		public := redactedURL(u.URL)
+		quoted := strconv.Quote(u.URL) // as its own text has it
+		text = strings.NewReplacer(u.URL, public, quoted[1:len(quoted)-1], public).Replace(text)
+	}
+	if depth == maxErrorDepth {
+		return text
+	}
+	for _, cause := range unwrap(err) {
+		text = redact(text, cause, depth+1)
 	}
 	return text
 }

@@ -72,12 +72,14 @@ func between(low, high time.Duration, r float64) time.Duration {
 	return low + saturate(float64(high-low)*r)
 }
 
-// spreadUp returns a wait as far above floor as the jittered one lies from it.
+// spreadUp returns a wait that is as far above floor as the jittered one is
+// away from it.
 func spreadUp(floor, jittered time.Duration) time.Duration {
+	jittered = max(jittered, 0)
 	if jittered >= floor {
 		return jittered
 	}
-	return saturate(float64(floor) + float64(floor-max(jittered, 0)))
+	return saturate(float64(floor) + float64(floor-jittered))
 }
 
 // saturate turns nanoseconds into a Duration that no overflow can make

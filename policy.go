@@ -47,8 +47,9 @@ func (never) Backoff(Attempt) (time.Duration, bool) { return 0, false }
 //
 //	min(InitialBackoff × BackoffFactor^n, MaxBackoff) × (1 ± JitterFraction)
 //
-// A longer wait that the server asked for takes its place, with the jitter
-// added on top only, so that clients spread out without knocking early.
+// A longer wait that the server asked for takes its place. Jitter that would
+// make a wait shorter than was asked makes it longer by as much, so that
+// clients spread out without knocking early.
 //
 // The zero value never retries; every other zero field has the default that
 // it names. A field with an impossible value counts as zero, so that a mistake
@@ -102,12 +103,8 @@ func (c RetryConfig) Backoff(a Attempt) (time.Duration, bool) {
 	if asked > c.maxRetryAfter() {
 		return 0, false
 	}
-	delay := c.exponential(a.Number - 1)
-	if asked > delay {
-		delay = spreadUp(asked, c.jitter()(asked, a.Delay))
-	} else {
-		delay = max(c.jitter()(delay, a.Delay), asked, 0)
-	}
+	delay := max(asked, c.exponential(a.Number-1))
+	delay = spreadUp(asked, c.jitter()(delay, a.Delay))
 	if c.MaxElapsed > 0 && delay > c.MaxElapsed-a.Elapsed {
 		return 0, false
 	}
@@ -140,7 +137,7 @@ func (c RetryConfig) maxBackoff() time.Duration {
 }
 
 func (c RetryConfig) backoffFactor() float64 {
-	if c.BackoffFactor >= 1 { // false for NaN
+	if c.BackoffFactor >= 1 && c.BackoffFactor <= math.MaxFloat64 { // false for NaN
 		return c.BackoffFactor
 	}
 	return defaultBackoffFactor
@@ -237,6 +234,7 @@ const (
 	ReasonNotReplayable Reason = "body not replayable" // the request body can't be had again
 	ReasonPolicy        Reason = "policy"              // the policy wants no further attempt
 	ReasonDeadline      Reason = "deadline"            // the wait would end after the context's deadline
+	ReasonBudget        Reason = "budget"              // all requests together have retried enough
 )
 
 type policyKey struct{}

@@ -1,0 +1,523 @@
+package httpretry_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/httpretry/httpretry"
+)
+
+// newUnsteadyServer starts a server on loopback that answers the first
+// requests with a status of failure, and what comes after them with the
+// content that it got.
+func newUnsteadyServer(failures int32, status int) *httptest.Server {
+	var n atomic.Int32
+	return httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		content, _ := io.ReadAll(r.Body)
+		if n.Add(1) <= failures {
+			http.Error(w, "try again", status)
+			return
+		}
+		fmt.Fprintf(w, "%s %s %q after %d failures", r.Method, r.URL.Path, content, failures)
+	}))
+}
+
+// soon is a policy that doesn't make the reader of an example wait.
+var soon = httpretry.RetryConfig{MaxRetries: 3, InitialBackoff: time.Millisecond}
+
+func Example() {
+	server := newUnsteadyServer(2, http.StatusServiceUnavailable)
+	defer server.Close()
+
+	client := &http.Client{Transport: &httpretry.RetryTransport{
+		Policy: httpretry.RetryConfig{MaxRetries: 3, InitialBackoff: time.Millisecond},
+	}}
+	resp, err := client.Get(server.URL + "/hello")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	fmt.Println(resp.StatusCode, string(body), err)
+	// Output: 200 GET /hello "" after 2 failures <nil>
+}
+
+// The zero value is ready to use: it wraps http.DefaultTransport, retries up
+// to three times, and is invisible when nothing fails.
+func ExampleRetryTransport() {
+	server := newUnsteadyServer(0, 0)
+	defer server.Close()
+
+	client := &http.Client{Transport: &httpretry.RetryTransport{}}
+	resp, err := client.Get(server.URL + "/hello")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer resp.Body.Close()
+	fmt.Println(resp.Status)
+	// Output: 200 OK
+}
+
+// An SDK stands for any client of an API that takes an *http.Client.
+type SDK struct {
+	Client  *http.Client
+	BaseURL string
+}
+
+// Complete posts a prompt.
+func (s *SDK) Complete(ctx context.Context, prompt string) (string, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, s.BaseURL+"/v1/completions", strings.NewReader(prompt))
+	if err != nil {
+		return "", err
+	}
+	resp, err := s.Client.Do(req)
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	return string(b), err
+}
+
+// An SDK that takes an *http.Client gets its retries with it. Turn off the
+// SDK's own ones, if it has any: two layers multiply.
+func ExampleRetryTransport_sdk() {
+	server := newUnsteadyServer(1, http.StatusTooManyRequests)
+	defer server.Close()
+
+	sdk := &SDK{
+		Client:  &http.Client{Transport: &httpretry.RetryTransport{Policy: soon}},
+		BaseURL: server.URL,
+	}
+	fmt.Println(sdk.Complete(context.Background(), "Once upon a time"))
+	// Output: POST /v1/completions "Once upon a time" after 1 failures <nil>
+}
+
+// A middleware is a function that is an http.RoundTripper.
+type middleware func(*http.Request) (*http.Response, error)
+
+func (m middleware) RoundTrip(req *http.Request) (*http.Response, error) { return m(req) }
+
+// What is above the layer sees one call, what is below it every attempt.
+func ExampleRetryTransport_middleware() {
+	server := newUnsteadyServer(2, http.StatusServiceUnavailable)
+	defer server.Close()
+
+	below := middleware(func(req *http.Request) (*http.Response, error) {
+		n := httpretry.AttemptNumber(req.Context())
+		fmt.Println("below: attempt", n)
+		req = req.Clone(req.Context())
+		req.Header.Set("X-Attempt", fmt.Sprint(n))
+		return http.DefaultTransport.RoundTrip(req)
+	})
+	retry := &httpretry.RetryTransport{Base: below, Policy: soon}
+	above := middleware(func(req *http.Request) (*http.Response, error) {
+		fmt.Println("above: one call")
+		return retry.RoundTrip(req)
+	})
+
+	client := &http.Client{Transport: above}
+	resp, err := client.Get(server.URL)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer resp.Body.Close()
+	fmt.Println(resp.Status)
+	// Output:
+	// above: one call
+	// below: attempt 1
+	// below: attempt 2
+	// below: attempt 3
+	// 200 OK
+}
+
+// A body that can be read only once is recorded while the first attempt sends
+// it, so that it can be sent again.
+func ExampleRetryTransport_streamedBody() {
+	server := newUnsteadyServer(1, http.StatusServiceUnavailable)
+	defer server.Close()
+
+	client := &http.Client{Transport: &httpretry.RetryTransport{
+		Policy:         soon,
+		MaxReplayBytes: 16 << 20,
+	}}
+	r, w := io.Pipe()
+	go func() {
+		fmt.Fprint(w, "row 1, ")
+		fmt.Fprint(w, "row 2")
+		w.Close()
+	}()
+	resp, err := client.Post(server.URL+"/rows", "text/plain", r)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	fmt.Println(string(body), err)
+	// Output: POST /rows "row 1, row 2" after 1 failures <nil>
+}
+
+// With MaxResponseBytes an attempt includes reading the response body: one
+// that breaks off is retried, before the caller has seen any of it.
+func ExampleRetryTransport_maxResponseBytes() {
+	var n atomic.Int32
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Length", "13")
+		if n.Add(1) == 1 {
+			fmt.Fprint(w, "Hello, ") // and no more: the connection breaks
+			return
+		}
+		fmt.Fprint(w, "Hello, world!")
+	}))
+	defer server.Close()
+
+	client := &http.Client{Transport: &httpretry.RetryTransport{
+		Policy:           soon,
+		MaxResponseBytes: 1 << 20,
+		OnAttempt: func(a httpretry.Attempt, d httpretry.Decision) {
+			fmt.Printf("attempt %d: error %v, retry %t\n", a.Number, a.Err, d.Retry)
+		},
+	}}
+	resp, err := client.Get(server.URL)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	fmt.Println(string(body), err)
+	// Output:
+	// attempt 1: error unexpected EOF, retry true
+	// attempt 2: error <nil>, retry false
+	// Hello, world! <nil>
+}
+
+// AttemptTimeout gives up on an attempt that hangs, and not on the call.
+func ExampleRetryTransport_attemptTimeout() {
+	var n atomic.Int32
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if n.Add(1) == 1 {
+			<-r.Context().Done() // hangs until the client goes away
+			return
+		}
+		fmt.Fprint(w, "here I am")
+	}))
+	defer server.Close()
+
+	client := &http.Client{Transport: &httpretry.RetryTransport{
+		Policy:         soon,
+		AttemptTimeout: 500 * time.Millisecond,
+		OnAttempt: func(a httpretry.Attempt, d httpretry.Decision) {
+			fmt.Println("timed out:", errors.Is(a.Err, context.DeadlineExceeded))
+		},
+	}}
+	resp, err := client.Get(server.URL)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	fmt.Println(string(body), err)
+	// Output:
+	// timed out: true
+	// timed out: false
+	// here I am <nil>
+}
+
+// A POST that the server may have processed is not repeated, unless Idempotent
+// says that it may be, or the request has an Idempotency-Key.
+func ExampleRetryTransport_idempotent() {
+	server := newUnsteadyServer(2, http.StatusBadGateway)
+	defer server.Close()
+
+	client := &http.Client{Transport: &httpretry.RetryTransport{
+		Policy: soon,
+		Idempotent: func(req *http.Request) bool {
+			return req.URL.Path == "/search" || httpretry.IsIdempotent(req)
+		},
+	}}
+	for _, path := range []string{"/orders", "/search"} {
+		resp, err := client.Post(server.URL+path, "text/plain", strings.NewReader("shoes"))
+		if err != nil {
+			log.Fatal(err)
+		}
+		resp.Body.Close()
+		fmt.Println(path, resp.Status)
+	}
+	// Output:
+	// /orders 502 Bad Gateway
+	// /search 200 OK
+}
+
+// Why something was not retried is one look away.
+func ExampleRetryTransport_onAttempt() {
+	server := newUnsteadyServer(1, http.StatusInternalServerError)
+	defer server.Close()
+
+	client := &http.Client{Transport: &httpretry.RetryTransport{
+		OnAttempt: func(a httpretry.Attempt, d httpretry.Decision) {
+			fmt.Printf("attempt %d: %d is %v; retry %t: %s\n", a.Number, a.Response.StatusCode, a.Verdict.Outcome, d.Retry, d.Reason)
+		},
+	}}
+	resp, err := client.Post(server.URL, "text/plain", strings.NewReader("an order"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer resp.Body.Close()
+	// Output: attempt 1: 500 is uncertain; retry false: not idempotent
+}
+
+func ExampleRetryConfig() {
+	config := httpretry.RetryConfig{
+		MaxRetries:     5,
+		InitialBackoff: 100 * time.Millisecond,
+		BackoffFactor:  3,
+		MaxBackoff:     2 * time.Second,
+		Jitter:         httpretry.None(), // for the sake of the example
+	}
+	for n := 1; ; n++ {
+		delay, retry := config.Backoff(httpretry.Attempt{Number: n})
+		if !retry {
+			fmt.Println("and no more after attempt", n)
+			return
+		}
+		fmt.Println(delay)
+	}
+	// Output:
+	// 100ms
+	// 300ms
+	// 900ms
+	// 2s
+	// 2s
+	// and no more after attempt 6
+}
+
+func ExampleRetryConfig_Validate() {
+	err := httpretry.RetryConfig{MaxRetries: 3, BackoffFactor: 0.5}.Validate()
+	fmt.Println(err)
+	// Output: httpretry: BackoffFactor is 0.5: it must be a number that is at least 1, or 0 for the default
+}
+
+func ExampleWithPolicy() {
+	server := newUnsteadyServer(4, http.StatusServiceUnavailable)
+	defer server.Close()
+
+	client := &http.Client{Transport: &httpretry.RetryTransport{Policy: soon}}
+	patient := httpretry.RetryConfig{MaxRetries: 10, InitialBackoff: time.Millisecond, BackoffFactor: 1}
+	ctx := httpretry.WithPolicy(context.Background(), patient)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, server.URL, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer resp.Body.Close()
+	fmt.Println(resp.Status)
+	// Output: 200 OK
+}
+
+// A health check wants to know about the first failure.
+func ExampleNever() {
+	server := newUnsteadyServer(1, http.StatusServiceUnavailable)
+	defer server.Close()
+
+	client := &http.Client{Transport: &httpretry.RetryTransport{Policy: soon}}
+	ctx := httpretry.WithPolicy(context.Background(), httpretry.Never)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, server.URL+"/healthz", nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer resp.Body.Close()
+	fmt.Println(resp.Status)
+	// Output: 503 Service Unavailable
+}
+
+// A policy may be any function. This one waits as RetryConfig does, but gives
+// up on a gateway timeout after the first retry.
+func ExamplePolicyFunc() {
+	server := newUnsteadyServer(9, http.StatusGatewayTimeout)
+	defer server.Close()
+
+	policy := httpretry.PolicyFunc(func(a httpretry.Attempt) (time.Duration, bool) {
+		if a.Response != nil && a.Response.StatusCode == http.StatusGatewayTimeout && a.Number > 1 {
+			return 0, false
+		}
+		return soon.Backoff(a)
+	})
+	client := &http.Client{Transport: &httpretry.RetryTransport{
+		Policy: policy,
+		OnAttempt: func(a httpretry.Attempt, d httpretry.Decision) {
+			fmt.Printf("%d: %d, retry %t\n", a.Number, a.Response.StatusCode, d.Retry)
+		},
+	}}
+	resp, err := client.Get(server.URL)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer resp.Body.Close()
+	// Output:
+	// 1: 504, retry true
+	// 2: 504, retry false
+}
+
+// A classifier of one's own wraps the default one. This one takes a proxy into
+// account that says 503 when an upstream died half-way, and knows 425 Too Early.
+func ExampleClassifierFunc() {
+	classifier := httpretry.ClassifierFunc(func(req *http.Request, resp *http.Response, err error) httpretry.Verdict {
+		v := httpretry.DefaultClassifier.Classify(req, resp, err)
+		if resp != nil {
+			switch resp.StatusCode {
+			case http.StatusServiceUnavailable:
+				v.Outcome = httpretry.Uncertain
+			case http.StatusTooEarly:
+				v.Outcome = httpretry.Rejected
+			}
+		}
+		return v
+	})
+	for _, status := range []int{http.StatusServiceUnavailable, http.StatusTooEarly} {
+		server := newUnsteadyServer(1, status)
+		client := &http.Client{Transport: &httpretry.RetryTransport{Policy: soon, Classifier: classifier}}
+		resp, err := client.Post(server.URL, "text/plain", strings.NewReader("an order"))
+		if err != nil {
+			log.Fatal(err)
+		}
+		resp.Body.Close()
+		fmt.Println(status, "ends as", resp.StatusCode)
+		server.Close()
+	}
+	// Output:
+	// 503 ends as 503
+	// 425 ends as 200
+}
+
+func ExampleIsIdempotent() {
+	req := httptest.NewRequest(http.MethodPost, "/orders", nil)
+	fmt.Println(httpretry.IsIdempotent(req))
+	req.Header.Set("Idempotency-Key", "b52f3a1e")
+	fmt.Println(httpretry.IsIdempotent(req))
+	// Output:
+	// false
+	// true
+}
+
+func ExampleLogAttempts() {
+	server := newUnsteadyServer(1, http.StatusServiceUnavailable)
+	defer server.Close()
+
+	logger := slog.New(slog.NewTextHandler(os.Stdout, &slog.HandlerOptions{
+		ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+			switch a.Key {
+			case slog.TimeKey:
+				return slog.Attr{} // other in each run, as is the port
+			case "url":
+				a.Value = slog.StringValue(strings.ReplaceAll(a.Value.String(), server.URL, "http://example.com"))
+			}
+			return a
+		},
+	}))
+	client := &http.Client{Transport: &httpretry.RetryTransport{
+		Policy:    httpretry.RetryConfig{MaxRetries: 3, InitialBackoff: time.Millisecond, Jitter: httpretry.None()},
+		OnAttempt: httpretry.LogAttempts(logger),
+	}}
+	resp, err := client.Get(server.URL + "/models?key=secret")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer resp.Body.Close()
+	// Output:
+	// level=INFO msg="attempt failed, retrying" method=GET url=http://example.com/models attempt=1 status=503 delay=1ms
+	// level=INFO msg="succeeded after retries" method=GET url=http://example.com/models attempt=2 status=200 reason=final
+}
+
+// A response that comes back because the server wants a longer wait than
+// MaxRetryAfter says when to come back.
+func ExampleRetryAfter() {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Retry-After", "3600")
+		http.Error(w, "closed for today", http.StatusTooManyRequests)
+	}))
+	defer server.Close()
+
+	client := &http.Client{Transport: &httpretry.RetryTransport{}}
+	resp, err := client.Get(server.URL)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer resp.Body.Close()
+	wait, ok := httpretry.RetryAfter(resp)
+	fmt.Println(resp.StatusCode, wait, ok)
+	// Output: 429 1h0m0s true
+}
+
+func ExampleError() {
+	server := newUnsteadyServer(0, 0)
+	url := server.URL
+	server.Close() // so that nobody listens there
+
+	client := &http.Client{Transport: &httpretry.RetryTransport{Policy: soon}}
+	_, err := client.Get(url)
+	var e *httpretry.Error
+	if errors.As(err, &e) {
+		fmt.Printf("%d attempts, no more because of: %s\n", e.Attempts, e.Reason)
+	}
+	// Output: 4 attempts, no more because of: policy
+}
+
+// The kinds of jitter differ in how far they spread a wait of 10 s.
+func ExampleJitter() {
+	jitters := []struct {
+		name   string
+		jitter httpretry.Jitter
+	}{
+		{"Proportional", httpretry.Proportional(0.2)},
+		{"Full", httpretry.Full()},
+		{"Equal", httpretry.Equal()},
+		{"None", httpretry.None()},
+		{"Decorrelated", httpretry.Decorrelated(time.Second, time.Minute)},
+	}
+	const backoff, previous = 10 * time.Second, 5 * time.Second
+	for _, j := range jitters {
+		low, high := backoff, backoff
+		for range 10_000 {
+			wait := j.jitter(backoff, previous)
+			low, high = min(low, wait), max(high, wait)
+		}
+		fmt.Printf("%s: %v to %v\n", j.name, low.Round(time.Second), high.Round(time.Second))
+	}
+	// Output:
+	// Proportional: 8s to 12s
+	// Full: 0s to 10s
+	// Equal: 5s to 10s
+	// None: 10s to 10s
+	// Decorrelated: 1s to 15s
+}
+
+// A jitter of one's own is a function, such as one that gives each of several
+// workers its own place in the second.
+func ExampleJitter_own() {
+	const worker, workers = 3, 10
+	config := httpretry.RetryConfig{
+		MaxRetries: 3,
+		Jitter: func(backoff, _ time.Duration) time.Duration {
+			return backoff + worker*time.Second/workers
+		},
+	}
+	fmt.Println(config.Backoff(httpretry.Attempt{Number: 1}))
+	// Output: 1.3s true
+}

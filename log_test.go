@@ -1,0 +1,288 @@
+package httpretry_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"log"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/httpretry/httpretry"
+)
+
+// newLogger returns a logger without times, and where its lines go.
+func newLogger(level slog.Level) (*slog.Logger, *bytes.Buffer) {
+	buf := new(bytes.Buffer)
+	return slog.New(slog.NewTextHandler(buf, &slog.HandlerOptions{Level: level, ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
+		if a.Key == slog.TimeKey && len(groups) == 0 {
+			return slog.Attr{}
+		}
+		return a
+	}})), buf
+}
+
+// lines returns the lines that were written.
+func lines(buf *bytes.Buffer) []string {
+	return slices.Collect(strings.Lines(buf.String()))
+}
+
+func TestLogRecords(t *testing.T) {
+	boom := errors.New("boom")
+	const (
+		of      = ` method=GET url=http://example.com/v1/models `
+		retry   = `level=INFO msg="attempt failed, retrying"` + of
+		success = `level=INFO msg="succeeded after retries"` + of
+		giveUp  = `level=WARN msg="attempt failed, not retrying"` + of
+		other   = `level=DEBUG msg="attempt ended"` + of
+	)
+	tests := []struct {
+		name   string
+		method string
+		script []any
+		want   []string
+	}{
+		{"success at once", "GET", []any{200}, []string{
+			other + "attempt=1 status=200 reason=final\n",
+		}},
+		{"final failure", "GET", []any{404}, []string{
+			other + "attempt=1 status=404 reason=final\n",
+		}},
+		{"success after retries", "GET", []any{503, boom, 204}, []string{
+			retry + "attempt=1 status=503 delay=1s\n",
+			retry + "attempt=2 error=boom delay=2s\n",
+			success + "attempt=3 status=204 reason=final\n",
+		}},
+		{"final failure after a retry", "GET", []any{503, 404}, []string{
+			retry + "attempt=1 status=503 delay=1s\n",
+			other + "attempt=2 status=404 reason=final\n",
+		}},
+		{"retries run out", "GET", []any{503, boom, 500}, []string{
+			retry + "attempt=1 status=503 delay=1s\n",
+			retry + "attempt=2 error=boom delay=2s\n",
+			giveUp + "attempt=3 status=500 reason=policy\n",
+		}},
+		{"not idempotent", "POST", []any{boom}, []string{
+			strings.ReplaceAll(giveUp, "GET", "POST") + "attempt=1 error=boom reason=\"not idempotent\"\n",
+		}},
+		{"no method", "", []any{200}, []string{
+			other + "attempt=1 status=200 reason=final\n",
+		}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				logger, buf := newLogger(slog.LevelDebug)
+				rt := &httpretry.RetryTransport{
+					Policy:    httpretry.RetryConfig{MaxRetries: 2, Jitter: httpretry.None()},
+					Base:      scripted(0, tt.script...),
+					OnAttempt: httpretry.LogAttempts(logger),
+				}
+				req := newRequest(t, "GET", "http://example.com/v1/models", nil)
+				req.Method = tt.method
+				if resp, err := rt.RoundTrip(req); err == nil {
+					readAll(t, resp)
+				}
+				if diff := cmp.Diff(tt.want, lines(buf)); diff != "" {
+					t.Errorf("log (-want +got):\n%s", diff)
+				}
+			})
+		})
+	}
+}
+
+// Why nothing is retried stands in the record.
+func TestLogReasons(t *testing.T) {
+	for _, reason := range orderedReasons {
+		synctest.Test(t, func(t *testing.T) {
+			logger, buf := newLogger(slog.LevelDebug)
+			onErrorReason(t, reason, httpretry.LogAttempts(logger))
+			got := lines(buf)
+			want := slog.String("reason", string(reason)).Value.String()
+			if len(got) != 2 || !strings.Contains(strings.ReplaceAll(got[1], `"`, ""), "reason="+want+"\n") {
+				t.Errorf("got %q, want two records, the second with the reason %q", got, reason)
+			}
+		})
+	}
+}
+
+func TestLogTellsNoSecret(t *testing.T) {
+	for name, inner := range secretErrors {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				logger, buf := newLogger(slog.LevelDebug)
+				req := newRequest(t, "GET", secretURL, nil)
+				req.Header.Set("Authorization", "Bearer header-secret")
+				req.Header.Set("Cookie", "a=header-secret")
+				header := headerOf("Set-Cookie", "b=header-secret", "Location", secretURL)
+				rt := &httpretry.RetryTransport{OnAttempt: httpretry.LogAttempts(logger), Base: roundTripFunc(
+					func(req *http.Request) (*http.Response, error) {
+						if httpretry.AttemptNumber(req.Context()) == 2 {
+							return nil, inner
+						}
+						return busy(http.StatusServiceUnavailable, header)(req)
+					})}
+				resp, err := rt.RoundTrip(req)
+				if err != nil {
+					t.Fatal(err)
+				}
+				readAll(t, resp)
+				got := lines(buf)
+				if len(got) != 4 {
+					t.Errorf("got %d records, want 4", len(got))
+				}
+				for _, line := range got {
+					wantNoSecret(t, name, line)
+					if !strings.Contains(line, "url=https://example.com/v1/models ") {
+						t.Errorf("got %q, want the URL's host and path in it", line)
+					}
+				}
+			})
+		})
+	}
+}
+
+// A disabled level costs no record.
+func TestLogLevel(t *testing.T) {
+	const retry, giveUp = "attempt failed, retrying", "attempt failed, not retrying"
+	tests := []struct {
+		level slog.Level
+		want  []string
+	}{
+		{slog.LevelDebug, []string{retry, giveUp}},
+		{slog.LevelInfo, []string{retry, giveUp}},
+		{slog.LevelWarn, []string{giveUp}},
+		{slog.LevelError, nil},
+	}
+	for _, tt := range tests {
+		synctest.Test(t, func(t *testing.T) {
+			logger, buf := newLogger(tt.level)
+			rt := &httpretry.RetryTransport{Base: statuses(503), Policy: httpretry.RetryConfig{MaxRetries: 1}, OnAttempt: httpretry.LogAttempts(logger)}
+			resp, err := rt.RoundTrip(newRequest(t, "GET", "http://example.com/", nil))
+			if err != nil {
+				t.Fatal(err)
+			}
+			readAll(t, resp)
+			got := lines(buf)
+			if len(got) != len(tt.want) {
+				t.Fatalf("at %v: got %q, want %d records", tt.level, got, len(tt.want))
+			}
+			for i, line := range got {
+				if !strings.Contains(line, tt.want[i]) {
+					t.Errorf("at %v: got %q, want %q in it", tt.level, line, tt.want[i])
+				}
+			}
+		})
+	}
+}
+
+// Nor does it cost anything else.
+func TestDisabledLogAllocatesNothing(t *testing.T) {
+	logger, _ := newLogger(slog.LevelError)
+	onAttempt := httpretry.LogAttempts(logger)
+	a := httpretry.Attempt{Request: newRequest(t, "GET", "http://example.com/", nil), Number: 1, Err: io.EOF}
+	allocs := testing.AllocsPerRun(100, func() { onAttempt(a, httpretry.Decision{Retry: true, Delay: time.Second}) })
+	if allocs != 0 {
+		t.Errorf("got %v allocations for a record that nobody wants, want none", allocs)
+	}
+}
+
+// keepDefault puts the default logger back at the end of the test.
+func keepDefault(t *testing.T) {
+	old, flags, out := slog.Default(), log.Flags(), log.Writer()
+	t.Cleanup(func() {
+		slog.SetDefault(old)
+		log.SetFlags(flags)
+		log.SetOutput(out)
+	})
+}
+
+// Without a logger the default one is asked at each record: it may be set later.
+func TestNilLogger(t *testing.T) {
+	keepDefault(t)
+	onAttempt := httpretry.LogAttempts(nil)
+	a := httpretry.Attempt{Request: newRequest(t, "GET", "http://example.com/", nil), Number: 1, Err: io.EOF,
+		Verdict: httpretry.Verdict{Outcome: httpretry.Uncertain}}
+	for range 2 {
+		logger, buf := newLogger(slog.LevelDebug)
+		slog.SetDefault(logger)
+		onAttempt(a, httpretry.Decision{Retry: true, Delay: time.Second})
+		want := []string{"level=INFO msg=\"attempt failed, retrying\" method=GET url=http://example.com/ attempt=1 error=EOF delay=1s\n"}
+		if diff := cmp.Diff(want, lines(buf)); diff != "" {
+			t.Errorf("log of the default logger (-want +got):\n%s", diff)
+		}
+	}
+}
+
+// contextHandler keeps the context of each record.
+type contextHandler struct {
+	slog.Handler
+	got *[]context.Context
+}
+
+func (h contextHandler) Handle(ctx context.Context, _ slog.Record) error {
+	*h.got = append(*h.got, ctx)
+	return nil
+}
+
+// A handler that takes trace ids from the context finds the request's.
+func TestLogHasTheRequestsContext(t *testing.T) {
+	var got []context.Context
+	logger := slog.New(contextHandler{slog.NewTextHandler(io.Discard, nil), &got})
+	req := newRequest(t, "GET", "http://example.com/", nil)
+	rt := &httpretry.RetryTransport{Base: scripted(0, 503, 200), Policy: now, OnAttempt: httpretry.LogAttempts(logger)}
+	resp, err := rt.RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	readAll(t, resp)
+	if want := []context.Context{req.Context(), req.Context()}; !slices.Equal(got, want) {
+		t.Errorf("got records with the contexts %v, want the caller's request's", got)
+	}
+}
+
+// The attributes have their types, for handlers that look.
+func TestLogAttributes(t *testing.T) {
+	tests := []struct {
+		attempt  httpretry.Attempt
+		decision httpretry.Decision
+		want     map[string]slog.Kind
+	}{
+		{httpretry.Attempt{Err: io.EOF}, httpretry.Decision{Reason: httpretry.ReasonPolicy},
+			map[string]slog.Kind{"method": slog.KindString, "url": slog.KindString, "attempt": slog.KindInt64, "error": slog.KindString, "reason": slog.KindString}},
+		{httpretry.Attempt{Response: &http.Response{StatusCode: 503}}, httpretry.Decision{Retry: true, Delay: time.Second},
+			map[string]slog.Kind{"method": slog.KindString, "url": slog.KindString, "attempt": slog.KindInt64, "status": slog.KindInt64, "delay": slog.KindDuration}},
+	}
+	for _, tt := range tests {
+		got := map[string]slog.Kind{}
+		logger := slog.New(kindHandler{slog.NewTextHandler(io.Discard, &slog.HandlerOptions{Level: slog.LevelDebug}), got})
+		tt.attempt.Request = &http.Request{URL: &url.URL{Scheme: "http", Host: "example.com"}}
+		httpretry.LogAttempts(logger)(tt.attempt, tt.decision)
+		if diff := cmp.Diff(tt.want, got); diff != "" {
+			t.Errorf("kinds of attributes (-want +got):\n%s", diff)
+		}
+	}
+}
+
+// kindHandler notes the kind of each attribute.
+type kindHandler struct {
+	slog.Handler
+	got map[string]slog.Kind
+}
+
+func (h kindHandler) Handle(_ context.Context, r slog.Record) error {
+	r.Attrs(func(a slog.Attr) bool {
+		h.got[a.Key] = a.Value.Kind()
+		return true
+	})
+	return nil
+}

@@ -1,0 +1,992 @@
+package httpretry_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"math"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/httpretry/httpretry"
+)
+
+// attempt is the nth attempt, after which the server asked for a wait.
+func attempt(n int, asked time.Duration) httpretry.Attempt {
+	return httpretry.Attempt{Number: n, Verdict: httpretry.Verdict{Outcome: httpretry.Rejected, RetryAfter: asked}}
+}
+
+// sequence returns the waits that p wants after the first n attempts, with
+// nothing asked; -1 for no retry.
+func sequence(p httpretry.Policy, n int) []time.Duration {
+	var waits []time.Duration
+	for i := range n {
+		wait, retry := p.Backoff(attempt(i+1, 0))
+		if !retry {
+			wait = -1
+		}
+		waits = append(waits, wait)
+	}
+	return waits
+}
+
+func TestExponentialSequence(t *testing.T) {
+	const sec, ms = time.Second, time.Millisecond
+	tests := []struct {
+		name   string
+		config httpretry.RetryConfig
+		want   []time.Duration
+		reason string
+	}{
+		{"defaults", httpretry.RetryConfig{MaxRetries: 8}, []time.Duration{sec, 2 * sec, 4 * sec, 8 * sec, 16 * sec, 32 * sec, 60 * sec, 60 * sec, -1},
+			"1 s, doubled each time, at most 60 s"},
+		{"own values", httpretry.RetryConfig{MaxRetries: 5, InitialBackoff: 100 * ms, BackoffFactor: 3, MaxBackoff: 5 * sec},
+			[]time.Duration{100 * ms, 300 * ms, 900 * ms, 2700 * ms, 5 * sec, -1}, "min(InitialBackoff × BackoffFactor^n, MaxBackoff)"},
+		{"a fraction in the factor", httpretry.RetryConfig{MaxRetries: 3, BackoffFactor: 1.5}, []time.Duration{sec, 1500 * ms, 2250 * ms, -1}, "a factor need not be whole"},
+		{"constant", httpretry.RetryConfig{MaxRetries: 3, BackoffFactor: 1}, []time.Duration{sec, sec, sec, -1}, "1 is the least factor"},
+		{"initial above max", httpretry.RetryConfig{MaxRetries: 2, InitialBackoff: time.Hour}, []time.Duration{60 * sec, 60 * sec, -1}, "MaxBackoff bounds every wait"},
+		{"one nanosecond", httpretry.RetryConfig{MaxRetries: 3, InitialBackoff: 1, MaxBackoff: 3}, []time.Duration{1, 2, 3, -1}, "small values are exact"},
+		{"largest", httpretry.RetryConfig{MaxRetries: 3, InitialBackoff: 1 << 61, MaxBackoff: math.MaxInt64},
+			[]time.Duration{1 << 61, 1 << 62, math.MaxInt64, -1}, "an overflow is the bound, not a negative wait"},
+		{"huge factor", httpretry.RetryConfig{MaxRetries: 3, BackoffFactor: math.MaxFloat64}, []time.Duration{sec, 60 * sec, 60 * sec, -1}, "beyond float64 is the bound"},
+		{"no retries", httpretry.RetryConfig{}, []time.Duration{-1, -1}, "the zero value never retries"},
+		{"fewer than none", httpretry.RetryConfig{MaxRetries: -1}, []time.Duration{-1, -1}, "counts as zero"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			tt.config.Jitter = httpretry.None()
+			if diff := cmp.Diff(tt.want, sequence(tt.config, len(tt.want))); diff != "" {
+				t.Errorf("waits (-want +got): %s\n%s", tt.reason, diff)
+			}
+		})
+	}
+}
+
+func TestLateRetriesWaitAsLongAsAllowed(t *testing.T) {
+	c := httpretry.RetryConfig{MaxRetries: math.MaxInt, Jitter: httpretry.None()}
+	for _, n := range []int{7, 64, 1025, 100_000, math.MaxInt32, math.MaxInt} {
+		wait, retry := c.Backoff(attempt(n, 0))
+		if wait != time.Minute || !retry {
+			t.Errorf("after attempt %d: got %v, %t, want %v, true: 2^n overflows, the wait must not", n, wait, retry, time.Minute)
+		}
+	}
+}
+
+// impossible are configurations of which one field is wrong, what Validate must
+// say of it, and the same one with that field zero.
+var impossible = []struct {
+	name   string
+	config httpretry.RetryConfig
+	says   []string
+	as     httpretry.RetryConfig
+}{
+	{"MaxRetries", httpretry.RetryConfig{MaxRetries: -2}, []string{"MaxRetries", "-2", "at least 0"}, httpretry.RetryConfig{}},
+	{"InitialBackoff", httpretry.RetryConfig{MaxRetries: 9, InitialBackoff: -time.Second},
+		[]string{"InitialBackoff", "-1s", "at least 0"}, httpretry.RetryConfig{MaxRetries: 9}},
+	{"MaxBackoff", httpretry.RetryConfig{MaxRetries: 9, MaxBackoff: math.MinInt64},
+		[]string{"MaxBackoff", time.Duration(math.MinInt64).String(), "at least 0"}, httpretry.RetryConfig{MaxRetries: 9}},
+	{"BackoffFactor below 1", httpretry.RetryConfig{MaxRetries: 9, BackoffFactor: 0.5}, []string{"BackoffFactor", "0.5", "at least 1"}, httpretry.RetryConfig{MaxRetries: 9}},
+	{"BackoffFactor negative", httpretry.RetryConfig{MaxRetries: 9, BackoffFactor: -2}, []string{"BackoffFactor", "-2", "at least 1"}, httpretry.RetryConfig{MaxRetries: 9}},
+	{"BackoffFactor NaN", httpretry.RetryConfig{MaxRetries: 9, BackoffFactor: math.NaN()}, []string{"BackoffFactor", "NaN", "at least 1"}, httpretry.RetryConfig{MaxRetries: 9}},
+	{"BackoffFactor +Inf", httpretry.RetryConfig{MaxRetries: 9, BackoffFactor: math.Inf(1)}, []string{"BackoffFactor", "+Inf"}, httpretry.RetryConfig{MaxRetries: 9}},
+	{"BackoffFactor -Inf", httpretry.RetryConfig{MaxRetries: 9, BackoffFactor: math.Inf(-1)}, []string{"BackoffFactor", "-Inf"}, httpretry.RetryConfig{MaxRetries: 9}},
+	{"JitterFraction below 0", httpretry.RetryConfig{MaxRetries: 9, JitterFraction: -0.1}, []string{"JitterFraction", "-0.1", "from 0 to 1"}, httpretry.RetryConfig{MaxRetries: 9}},
+	{"JitterFraction above 1", httpretry.RetryConfig{MaxRetries: 9, JitterFraction: 1.5}, []string{"JitterFraction", "1.5", "from 0 to 1"}, httpretry.RetryConfig{MaxRetries: 9}},
+	{"JitterFraction NaN", httpretry.RetryConfig{MaxRetries: 9, JitterFraction: math.NaN()}, []string{"JitterFraction", "NaN", "from 0 to 1"}, httpretry.RetryConfig{MaxRetries: 9}},
+	{"JitterFraction +Inf", httpretry.RetryConfig{MaxRetries: 9, JitterFraction: math.Inf(1)}, []string{"JitterFraction", "+Inf", "from 0 to 1"}, httpretry.RetryConfig{MaxRetries: 9}},
+	{"MaxElapsed", httpretry.RetryConfig{MaxRetries: 9, MaxElapsed: -1}, []string{"MaxElapsed", "-1ns", "at least 0"}, httpretry.RetryConfig{MaxRetries: 9}},
+	{"MaxRetryAfter", httpretry.RetryConfig{MaxRetries: 9, MaxRetryAfter: -time.Hour}, []string{"MaxRetryAfter", "-1h0m0s", "at least 0"}, httpretry.RetryConfig{MaxRetries: 9}},
+}
+
+func TestValidateNamesTheMistake(t *testing.T) {
+	for _, tt := range impossible {
+		err := tt.config.Validate()
+		if err == nil {
+			t.Errorf("%s: got no error, want one that says %q", tt.name, tt.says)
+			continue
+		}
+		for _, want := range append(tt.says, "httpretry: ") {
+			if strings.Count(err.Error(), want) != 1 {
+				t.Errorf("%s: got error %q, want it to say %q once", tt.name, err, want)
+			}
+		}
+	}
+}
+
+func TestValidateAcceptsWhatIsPossible(t *testing.T) {
+	tests := map[string]httpretry.RetryConfig{
+		"zero value": {},
+		"least":      {BackoffFactor: 1, JitterFraction: math.SmallestNonzeroFloat64, InitialBackoff: 1, MaxBackoff: 1, MaxElapsed: 1, MaxRetryAfter: 1},
+		"most": {MaxRetries: math.MaxInt, InitialBackoff: math.MaxInt64, MaxBackoff: math.MaxInt64, BackoffFactor: math.MaxFloat64,
+			JitterFraction: 1, MaxElapsed: math.MaxInt64, MaxRetryAfter: math.MaxInt64},
+	}
+	for name, c := range tests {
+		if err := c.Validate(); err != nil {
+			t.Errorf("%s: got %v, want no error", name, err)
+		}
+	}
+}
+
+// A mistake that Validate would have found never shortens a wait: the field
+// counts as zero.
+func TestImpossibleFieldCountsAsZero(t *testing.T) {
+	for _, tt := range impossible {
+		got, want := tt.config, tt.as
+		got.Jitter, want.Jitter = httpretry.None(), httpretry.None()
+		if diff := cmp.Diff(sequence(want, 11), sequence(got, 11)); diff != "" {
+			t.Errorf("%s: waits (-want +got):\n%s", tt.name, diff)
+		}
+		asked := attempt(1, 61*time.Second)
+		if _, retry := got.Backoff(asked); retry {
+			t.Errorf("%s: the server asked for 61 s, and a retry follows, want none: the default of MaxRetryAfter is 60 s", tt.name)
+		}
+	}
+}
+
+func TestJitterFraction(t *testing.T) {
+	const sec = time.Second
+	tests := []struct {
+		name      string
+		config    httpretry.RetryConfig
+		low, high time.Duration
+		reason    string
+	}{
+		{"default", httpretry.RetryConfig{}, 9 * sec, 11 * sec, "0.1"},
+		{"own", httpretry.RetryConfig{JitterFraction: 0.5}, 5 * sec, 15 * sec, "± half"},
+		{"all", httpretry.RetryConfig{JitterFraction: 1}, 0, 20 * sec, "± all of it"},
+		{"NaN", httpretry.RetryConfig{JitterFraction: math.NaN()}, 9 * sec, 11 * sec, "counts as zero, whose default is 0.1"},
+		{"negative", httpretry.RetryConfig{JitterFraction: -1}, 9 * sec, 11 * sec, "counts as zero, whose default is 0.1"},
+		{"above 1", httpretry.RetryConfig{JitterFraction: 2}, 9 * sec, 11 * sec, "counts as zero, whose default is 0.1"},
+		{"at the bound", httpretry.RetryConfig{MaxBackoff: 10 * sec, InitialBackoff: 20 * sec}, 9 * sec, 11 * sec, "MaxBackoff bounds the wait before jitter"},
+		{"Jitter", httpretry.RetryConfig{JitterFraction: 1, Jitter: httpretry.Equal()}, 5 * sec, 10 * sec, "used in place of JitterFraction"},
+		{"None", httpretry.RetryConfig{JitterFraction: 1, Jitter: httpretry.None()}, 10 * sec, 10 * sec, "used in place of JitterFraction"},
+		{"negative Jitter", httpretry.RetryConfig{Jitter: func(b, _ time.Duration) time.Duration { return -b }}, 0, 0, "a negative result counts as 0"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			c := tt.config
+			c.MaxRetries = 1
+			if c.InitialBackoff == 0 {
+				c.InitialBackoff = 10 * sec
+			}
+			got := draw(func() time.Duration {
+				wait, _ := c.Backoff(attempt(1, 0))
+				return wait
+			})
+			got.wantUniform(t, tt.low, tt.high, tt.reason)
+		})
+	}
+}
+
+func TestJitterGetsThePreviousWait(t *testing.T) {
+	var got []time.Duration
+	c := httpretry.RetryConfig{MaxRetries: 5, Jitter: func(backoff, previous time.Duration) time.Duration {
+		got = append(got, backoff, previous)
+		return backoff
+	}}
+	a := attempt(3, 0)
+	a.Delay = 7 * time.Second
+	c.Backoff(a)
+	if want := []time.Duration{4 * time.Second, 7 * time.Second}; !slices.Equal(got, want) {
+		t.Errorf("Jitter got %v, want the backoff and the wait before this attempt, %v", got, want)
+	}
+}
+
+// What the server asks for is a floor, with jitter on top only: nobody knocks
+// early, and not all knock at the same moment.
+func TestServersWishIsAFloor(t *testing.T) {
+	const sec = time.Second
+	jitters := []struct {
+		name    string
+		jitter  httpretry.Jitter
+		spreads bool
+	}{
+		{"default", nil, true},
+		{"Proportional", httpretry.Proportional(0.5), true},
+		{"Full", httpretry.Full(), true},
+		{"Equal", httpretry.Equal(), true},
+		{"None", httpretry.None(), false},
+		{"Decorrelated", httpretry.Decorrelated(sec, time.Minute), true},
+	}
+	for _, asked := range []time.Duration{9 * sec, 10 * sec, 11 * sec, 40 * sec, 60 * sec} {
+		for _, tt := range jitters {
+			c := httpretry.RetryConfig{MaxRetries: 1, InitialBackoff: 10 * sec, Jitter: tt.jitter}
+			a := attempt(1, asked)
+			a.Delay = 20 * sec
+			seen := map[time.Duration]int{}
+			got := draw(func() time.Duration {
+				wait, retry := c.Backoff(a)
+				if !retry {
+					t.Fatalf("%s, asked for %v: got no retry, want one: 60 s are allowed", tt.name, asked)
+				}
+				seen[wait]++
+				return wait
+			})
+			if got.low < asked {
+				t.Errorf("%s, asked for %v: got a wait of %v, which is early", tt.name, asked, got.low)
+			}
+			if most := 2 * max(asked, time.Minute); got.high > most {
+				t.Errorf("%s, asked for %v: got a wait of %v, want at most %v", tt.name, asked, got.high, most)
+			}
+			if !tt.spreads && (got.low != max(asked, 10*sec) || got.high != got.low) {
+				t.Errorf("%s, asked for %v: got %v to %v, want the longer of wish and backoff", tt.name, asked, got.low, got.high)
+			}
+			if clump := seen[asked]; tt.spreads && clump > 4000/4 {
+				t.Errorf("%s, asked for %v: %d of 4000 clients come at that very moment, want them spread above it", tt.name, asked, clump)
+			}
+		}
+	}
+}
+
+func TestJitterOnAWishIsUpward(t *testing.T) {
+	tests := []struct {
+		name      string
+		jitter    httpretry.Jitter
+		low, high time.Duration
+	}{
+		{"default", nil, 30 * time.Second, 33 * time.Second},
+		{"Proportional", httpretry.Proportional(0.5), 30 * time.Second, 45 * time.Second},
+		{"Full", httpretry.Full(), 30 * time.Second, 60 * time.Second},
+		{"Equal", httpretry.Equal(), 30 * time.Second, 45 * time.Second},
+		{"None", httpretry.None(), 30 * time.Second, 30 * time.Second},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			c := httpretry.RetryConfig{MaxRetries: 1, Jitter: tt.jitter}
+			got := draw(func() time.Duration {
+				wait, _ := c.Backoff(attempt(1, 30*time.Second))
+				return wait
+			})
+			got.wantUniform(t, tt.low, tt.high, "as wide above the wish as the jitter is")
+		})
+	}
+}
+
+func TestHugeWishNeverShortensTheWait(t *testing.T) {
+	for _, jitter := range []httpretry.Jitter{nil, httpretry.Full(), httpretry.None(), httpretry.Decorrelated(1, 2)} {
+		c := httpretry.RetryConfig{MaxRetries: 1, Jitter: jitter, MaxRetryAfter: math.MaxInt64}
+		for range 1000 {
+			if wait, retry := c.Backoff(attempt(1, math.MaxInt64)); wait != math.MaxInt64 || !retry {
+				t.Fatalf("got %v, %t, want %v, true: what is more saturates", wait, retry, time.Duration(math.MaxInt64))
+			}
+		}
+	}
+}
+
+func TestMaxRetryAfter(t *testing.T) {
+	tests := []struct {
+		name   string
+		config httpretry.RetryConfig
+		asked  time.Duration
+		retry  bool
+		reason string
+	}{
+		{"default, just so", httpretry.RetryConfig{}, 60 * time.Second, true, "MaxBackoff is 60 s"},
+		{"default, above", httpretry.RetryConfig{}, 60*time.Second + 1, false, "MaxBackoff is 60 s"},
+		{"MaxBackoff, just so", httpretry.RetryConfig{MaxBackoff: 5 * time.Second}, 5 * time.Second, true, "stands in for MaxRetryAfter"},
+		{"MaxBackoff, above", httpretry.RetryConfig{MaxBackoff: 5 * time.Second}, 5*time.Second + 1, false, "stands in for MaxRetryAfter"},
+		{"own, just so", httpretry.RetryConfig{MaxRetryAfter: time.Hour}, time.Hour, true, "not bounded by MaxBackoff"},
+		{"own, above", httpretry.RetryConfig{MaxRetryAfter: time.Hour}, time.Hour + 1, false, "the longest wait it may ask for"},
+		{"below the backoff", httpretry.RetryConfig{MaxRetryAfter: 1}, 1, true, "the backoff itself has MaxBackoff"},
+		{"none asked", httpretry.RetryConfig{MaxRetryAfter: 1}, 0, true, "bounds only what is asked for"},
+		{"saturated", httpretry.RetryConfig{}, math.MaxInt64, false, "too long is too long"},
+	}
+	for _, tt := range tests {
+		tt.config.MaxRetries = 1
+		if _, retry := tt.config.Backoff(attempt(1, tt.asked)); retry != tt.retry {
+			t.Errorf("%s: asked for %v: got retry %t, want %t: %s", tt.name, tt.asked, retry, tt.retry, tt.reason)
+		}
+	}
+}
+
+// busy answers each attempt with a status, a header and a body.
+func busy(status int, h http.Header) roundTripFunc {
+	return func(req *http.Request) (*http.Response, error) {
+		if _, err := consume(req); err != nil {
+			return nil, err
+		}
+		resp := response(req, status, "come back later")
+		resp.Header = h.Clone()
+		return resp, nil
+	}
+}
+
+// clocked notes when, from now on, base is asked.
+func clocked(base http.RoundTripper, at *[]time.Duration) roundTripFunc {
+	start := time.Now()
+	return func(req *http.Request) (*http.Response, error) {
+		*at = append(*at, time.Since(start))
+		return base.RoundTrip(req)
+	}
+}
+
+// Giving up because of the server's wish leaves the caller with the response,
+// at once, from which it can read when to come back.
+func TestGivingUpLeavesTheResponse(t *testing.T) {
+	for _, wish := range []http.Header{
+		headerOf("Retry-After", "61"),
+		headerOf("Retry-After", strings.Repeat("9", 40)),
+		headerOf("Retry-After", "Sat, 01 Jan 2000 00:01:01 GMT"),
+		headerOf("Retry-After-Ms", "60001"),
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			var at []time.Duration
+			start := time.Now()
+			rt := &httpretry.RetryTransport{Base: clocked(busy(http.StatusTooManyRequests, wish), &at)}
+			resp, err := rt.RoundTrip(newRequest(t, "POST", "http://example.com/", strings.NewReader("x")))
+			if err != nil {
+				t.Fatalf("%v: got error %v, want the response", wish, err)
+			}
+			if elapsed := time.Since(start); elapsed != 0 || len(at) != 1 {
+				t.Errorf("%v: got %d attempts in %v, want one and no wait", wish, len(at), elapsed)
+			}
+			asked, ok := httpretry.RetryAfter(resp)
+			if resp.StatusCode != http.StatusTooManyRequests || asked <= time.Minute || !ok {
+				t.Errorf("%v: got status %d asking for %v, want the server's answer as it came", wish, resp.StatusCode, asked)
+			}
+			if got := readAll(t, resp); got != "come back later" {
+				t.Errorf("%v: got body %q, want all of it", wish, got)
+			}
+		})
+	}
+}
+
+// The waits of a transport, in virtual time: to the nanosecond.
+func TestWaits(t *testing.T) {
+	const sec = time.Second
+	config := func(c httpretry.RetryConfig) httpretry.RetryConfig {
+		c.MaxRetries, c.Jitter = max(c.MaxRetries, 4), httpretry.None()
+		return c
+	}
+	delays := func(ds ...time.Duration) httpretry.Policy {
+		return httpretry.PolicyFunc(func(a httpretry.Attempt) (time.Duration, bool) {
+			if a.Number > len(ds) {
+				return 0, false
+			}
+			return ds[a.Number-1], true
+		})
+	}
+	tests := []struct {
+		name   string
+		policy httpretry.Policy
+		wish   http.Header
+		want   []time.Duration // when the attempts are made
+		reason string
+	}{
+		{"exponential", config(httpretry.RetryConfig{}), nil, []time.Duration{0, sec, 3 * sec, 7 * sec, 15 * sec}, "1 s, 2 s, 4 s, 8 s"},
+		{"a pointer", &httpretry.RetryConfig{MaxRetries: 1, Jitter: httpretry.None()}, nil, []time.Duration{0, sec}, "is a Policy, too"},
+		{"wish above and below", config(httpretry.RetryConfig{}), headerOf("Retry-After", "3"), []time.Duration{0, 3 * sec, 6 * sec, 10 * sec, 18 * sec}, "the longer of wish and backoff"},
+		{"a wish of 0", config(httpretry.RetryConfig{}), headerOf("Retry-After", "0"), []time.Duration{0, sec, 3 * sec, 7 * sec, 15 * sec}, "a floor shortens nothing"},
+		{"a wish in milliseconds", config(httpretry.RetryConfig{}), headerOf("Retry-After-Ms", "4500"), []time.Duration{0, 4500 * time.Millisecond, 9 * sec, 13500 * time.Millisecond, 21500 * time.Millisecond}, "the longer of wish and backoff"},
+		{"a date", config(httpretry.RetryConfig{}), headerOf("Retry-After", "Sat, 01 Jan 2000 00:00:10 GMT"), []time.Duration{0, 10 * sec, 12 * sec, 16 * sec, 24 * sec}, "once it has passed, it asks for nothing"},
+		{"MaxElapsed, just so", config(httpretry.RetryConfig{MaxElapsed: 7 * sec}), nil, []time.Duration{0, sec, 3 * sec, 7 * sec}, "a retry may still start at that moment"},
+		{"MaxElapsed, short of", config(httpretry.RetryConfig{MaxElapsed: 7*sec - 1}), nil, []time.Duration{0, sec, 3 * sec}, "a retry would start too late"},
+		{"MaxElapsed, with a wish", config(httpretry.RetryConfig{MaxElapsed: 20 * sec}), headerOf("Retry-After", "15"), []time.Duration{0, 15 * sec}, "the whole wait counts"},
+		{"MaxElapsed, huge", config(httpretry.RetryConfig{MaxElapsed: math.MaxInt64, MaxRetries: 1}), nil, []time.Duration{0, sec, 3 * sec, 7 * sec, 15 * sec}, "no overflow"},
+		{"PolicyFunc", delays(5*sec, 0, sec), nil, []time.Duration{0, 5 * sec, 5 * sec, 6 * sec}, "its waits as they are"},
+		{"PolicyFunc, negative", delays(-sec, math.MinInt64), nil, []time.Duration{0, 0, 0}, "a negative delay counts as 0"},
+		{"PolicyFunc, with a wish", delays(sec), headerOf("Retry-After", "30"), []time.Duration{0, sec}, "the wish is the policy's business"},
+		{"Never", httpretry.Never, nil, []time.Duration{0}, "one attempt"},
+		{"zero config", httpretry.RetryConfig{}, nil, []time.Duration{0}, "the zero value never retries"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var at []time.Duration
+				rt := &httpretry.RetryTransport{Policy: tt.policy, Base: clocked(busy(http.StatusServiceUnavailable, tt.wish), &at)}
+				resp, err := rt.RoundTrip(newRequest(t, "GET", "http://example.com/", nil))
+				if err != nil {
+					t.Fatal(err)
+				}
+				readAll(t, resp)
+				if diff := cmp.Diff(tt.want, at); diff != "" {
+					t.Errorf("attempts at (-want +got): %s\n%s", tt.reason, diff)
+				}
+			})
+		})
+	}
+}
+
+// The time that attempts take counts for MaxElapsed and not for the wait.
+func TestSlowAttempts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const sec = time.Second
+		var at []time.Duration
+		rt := &httpretry.RetryTransport{
+			Policy: httpretry.RetryConfig{MaxRetries: 9, Jitter: httpretry.None(), MaxElapsed: 15 * sec},
+			Base: clocked(roundTripFunc(func(req *http.Request) (*http.Response, error) {
+				time.Sleep(4 * sec) // virtual: the attempt takes this long
+				return nil, io.ErrUnexpectedEOF
+			}), &at),
+		}
+		rt.RoundTrip(newRequest(t, "GET", "http://example.com/", nil))
+		if want := []time.Duration{0, 5 * sec, 11 * sec}; !slices.Equal(at, want) {
+			t.Errorf("attempts at %v, want %v: after 15 s of attempts and waits no retry may start", at, want)
+		}
+	})
+}
+
+// A negative delay counts as 0 for those who look, too.
+func TestNegativeDelayIsToldAsZero(t *testing.T) {
+	var got []time.Duration
+	rt := &httpretry.RetryTransport{
+		Policy: httpretry.PolicyFunc(func(a httpretry.Attempt) (time.Duration, bool) { return -time.Hour, a.Number == 1 }),
+		Base:   statuses(503, 200),
+		OnAttempt: func(a httpretry.Attempt, d httpretry.Decision) {
+			got = append(got, a.Delay, d.Delay)
+		},
+	}
+	resp, err := rt.RoundTrip(newRequest(t, "GET", "http://example.com/", nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	readAll(t, resp)
+	if want := make([]time.Duration, 4); !slices.Equal(got, want) {
+		t.Errorf("got the delays %v, want %v", got, want)
+	}
+}
+
+func TestDefaultPolicy(t *testing.T) {
+	if got, ok := httpretry.DefaultPolicy.(httpretry.RetryConfig); !ok || got.MaxRetries != 3 {
+		t.Errorf("got %#v, want RetryConfig{MaxRetries: 3}", httpretry.DefaultPolicy)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		var at []time.Duration
+		rt := &httpretry.RetryTransport{Base: clocked(statuses(503), &at)}
+		resp, err := rt.RoundTrip(newRequest(t, "GET", "http://example.com/", nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		readAll(t, resp)
+		if len(at) != 4 {
+			t.Fatalf("got %d attempts, want 4: three retries", len(at))
+		}
+		for i, wait := range []time.Duration{time.Second, 2 * time.Second, 4 * time.Second} {
+			if got := at[i+1] - at[i]; got < wait*9/10 || got > wait*11/10 {
+				t.Errorf("got a wait of %v before retry %d, want %v ± a tenth", got, i+1, wait)
+			}
+		}
+	})
+}
+
+func TestPolicyLearnsOfTheAttempt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		req := newRequest(t, "GET", "http://example.com/", nil)
+		type seen struct {
+			Number         int
+			Elapsed, Delay time.Duration
+			Status         int
+			Err            error
+			Verdict        httpretry.Verdict
+		}
+		var got []seen
+		policy := httpretry.PolicyFunc(func(a httpretry.Attempt) (time.Duration, bool) {
+			s := seen{a.Number, a.Elapsed, a.Delay, 0, a.Err, a.Verdict}
+			if a.Response != nil {
+				s.Status = a.Response.StatusCode
+			}
+			if a.Request != req {
+				t.Error("Attempt.Request is not the caller's request")
+			}
+			got = append(got, s)
+			return time.Duration(a.Number) * time.Second, a.Number < 3
+		})
+		n := 0
+		rt := &httpretry.RetryTransport{Policy: policy, Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
+			time.Sleep(time.Millisecond) // virtual: the attempt takes this long
+			if n++; n == 2 {
+				return nil, io.ErrUnexpectedEOF
+			}
+			resp := response(req, http.StatusTooManyRequests, "")
+			resp.Header.Set("Retry-After", "9")
+			return resp, nil
+		})}
+		rt.RoundTrip(req)
+		rejected := httpretry.Verdict{Outcome: httpretry.Rejected, RetryAfter: 9 * time.Second}
+		want := []seen{
+			{1, time.Millisecond, 0, 429, nil, rejected},
+			{2, time.Second + 2*time.Millisecond, time.Second, 0, io.ErrUnexpectedEOF, httpretry.Verdict{Outcome: httpretry.Uncertain}},
+			{3, 3*time.Second + 3*time.Millisecond, 2 * time.Second, 429, nil, rejected},
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("the policy was asked after\n%+v, want\n%+v", got, want)
+		}
+	})
+}
+
+func TestNever(t *testing.T) {
+	if wait, retry := httpretry.Never.Backoff(attempt(1, 0)); wait != 0 || retry {
+		t.Errorf("got %v, %t, want 0, false", wait, retry)
+	}
+}
+
+func TestWithPolicy(t *testing.T) {
+	retries := func(n int) httpretry.Policy {
+		return httpretry.PolicyFunc(func(a httpretry.Attempt) (time.Duration, bool) { return 0, a.Number <= n })
+	}
+	ctx := context.Background()
+	tests := []struct {
+		name   string
+		ctx    context.Context
+		own    httpretry.Policy
+		want   int
+		reason string
+	}{
+		{"none", ctx, retries(2), 3, "the transport's own"},
+		{"override", httpretry.WithPolicy(ctx, retries(4)), retries(2), 5, "in place of the transport's"},
+		{"override of the default", httpretry.WithPolicy(ctx, retries(4)), nil, 5, "in place of DefaultPolicy"},
+		{"Never", httpretry.WithPolicy(ctx, httpretry.Never), retries(2), 1, "turns retries off"},
+		{"override of Never", httpretry.WithPolicy(ctx, retries(1)), httpretry.Never, 2, "turns retries on"},
+		{"nil", httpretry.WithPolicy(ctx, nil), retries(2), 3, "leaves the context as it is"},
+		{"nested", httpretry.WithPolicy(httpretry.WithPolicy(ctx, retries(4)), retries(1)), retries(2), 2, "the innermost counts"},
+		{"nil within", httpretry.WithPolicy(httpretry.WithPolicy(ctx, retries(4)), nil), retries(2), 5, "leaves the context as it is"},
+		{"zero config", httpretry.WithPolicy(ctx, httpretry.RetryConfig{}), retries(2), 1, "a policy that never retries"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			n := 0
+			rt := &httpretry.RetryTransport{Policy: tt.own, Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
+				n++
+				return busy(http.StatusServiceUnavailable, nil)(req)
+			})}
+			resp, err := rt.RoundTrip(newRequest(t, "PUT", "http://example.com/", nil).WithContext(tt.ctx))
+			if err != nil {
+				t.Fatal(err)
+			}
+			readAll(t, resp)
+			if n != tt.want {
+				t.Errorf("got %d attempts, want %d: %s", n, tt.want, tt.reason)
+			}
+		})
+	}
+	if got := httpretry.WithPolicy(ctx, nil); got != ctx {
+		t.Errorf("got %v, want the context itself: there is no policy", got)
+	}
+}
+
+// A policy given to one request does nothing to another one of the same
+// transport, and the body of a request that will not be retried is not
+// recorded.
+func TestWithPolicyIsForOneRequest(t *testing.T) {
+	attempts := map[string]int{}
+	var bodies []io.Reader
+	rt := &httpretry.RetryTransport{Policy: now, Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
+		attempts[req.URL.Path]++
+		bodies = append(bodies, req.Body)
+		return busy(http.StatusServiceUnavailable, nil)(req)
+	})}
+	body := newTestBody("x")
+	once := newRequest(t, "PUT", "http://example.com/once", body)
+	once = once.WithContext(httpretry.WithPolicy(once.Context(), httpretry.Never))
+	for _, req := range []*http.Request{once, newRequest(t, "GET", "http://example.com/often", nil)} {
+		resp, err := rt.RoundTrip(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		readAll(t, resp)
+	}
+	if diff := cmp.Diff(map[string]int{"/once": 1, "/often": 10}, attempts); diff != "" {
+		t.Errorf("attempts (-want +got):\n%s", diff)
+	}
+	if bodies[0] != io.Reader(body) {
+		t.Errorf("the attempt got a body of type %T, want the caller's own: nothing needs a copy", bodies[0])
+	}
+	body.wantClosedOnce(t)
+}
+
+// A wait that would end at the deadline or after it is not begun: the outcome
+// of the attempt before it comes back at once.
+func TestDeadline(t *testing.T) {
+	const sec = time.Second
+	boom := errors.New("boom")
+	tests := []struct {
+		name     string
+		deadline time.Duration
+		policy   httpretry.Policy
+		base     roundTripFunc
+		want     []time.Duration
+		reason   string
+	}{
+		{"just before", sec - 1, nil, statuses(503), []time.Duration{0}, "the wait would end after it"},
+		{"equal", sec, nil, statuses(503), []time.Duration{0}, "the attempt would find the context done"},
+		{"just after", sec + 1, nil, statuses(503), []time.Duration{0, sec}, "there is a nanosecond left for the attempt"},
+		{"at the second wait", 2 * sec, nil, statuses(503), []time.Duration{0, sec}, "the second wait is longer"},
+		{"a wish", 10 * sec, nil, busy(503, headerOf("Retry-After", "11")), []time.Duration{0}, "the server wants longer than there is time"},
+		{"endless", time.Hour, httpretry.PolicyFunc(func(httpretry.Attempt) (time.Duration, bool) { return math.MaxInt64, true }),
+			statuses(503), []time.Duration{0}, "no overflow"},
+		{"an error", sec, nil, func(*http.Request) (*http.Response, error) { return nil, boom }, []time.Duration{0}, "the error comes back as well"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ctx, cancel := context.WithTimeout(t.Context(), tt.deadline)
+				defer cancel()
+				if tt.policy == nil {
+					tt.policy = httpretry.RetryConfig{MaxRetries: 5, Jitter: httpretry.None()}
+				}
+				var at []time.Duration
+				var last httpretry.Decision
+				start := time.Now()
+				rt := &httpretry.RetryTransport{Policy: tt.policy, Base: clocked(tt.base, &at),
+					OnAttempt: func(_ httpretry.Attempt, d httpretry.Decision) { last = d }}
+				resp, err := rt.RoundTrip(newRequest(t, "GET", "http://example.com/", nil).WithContext(ctx))
+				if err != nil && err != boom {
+					t.Errorf("got error %v, want what the last attempt brought", err)
+				}
+				if resp != nil {
+					readAll(t, resp)
+				}
+				if !slices.Equal(at, tt.want) {
+					t.Errorf("attempts at %v, want %v: %s", at, tt.want, tt.reason)
+				}
+				if got, want := time.Since(start), tt.want[len(tt.want)-1]; got != want {
+					t.Errorf("came back after %v, want %v: a wait in vain is not begun", got, want)
+				}
+				if want := (httpretry.Decision{Reason: httpretry.ReasonDeadline}); last != want {
+					t.Errorf("got decision %+v, want %+v", last, want)
+				}
+			})
+		})
+	}
+}
+
+// http.Client gives its Timeout to the request as a deadline.
+func TestClientTimeoutIsADeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		client := &http.Client{
+			Transport: &httpretry.RetryTransport{Base: busy(http.StatusServiceUnavailable, headerOf("Retry-After", "30"))},
+			Timeout:   20 * time.Second,
+		}
+		resp, err := client.Do(newRequest(t, "GET", "http://example.com/", nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		readAll(t, resp)
+		if elapsed := time.Since(start); resp.StatusCode != http.StatusServiceUnavailable || elapsed != 0 {
+			t.Errorf("got status %d after %v, want the 503 at once", resp.StatusCode, elapsed)
+		}
+	})
+}
+
+// orderedReasons are all reasons, in the order in which they are looked for.
+var orderedReasons = []httpretry.Reason{
+	httpretry.ReasonCanceled, httpretry.ReasonFinal, httpretry.ReasonNotIdempotent,
+	httpretry.ReasonNotReplayable, httpretry.ReasonPolicy, httpretry.ReasonDeadline,
+}
+
+// decisionWhen returns the decision after an attempt for which the given
+// reasons hold.
+func decisionWhen(t *testing.T, holds map[httpretry.Reason]bool) httpretry.Decision {
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	if holds[httpretry.ReasonDeadline] {
+		ctx, cancel = context.WithTimeout(ctx, time.Minute)
+		defer cancel()
+	}
+	status, method := http.StatusInternalServerError, "PUT"
+	if holds[httpretry.ReasonFinal] {
+		status = http.StatusNotFound
+	}
+	if holds[httpretry.ReasonNotIdempotent] {
+		method = "POST"
+	}
+	var decisions []httpretry.Decision
+	rt := &httpretry.RetryTransport{
+		Policy: httpretry.PolicyFunc(func(a httpretry.Attempt) (time.Duration, bool) {
+			return time.Hour, a.Number == 1 && !holds[httpretry.ReasonPolicy]
+		}),
+		Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
+			resp, err := busy(status, nil)(req)
+			if holds[httpretry.ReasonCanceled] {
+				cancel()
+			}
+			return resp, err
+		}),
+		OnAttempt: func(_ httpretry.Attempt, d httpretry.Decision) { decisions = append(decisions, d) },
+	}
+	if holds[httpretry.ReasonNotReplayable] {
+		rt.MaxReplayBytes = -1
+	}
+	resp, err := rt.RoundTrip(newRequest(t, method, "http://example.com/", newTestBody("x")).WithContext(ctx))
+	if err != nil {
+		t.Fatalf("%v: got error %v, want the response", holds, err)
+	}
+	resp.Body.Close()
+	return decisions[0]
+}
+
+// Of any set of reasons, the first in the order of the constants is given.
+func TestFirstReasonWins(t *testing.T) {
+	for set := range 1 << len(orderedReasons) {
+		want := httpretry.Decision{Retry: true, Delay: time.Hour}
+		holds := map[httpretry.Reason]bool{}
+		for i, reason := range slices.Backward(orderedReasons) {
+			if set&(1<<i) != 0 {
+				holds[reason] = true
+				want = httpretry.Decision{Reason: reason}
+			}
+		}
+		synctest.Test(t, func(t *testing.T) {
+			if got := decisionWhen(t, holds); got != want {
+				t.Errorf("%v hold: got %+v, want %+v", holds, got, want)
+			}
+		})
+	}
+}
+
+func TestReasonsInOtherWays(t *testing.T) {
+	outcome := func(o httpretry.Outcome) httpretry.Classifier {
+		return httpretry.ClassifierFunc(func(*http.Request, *http.Response, error) httpretry.Verdict {
+			return httpretry.Verdict{Outcome: o}
+		})
+	}
+	noGetBody := newRequest(t, "PUT", "http://example.com/", strings.NewReader("x"))
+	noGetBody.GetBody = func() (io.ReadCloser, error) { return nil, errors.New("gone") }
+	get, post := newRequest(t, "GET", "http://example.com/", nil), newRequest(t, "POST", "http://example.com/", nil)
+	tests := []struct {
+		name string
+		rt   *httpretry.RetryTransport
+		req  *http.Request
+		want httpretry.Reason
+		why  string
+	}{
+		{"success", &httpretry.RetryTransport{Base: statuses(200)}, get, httpretry.ReasonFinal, "success is final"},
+		{"unknown outcome", &httpretry.RetryTransport{Base: statuses(503), Classifier: outcome(9)}, get, httpretry.ReasonFinal, "what isn't known is not repeated"},
+		{"rejected POST", &httpretry.RetryTransport{Base: statuses(500), Classifier: outcome(httpretry.Rejected), Policy: httpretry.Never}, post, httpretry.ReasonPolicy,
+			"what was not processed may be repeated"},
+		{"own Idempotent", &httpretry.RetryTransport{Base: statuses(500), Idempotent: func(*http.Request) bool { return false }}, get, httpretry.ReasonNotIdempotent,
+			"in place of IsIdempotent"},
+		{"failing GetBody", &httpretry.RetryTransport{Base: statuses(503), Policy: now}, noGetBody, httpretry.ReasonNotReplayable, "the body can't be had again"},
+		{"retries used up", &httpretry.RetryTransport{Base: statuses(503), Policy: now}, get, httpretry.ReasonPolicy, "no policy wants to go on for ever"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			var last httpretry.Decision
+			tt.rt.OnAttempt = func(_ httpretry.Attempt, d httpretry.Decision) { last = d }
+			resp, err := tt.rt.RoundTrip(tt.req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			readAll(t, resp)
+			if want := (httpretry.Decision{Reason: tt.want}); last != want {
+				t.Errorf("got %+v, want %+v: %s", last, want, tt.why)
+			}
+		})
+	}
+}
+
+func TestAttemptNumber(t *testing.T) {
+	if got := httpretry.AttemptNumber(context.Background()); got != 1 {
+		t.Errorf("got %d, want 1 for a context that no RetryTransport has made", got)
+	}
+	var got []int
+	rt := &httpretry.RetryTransport{Policy: now, Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
+		n := httpretry.AttemptNumber(req.Context())
+		got = append(got, n)
+		status := http.StatusServiceUnavailable
+		if n == 4 {
+			status = http.StatusOK
+		}
+		return busy(status, nil)(req)
+	})}
+	// With a recorded body, with GetBody and without a body: each has its own
+	// way to the next request.
+	for _, body := range []io.Reader{newTestBody("x"), strings.NewReader("x"), nil} {
+		got = nil
+		req := newRequest(t, "PUT", "http://example.com/", body)
+		resp, err := rt.RoundTrip(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		readAll(t, resp)
+		if want := []int{1, 2, 3, 4}; !slices.Equal(got, want) {
+			t.Errorf("with a body of %T: got %v, want %v", body, got, want)
+		}
+		if n := httpretry.AttemptNumber(req.Context()); n != 1 {
+			t.Errorf("got %d from the caller's own context, want 1", n)
+		}
+	}
+}
+
+// OnAttempt hears of each attempt and of the decision after it, also of the
+// last.
+func TestOnAttempt(t *testing.T) {
+	const sec, ms = time.Second, time.Millisecond
+	type heard struct {
+		Number         int
+		Delay, Elapsed time.Duration
+		Status         int
+		Err            error
+		Outcome        httpretry.Outcome
+		Decision       httpretry.Decision
+	}
+	retry := func(d time.Duration) httpretry.Decision { return httpretry.Decision{Retry: true, Delay: d} }
+	stop := func(r httpretry.Reason) httpretry.Decision { return httpretry.Decision{Reason: r} }
+	boom := errors.New("boom")
+	tests := []struct {
+		name string
+		base []any // a status or an error for each attempt
+		want []heard
+	}{
+		{"success at once", []any{200}, []heard{
+			{1, 0, 100 * ms, 200, nil, httpretry.Final, stop(httpretry.ReasonFinal)},
+		}},
+		{"success after retries", []any{503, boom, 500, 200}, []heard{
+			{1, 0, 100 * ms, 503, nil, httpretry.Rejected, retry(sec)},
+			{2, sec, sec + 200*ms, 0, boom, httpretry.Uncertain, retry(2 * sec)},
+			{3, 2 * sec, 3*sec + 300*ms, 500, nil, httpretry.Uncertain, retry(4 * sec)},
+			{4, 4 * sec, 7*sec + 400*ms, 200, nil, httpretry.Final, stop(httpretry.ReasonFinal)},
+		}},
+		{"final failure after a retry", []any{boom, 404}, []heard{
+			{1, 0, 100 * ms, 0, boom, httpretry.Uncertain, retry(sec)},
+			{2, sec, sec + 200*ms, 404, nil, httpretry.Final, stop(httpretry.ReasonFinal)},
+		}},
+		{"retries run out", []any{503, 503, 503, boom}, []heard{
+			{1, 0, 100 * ms, 503, nil, httpretry.Rejected, retry(sec)},
+			{2, sec, sec + 200*ms, 503, nil, httpretry.Rejected, retry(2 * sec)},
+			{3, 2 * sec, 3*sec + 300*ms, 503, nil, httpretry.Rejected, retry(4 * sec)},
+			{4, 4 * sec, 7*sec + 400*ms, 0, boom, httpretry.Uncertain, stop(httpretry.ReasonPolicy)},
+		}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				req := newRequest(t, "GET", "http://example.com/", nil)
+				var got []heard
+				rt := &httpretry.RetryTransport{
+					Policy: httpretry.RetryConfig{MaxRetries: 3, Jitter: httpretry.None()},
+					Base:   scripted(100*ms, tt.base...),
+					OnAttempt: func(a httpretry.Attempt, d httpretry.Decision) {
+						h := heard{a.Number, a.Delay, a.Elapsed, 0, a.Err, a.Verdict.Outcome, d}
+						if a.Response != nil {
+							h.Status = a.Response.StatusCode
+						}
+						if a.Request != req || (a.Response == nil) == (a.Err == nil) {
+							t.Errorf("got request %p, response %v and error %v, want %p and one of the other two", a.Request, a.Response, a.Err, req)
+						}
+						got = append(got, h)
+					},
+				}
+				resp, err := rt.RoundTrip(req)
+				if err == nil {
+					readAll(t, resp)
+				}
+				if !slices.Equal(got, tt.want) {
+					t.Errorf("heard\n%+v, want\n%+v", got, tt.want)
+				}
+			})
+		})
+	}
+}
+
+// scripted has each attempt take a while and end as the script says, with a
+// status or an error.
+func scripted(takes time.Duration, script ...any) roundTripFunc {
+	return func(req *http.Request) (*http.Response, error) {
+		time.Sleep(takes) // virtual
+		if _, err := consume(req); err != nil {
+			return nil, err
+		}
+		next := script[0]
+		script = script[1:]
+		if err, ok := next.(error); ok {
+			return nil, err
+		}
+		return response(req, next.(int), ""), nil
+	}
+}
+
+// A request that was not sent has no attempt to tell of.
+func TestOnAttemptIsSilentWithoutAnAttempt(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	rt := &httpretry.RetryTransport{Base: statuses(200), OnAttempt: func(a httpretry.Attempt, _ httpretry.Decision) {
+		t.Errorf("heard of attempt %d, want of none: the context was done from the start", a.Number)
+	}}
+	rt.RoundTrip(newRequest(t, "GET", "http://example.com/", nil).WithContext(ctx))
+}
+
+// hostile are jitters of which one or another comes with each fuzzed config.
+var hostile = []httpretry.Jitter{
+	nil, nil, nil, httpretry.None(), httpretry.Full(), httpretry.Equal(), httpretry.Proportional(1),
+	httpretry.Decorrelated(time.Second, time.Minute), httpretry.Decorrelated(math.MinInt64, math.MaxInt64),
+	func(_, _ time.Duration) time.Duration { return math.MinInt64 },
+	func(_, _ time.Duration) time.Duration { return math.MaxInt64 },
+}
+
+// bounded is how many of hostile never exceed twice the backoff.
+const bounded = 7
+
+func FuzzRetryConfig(f *testing.F) {
+	const sec = int64(time.Second)
+	f.Add(3, int64(0), int64(0), 0.0, 0.0, int64(0), int64(0), uint8(0), 1, int64(0), int64(0), int64(0))
+	f.Add(9, 100*sec, sec, 3.0, 1.0, 60*sec, 5*sec, uint8(1), 4, 3*sec, 7*sec, 2*sec)
+	f.Add(math.MaxInt, int64(math.MaxInt64), int64(math.MaxInt64), math.MaxFloat64, 1.0, int64(math.MaxInt64), int64(math.MaxInt64),
+		uint8(6), math.MaxInt, int64(math.MaxInt64), int64(math.MaxInt64), int64(math.MaxInt64))
+	f.Add(math.MaxInt, int64(-1), int64(-1), math.NaN(), math.NaN(), int64(-1), int64(-1), uint8(9), 1<<20, int64(-1), int64(0), int64(0))
+	f.Add(1, int64(1), int64(3), math.Inf(1), math.Inf(-1), int64(0), int64(0), uint8(8), 1, sec, int64(0), int64(math.MaxInt64))
+	f.Fuzz(func(t *testing.T, retries int, initial, limit int64, factor, fraction float64, maxElapsed, maxAfter int64,
+		jitter uint8, number int, asked, elapsed, previous int64) {
+		if number < 1 || elapsed < 0 || previous < 0 {
+			return // no attempt is like that
+		}
+		c := httpretry.RetryConfig{
+			MaxRetries: retries, InitialBackoff: time.Duration(initial), MaxBackoff: time.Duration(limit), BackoffFactor: factor,
+			JitterFraction: fraction, MaxElapsed: time.Duration(maxElapsed), MaxRetryAfter: time.Duration(maxAfter),
+			Jitter: hostile[int(jitter)%len(hostile)],
+		}
+		a := attempt(number, time.Duration(asked))
+		a.Elapsed, a.Delay = time.Duration(elapsed), time.Duration(previous)
+		wait, retry := c.Backoff(a)
+		if wait < 0 {
+			t.Errorf("%+v after %+v: got %d, want no negative wait", c, a, wait)
+		}
+		if !retry {
+			return
+		}
+		if number > retries {
+			t.Errorf("%+v after %+v: got a retry, want at most MaxRetries", c, a)
+		}
+		if int64(wait) < asked {
+			t.Errorf("%+v after %+v: got %d, want no less than the server asked for", c, a, wait)
+		}
+		if maxElapsed > 0 && (elapsed > maxElapsed || int64(wait) > maxElapsed-elapsed) {
+			t.Errorf("%+v after %+v: got %d, which ends after MaxElapsed", c, a, wait)
+		}
+		wantBounded(t, c, a, wait, int(jitter)%len(hostile))
+	})
+}
+
+// wantBounded fails if a wait is longer than MaxBackoff × (1 + fraction), or
+// if what was asked for is more than may be asked for.
+func wantBounded(t *testing.T, c httpretry.RetryConfig, a httpretry.Attempt, wait time.Duration, jitter int) {
+	t.Helper()
+	limit := c.MaxBackoff
+	if limit <= 0 {
+		limit = time.Minute
+	}
+	longest := c.MaxRetryAfter
+	if longest <= 0 {
+		longest = limit
+	}
+	asked := a.Verdict.RetryAfter
+	if asked > longest {
+		t.Errorf("%+v after %+v: got a retry, though the server asked for more than %d", c, a, longest)
+	}
+	fraction := 1.0
+	if c.Jitter == nil {
+		if fraction = c.JitterFraction; !(fraction > 0 && fraction <= 1) {
+			fraction = 0.1
+		}
+	}
+	if most := float64(limit) * (1 + fraction) * (1 + 1e-15); asked <= 0 && jitter < bounded && float64(wait) > most {
+		t.Errorf("%+v after %+v: got %d, want at most %g", c, a, wait, most)
+	}
+}

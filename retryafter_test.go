@@ -1,0 +1,229 @@
+package httpretry_test
+
+import (
+	"fmt"
+	"math"
+	"math/big"
+	"net/http"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/httpretry/httpretry"
+)
+
+const (
+	rfc1123 = "Sun, 06 Nov 1994 08:49:37 GMT"
+	rfc850  = "Sunday, 06-Nov-94 08:49:37 GMT"
+	asctime = "Sun Nov  6 08:49:37 1994"
+
+	halfAMinuteBefore = "Sun, 06 Nov 1994 08:49:07 GMT"
+)
+
+// headerOf returns a header of names and values in turn.
+func headerOf(namesAndValues ...string) http.Header {
+	h := http.Header{}
+	for i := 0; i < len(namesAndValues); i += 2 {
+		h.Add(namesAndValues[i], namesAndValues[i+1])
+	}
+	return h
+}
+
+func TestRetryAfterNumbers(t *testing.T) {
+	const no = time.Duration(-1) // no wish
+	tests := []struct {
+		name, value string
+		want        time.Duration
+		reason      string
+	}{
+		{"zero", "0", 0, "a wish for no wait is one"},
+		{"seconds", "120", 2 * time.Minute, "RFC 9110, section 10.2.3"},
+		{"leading zeros", "007", 7 * time.Second, "digits"},
+		{"decimal", "1.5", 1500 * time.Millisecond, "sent by LLM APIs"},
+		{"decimal below 1", "0.25", 250 * time.Millisecond, "sent by LLM APIs"},
+		{"spaces", " \t5 ", 5 * time.Second, "optional whitespace is not part of a field value"},
+		{"empty", "", no, "nothing asked"},
+		{"blank", "  ", no, "nothing asked"},
+		{"negative", "-5", no, "not a number of seconds"},
+		{"plus", "+5", no, "not a number of seconds"},
+		{"exponent", "1e3", no, "not digits"},
+		{"hexadecimal", "0x10", no, "not digits"},
+		{"underscore", "1_000", no, "Go's, not HTTP's"},
+		{"NaN", "NaN", no, "not a number"},
+		{"Inf", "Inf", no, "not digits"},
+		{"infinity", "infinity", no, "not digits"},
+		{"a point", ".", no, "no digit"},
+		{"two points", "1.2.3", no, "not a number"},
+		{"comma", "1,5", no, "not a number"},
+		{"two values", "1, 2", no, "a single value is allowed"},
+		{"unit", "5s", no, "a number has no unit"},
+		{"other digits", "٣", no, "not ASCII"},
+		{"garbage", "soon", no, "neither a number nor a date"},
+		{"largest", "9223372036", 9223372036 * time.Second, "fits just so"},
+		{"too large", "9223372037", math.MaxInt64, "saturates rather than turning negative"},
+		{"far too large", "99999999999999999999999999", math.MaxInt64, "saturates"},
+		{"400 digits", strings.Repeat("9", 400), math.MaxInt64, "beyond even a float64"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			got, ok := httpretry.RetryAfter(&http.Response{Header: headerOf("Retry-After", tt.value)})
+			if tt.want == no {
+				if got != 0 || ok {
+					t.Errorf("Retry-After: %q: got %v, %t, want 0, false: %s", tt.value, got, ok, tt.reason)
+				}
+			} else if got != tt.want || !ok {
+				t.Errorf("Retry-After: %q: got %v, %t, want %v, true: %s", tt.value, got, ok, tt.want, tt.reason)
+			}
+		})
+	}
+}
+
+// A decimal of milliseconds is not a nanosecond short.
+func TestRetryAfterDecimalsAreExact(t *testing.T) {
+	for ms := range 10_000 {
+		value := fmt.Sprintf("%d.%03d", ms/1000, ms%1000)
+		want := time.Duration(ms) * time.Millisecond
+		got, ok := httpretry.RetryAfter(&http.Response{Header: headerOf("Retry-After", value)})
+		if got != want || !ok {
+			t.Fatalf("Retry-After: %s: got %d ns, %t, want %d ns, true", value, got, ok, want)
+		}
+	}
+}
+
+// Integers are exact, also where a float64 is not.
+func TestRetryAfterIntegersAreExact(t *testing.T) {
+	for _, n := range []int64{1, 9007199, 9007199254, 4611686019, 9223372035} {
+		want := time.Duration(n) * time.Second
+		got, _ := httpretry.RetryAfter(&http.Response{Header: headerOf("Retry-After", fmt.Sprint(n))})
+		if got != want {
+			t.Errorf("Retry-After: %d: got %d ns, want %d ns", n, got, want)
+		}
+	}
+}
+
+func TestRetryAfterDates(t *testing.T) {
+	tests := []struct {
+		name   string
+		header http.Header
+		want   time.Duration
+		ok     bool
+		reason string
+	}{
+		{"RFC 1123", headerOf("Retry-After", rfc1123, "Date", halfAMinuteBefore), 30 * time.Second, true, "the preferred form"},
+		{"RFC 850", headerOf("Retry-After", rfc850, "Date", halfAMinuteBefore), 30 * time.Second, true, "obsolete, but to be accepted"},
+		{"asctime", headerOf("Retry-After", asctime, "Date", halfAMinuteBefore), 30 * time.Second, true, "obsolete, but to be accepted"},
+		{"spaces", headerOf("Retry-After", " "+rfc1123+" ", "Date", halfAMinuteBefore), 30 * time.Second, true, "not part of the value"},
+		{"now", headerOf("Retry-After", rfc1123, "Date", rfc1123), 0, true, "a wish for no wait is one"},
+		{"past", headerOf("Retry-After", halfAMinuteBefore, "Date", rfc1123), 0, true, "a date that has passed is no wait"},
+		{"past by the client's clock", headerOf("Retry-After", rfc1123), 0, true, "it is 2000 in the bubble"},
+		{"no Date", headerOf("Retry-After", "Sat, 01 Jan 2000 00:01:00 GMT"), time.Minute, true, "measured by the client's clock"},
+		{"bad Date", headerOf("Retry-After", "Sat, 01 Jan 2000 00:01:00 GMT", "Date", "today"), time.Minute, true, "as good as none"},
+		{"client's clock is wrong", headerOf("Retry-After", "Sat, 01 Jan 2000 00:01:00 GMT", "Date", "Sat, 01 Jan 2000 00:00:50 GMT"),
+			10 * time.Second, true, "the server's own clock counts"},
+		{"far future", headerOf("Retry-After", "Fri, 31 Dec 9999 23:59:59 GMT", "Date", rfc1123), math.MaxInt64, true, "saturates"},
+		{"no such date", headerOf("Retry-After", "Sun, 31 Feb 1994 08:49:37 GMT", "Date", rfc1123), 0, false, "malformed"},
+		{"another time zone", headerOf("Retry-After", "Sun, 06 Nov 1994 08:49:37 CET", "Date", halfAMinuteBefore), 0, false, "GMT is required"},
+		{"RFC 3339", headerOf("Retry-After", "1994-11-06T08:49:37Z", "Date", halfAMinuteBefore), 0, false, "none of the three forms"},
+		{"only a Date", headerOf("Date", rfc1123), 0, false, "nothing asked"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { // for its clock: midnight UTC, 2000-01-01
+				got, ok := httpretry.RetryAfter(&http.Response{Header: tt.header})
+				if got != tt.want || ok != tt.ok {
+					t.Errorf("%v: got %v, %t, want %v, %t: %s", tt.header, got, ok, tt.want, tt.ok, tt.reason)
+				}
+			})
+		})
+	}
+}
+
+func TestRetryAfterPrecedence(t *testing.T) {
+	const ms, xms, ra = "retry-after-ms", "x-ms-retry-after-ms", "Retry-After"
+	tests := []struct {
+		name   string
+		header http.Header
+		want   time.Duration
+		ok     bool
+		reason string
+	}{
+		{"none", headerOf(), 0, false, "nothing asked"},
+		{"no header at all", nil, 0, false, "a fake may leave it nil"},
+		{"ms alone", headerOf(ms, "250"), 250 * time.Millisecond, true, "OpenAI, Azure"},
+		{"x-ms alone", headerOf(xms, "250"), 250 * time.Millisecond, true, "Azure"},
+		{"fraction of a millisecond", headerOf(ms, "0.5"), 500 * time.Microsecond, true, "a decimal"},
+		{"spaces around ms", headerOf(ms, " 250\t"), 250 * time.Millisecond, true, "not part of the value"},
+		{"ms before seconds", headerOf(ra, "1", ms, "250"), 250 * time.Millisecond, true, "Retry-After is rounded up"},
+		{"x-ms before seconds", headerOf(ra, "1", xms, "250"), 250 * time.Millisecond, true, "Retry-After is rounded up"},
+		{"ms before x-ms", headerOf(xms, "300", ms, "250"), 250 * time.Millisecond, true, "the order of the documentation"},
+		{"all of them", headerOf(ra, "1", xms, "300", ms, "250"), 250 * time.Millisecond, true, "the order of the documentation"},
+		{"zero ms", headerOf(ra, "1", ms, "0"), 0, true, "well-formed, though 0"},
+		{"bad ms, seconds", headerOf(ra, "1", ms, "soon"), time.Second, true, "the first that is well-formed"},
+		{"negative ms, x-ms", headerOf(ra, "1", ms, "-1", xms, "300"), 300 * time.Millisecond, true, "the first that is well-formed"},
+		{"ms before a date", headerOf(ra, rfc1123, "Date", halfAMinuteBefore, ms, "250"), 250 * time.Millisecond, true, "more exact"},
+		{"a date in ms", headerOf(ms, rfc1123, ra, "2"), 2 * time.Second, true, "milliseconds are a number"},
+		{"huge ms", headerOf(ms, strings.Repeat("9", 30)), math.MaxInt64, true, "saturates"},
+		{"two Retry-Afters", headerOf(ra, "1", ra, "2"), time.Second, true, "the first, as Header.Get has it"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			got, ok := httpretry.RetryAfter(&http.Response{Header: tt.header})
+			if got != tt.want || ok != tt.ok {
+				t.Errorf("%v: got %v, %t, want %v, %t: %s", tt.header, got, ok, tt.want, tt.ok, tt.reason)
+			}
+		})
+	}
+}
+
+// wantExact returns what digits of a unit are, exactly or saturated; false if
+// s is no string of digits.
+func wantExact(s string, unit time.Duration) (time.Duration, bool) {
+	s = strings.TrimSpace(s)
+	if s == "" || strings.Trim(s, "0123456789") != "" {
+		return 0, false
+	}
+	n, _ := new(big.Int).SetString(s, 10)
+	if n.Mul(n, big.NewInt(int64(unit))); n.IsInt64() {
+		return time.Duration(n.Int64()), true
+	}
+	return math.MaxInt64, true
+}
+
+func FuzzRetryAfter(f *testing.F) {
+	for _, seed := range [][4]string{
+		{"", "", "120", ""},
+		{"", "", "1.5", ""},
+		{"", "", rfc1123, halfAMinuteBefore},
+		{"", "", rfc850, rfc1123},
+		{"", "", asctime, ""},
+		{"250", "300", "1", ""},
+		{"-1", "1e3", "NaN", "Inf"},
+		{"", "", "9223372037", ""},
+		{"99999999999999999999", "", "", ""},
+		{"", "", "4611686019", ""},
+	} {
+		f.Add(seed[0], seed[1], seed[2], seed[3])
+	}
+	f.Fuzz(func(t *testing.T, ms, xms, after, date string) {
+		h := http.Header{"Retry-After-Ms": {ms}, "X-Ms-Retry-After-Ms": {xms}, "Retry-After": {after}, "Date": {date}}
+		got, ok := httpretry.RetryAfter(&http.Response{Header: h})
+		if got < 0 || !ok && got != 0 {
+			t.Errorf("%q: got %d, %t, want no negative wait, and none if nothing is asked", h, got, ok)
+		}
+		for _, unit := range []struct {
+			value string
+			time.Duration
+		}{{ms, time.Millisecond}, {xms, time.Millisecond}, {after, time.Second}} {
+			if want, digits := wantExact(unit.value, unit.Duration); digits {
+				if got != want || !ok {
+					t.Errorf("%q: got %d, %t, want %d, true", h, got, ok, want)
+				}
+				return
+			}
+			if strings.ContainsAny(unit.value, "0123456789") {
+				return // it may be a decimal
+			}
+		}
+	})
+}
