@@ -44,6 +44,10 @@ type RetryTransport struct {
 	// not modify the request. If nil, [IsIdempotent].
 	Idempotent func(*http.Request) bool
 
+	// Budget, if not nil, bounds the retries of all requests together. Several
+	// transports may share one.
+	Budget Budget
+
 	// MaxReplayBytes bounds what is kept of a request body that can be read
 	// only once, so that it can be sent again. While the first attempt sends a
 	// body, a copy is kept; a body that turns out larger goes on without one,
@@ -70,6 +74,17 @@ type RetryTransport struct {
 	// request's context allows.
 	AttemptTimeout time.Duration
 
+	// ResumeDownloads continues a GET whose response body breaks off: from the
+	// byte that is missing, as an attempt like any other, under the same
+	// Policy, Classifier and OnAttempt. Bytes that have come since the last
+	// attempt start the count of attempts, and MaxElapsed, anew. It takes a 200,
+	// or a 206 to a single range that the caller asked for, with a strong ETag
+	// or a strong Last-Modified date; the rest is taken only from a 206 that
+	// fits it in every respect. Otherwise the caller gets the error that the
+	// body broke off with. What can't be continued is handed through as it is.
+	// If false, everything is.
+	ResumeDownloads bool
+
 	// OnAttempt, if not nil, is called after each attempt, the last one too,
 	// with the decision what follows it. It is called from the goroutine that
 	// called RoundTrip and holds it up. What it gets is only lent to it.
@@ -93,9 +108,13 @@ func (t *RetryTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if t.timed(policy) {
 		start = time.Now()
 	}
+	if t.Budget != nil {
+		t.Budget.Deposit(req)
+	}
 	if t.plain(req) {
 		resp, err := t.base().RoundTrip(req)
-		if err == nil && resp != nil && DefaultClassifier.Classify(req, resp, nil).Outcome == Final {
+		if err == nil && resp != nil && DefaultClassifier.Classify(req, resp, nil).Outcome == Final &&
+			!(t.ResumeDownloads && resumable(req, resp)) {
 			return resp, nil // what follows would do the same, in three times the time
 		}
 		c := newCall(t, req, policy, start)
@@ -151,7 +170,7 @@ func (t *RetryTransport) maxReplayBytes() int64 {
 // clock takes longer than all else that an attempt that succeeds costs.
 func (t *RetryTransport) timed(p Policy) bool {
 	_, ok := p.(RetryConfig)
-	return !ok || p.(RetryConfig).MaxElapsed > 0 || t.OnAttempt != nil
+	return !ok || p.(RetryConfig).MaxElapsed > 0 || t.OnAttempt != nil || t.Budget != nil
 }
 
 // plain reports whether the first attempt is made with req as it is, and
@@ -224,9 +243,6 @@ func (c *call) record() {
 func (c *call) conclude() (*http.Response, error) {
 	for {
 		c.judge()
-		if c.verdict.Outcome == Final && c.t.OnAttempt == nil {
-			return c.result(ReasonFinal)
-		}
 		d := c.decide()
 		if !d.Retry {
 			return c.result(d.Reason)
@@ -385,6 +401,12 @@ func (c *call) decision(a Attempt) Decision {
 		}
 		c.next = next
 	}
+	if c.t.Budget != nil && !c.t.Budget.Withdraw(a) {
+		if c.next != nil {
+			c.next.Close()
+		}
+		return Decision{Reason: ReasonBudget}
+	}
 	return Decision{Retry: true, Delay: delay}
 }
 
@@ -444,6 +466,9 @@ func (c *call) result(reason Reason) (*http.Response, error) {
 	}
 	if c.err != nil && c.retries > 0 {
 		return nil, &Error{Attempts: c.retries + 1, Reason: reason, Err: c.err}
+	}
+	if c.t.ResumeDownloads && c.err == nil && (c.ahead == nil || c.ahead.err == nil) && resumable(c.req, c.resp) {
+		c.resp.Body = newDownload(c)
 	}
 	return c.resp, c.err
 }

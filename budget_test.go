@@ -1,0 +1,221 @@
+package httpretry_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"net/http"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/httpretry/httpretry"
+)
+
+// withdrawals counts how many of n retries b allows.
+func withdrawals(b httpretry.Budget, n int) int {
+	allowed := 0
+	for range n {
+		if b.Withdraw(httpretry.Attempt{Request: &http.Request{}}) {
+			allowed++
+		}
+	}
+	return allowed
+}
+
+func deposits(b httpretry.Budget, n int) {
+	for range n {
+		b.Deposit(&http.Request{})
+	}
+}
+
+func TestTokenBudget(t *testing.T) {
+	tests := []struct {
+		name     string
+		budget   *httpretry.TokenBudget
+		deposits int
+		wait     time.Duration
+		burst    int
+		then     int
+	}{
+		{"defaults, at once", &httpretry.TokenBudget{}, 0, 0, 100, 0},
+		{"defaults, a second later", &httpretry.TokenBudget{}, 0, time.Second, 100, 10},
+		{"defaults, after requests", &httpretry.TokenBudget{}, 100, 0, 100, 20},
+		{"defaults, after both", &httpretry.TokenBudget{}, 100, 3 * time.Second, 100, 50},
+		{"saved up to the burst", &httpretry.TokenBudget{}, 1e6, time.Hour, 100, 100},
+		{"a ratio alone", &httpretry.TokenBudget{Ratio: 0.5, MinPerSecond: -1, Burst: 10}, 8, time.Hour, 10, 4},
+		{"a floor alone", &httpretry.TokenBudget{Ratio: -1, MinPerSecond: 2, Burst: 10}, 1000, 2 * time.Second, 10, 4},
+		{"less than one a second", &httpretry.TokenBudget{Ratio: -1, MinPerSecond: 0.1, Burst: 3}, 0, 20 * time.Second, 3, 2},
+		{"a burst below one", &httpretry.TokenBudget{Ratio: -1, MinPerSecond: -1, Burst: 0.1}, 0, 0, 1, 0},
+		{"no numbers", &httpretry.TokenBudget{Ratio: math.NaN(), MinPerSecond: math.NaN(), Burst: math.NaN()}, 1000, time.Hour, 1, 0},
+		{"infinite", &httpretry.TokenBudget{Ratio: math.Inf(1), MinPerSecond: math.Inf(1), Burst: 5}, 1, 0, 5, 5},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := tt.budget
+				if got := withdrawals(b, 1000); got != tt.burst {
+					t.Errorf("a full budget allows %d retries at once, want %d", got, tt.burst)
+				}
+				deposits(b, tt.deposits)
+				time.Sleep(tt.wait)
+				if got := withdrawals(b, 1000); got != tt.then {
+					t.Errorf("after %d requests and %v it allows %d more, want %d", tt.deposits, tt.wait, got, tt.then)
+				}
+			})
+		})
+	}
+}
+
+// However it is used at once, no more is taken than there is.
+func TestTokenBudgetIsExactUnderConcurrency(t *testing.T) {
+	b := &httpretry.TokenBudget{Ratio: 1, MinPerSecond: -1, Burst: 50}
+	var taken atomic.Int64
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for range 1000 {
+				b.Deposit(nil)
+				taken.Add(int64(withdrawals(b, 2)))
+			}
+		})
+	}
+	wg.Wait()
+	left := int64(withdrawals(b, 1000))
+	if got := taken.Load() + left; got > 8000+50 || taken.Load() < 8000-50 {
+		t.Errorf("%d retries were allowed, of which %d at the end: want about 8000 and at most 50 more", got, left)
+	}
+}
+
+func TestBudgetIsAskedLast(t *testing.T) {
+	boom := errors.New("boom")
+	tests := []struct {
+		name     string
+		rt       httpretry.RetryTransport
+		getBody  func() (io.ReadCloser, error)
+		deadline time.Duration
+	}{
+		{"final", httpretry.RetryTransport{Base: statuses(404)}, nil, 0},
+		{"policy", httpretry.RetryTransport{Base: statuses(503), Policy: httpretry.Never}, nil, 0},
+		{"deadline", httpretry.RetryTransport{Base: statuses(503)}, nil, time.Millisecond},
+		{"GetBody fails", httpretry.RetryTransport{Base: statuses(503)}, func() (io.ReadCloser, error) { return nil, boom }, 0},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := &countingBudget{allow: true}
+				tt.rt.Budget = b
+				req := newRequest(t, "POST", "http://example.com/", strings.NewReader("x"))
+				if tt.getBody != nil {
+					req.GetBody = tt.getBody
+				}
+				if tt.deadline > 0 {
+					ctx, cancel := context.WithTimeout(req.Context(), tt.deadline)
+					defer cancel()
+					req = req.WithContext(ctx)
+				}
+				if _, err := tt.rt.RoundTrip(req); err != nil {
+					t.Fatal(err)
+				}
+				if b.deposits != 1 || b.withdrawals != 0 {
+					t.Errorf("got %d deposits and %d withdrawals, want 1 and none: no token is spent on a retry that isn't made", b.deposits, b.withdrawals)
+				}
+			})
+		})
+	}
+}
+
+type countingBudget struct {
+	allow                 bool
+	deposits, withdrawals int
+}
+
+func (b *countingBudget) Deposit(*http.Request) { b.deposits++ }
+
+func (b *countingBudget) Withdraw(httpretry.Attempt) bool {
+	b.withdrawals++
+	return b.allow
+}
+
+func TestRefusedRetry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := &countingBudget{}
+		var last httpretry.Decision
+		next := newTestBody("x")
+		rt := &httpretry.RetryTransport{Base: statuses(503), Budget: b, OnAttempt: func(_ httpretry.Attempt, d httpretry.Decision) { last = d }}
+		req := newRequest(t, "POST", "http://example.com/", strings.NewReader("x"))
+		req.GetBody = func() (io.ReadCloser, error) { return next, nil }
+		start := time.Now()
+		resp, err := rt.RoundTrip(req)
+		if err != nil || readAll(t, resp) != "body of 503" || time.Since(start) != 0 {
+			t.Errorf("got %v after %v, want the 503 at once", err, time.Since(start))
+		}
+		if last.Retry || last.Reason != httpretry.ReasonBudget || b.deposits != 1 || b.withdrawals != 1 {
+			t.Errorf("got %+v after %d deposits and %d withdrawals, want %q after 1 of each", last, b.deposits, b.withdrawals, httpretry.ReasonBudget)
+		}
+		next.wantClosedOnce(t)
+	})
+}
+
+func TestPerHost(t *testing.T) {
+	made := map[string]int{}
+	b := httpretry.PerHost(func(host string) httpretry.Budget {
+		made[host]++
+		return &httpretry.TokenBudget{Ratio: -1, MinPerSecond: -1, Burst: 2}
+	})
+	allowed := func(host string) int {
+		n := 0
+		for range 5 {
+			if b.Withdraw(httpretry.Attempt{Request: newRequest(t, "GET", "http://"+host+"/", nil)}) {
+				n++
+			}
+		}
+		return n
+	}
+	for _, host := range []string{"a", "b", "a:8080", "a"} {
+		want := 2
+		if made[host] > 0 {
+			want = 0
+		}
+		if got := allowed(host); got != want || made[host] != 1 {
+			t.Errorf("%s: %d retries allowed with %d budgets made, want %d with 1", host, got, made[host], want)
+		}
+	}
+	b.Deposit(&http.Request{}) // without a URL, which the transport reports
+}
+
+func TestPerHostRemembersBoundedly(t *testing.T) {
+	made := 0
+	b := httpretry.PerHost(func(string) httpretry.Budget { made++; return &httpretry.TokenBudget{} })
+	req := newRequest(t, "GET", "http://busy/", nil)
+	busy := *req.URL
+	heap := func() uint64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	before := heap()
+	for i := range 200_000 {
+		req.URL.Host = fmt.Sprint("host-", i)
+		b.Deposit(req)
+		if i%100 == 0 {
+			b.Deposit(&http.Request{URL: &busy})
+		}
+	}
+	if grown := int64(heap()) - int64(before); grown > 4<<20 {
+		t.Errorf("200 000 hosts take %d KiB, want at most 4 MiB", grown>>10)
+	}
+	if made != 200_001 {
+		t.Errorf("%d budgets were made, want 200001: a host in use is not forgotten", made)
+	}
+	if n := testing.AllocsPerRun(100, func() { b.Deposit(req) }); n != 0 {
+		t.Errorf("a deposit for a known host makes %v allocations, want none", n)
+	}
+}
