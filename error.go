@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -63,14 +64,27 @@ func (e *Error) Unwrap() error { return e.Err }
 
 // Timeout reports whether the last failure was a timeout. It is what
 // [net/url.Error] asks, which asserts the method and does not unwrap.
-func (e *Error) Timeout() bool {
-	var t interface{ Timeout() bool }
-	return errors.As(e.Err, &t) && t.Timeout()
+func (e *Error) Timeout() bool { return isTimeout(e.Err, 0) }
+
+func isTimeout(err error, depth int) bool {
+	// An error in between may have the method and not know better.
+	if t, ok := err.(interface{ Timeout() bool }); ok && !isNilPointer(err) && t.Timeout() {
+		return true
+	}
+	if depth == maxErrorDepth {
+		return false
+	}
+	return slices.ContainsFunc(unwrap(err), func(err error) bool { return isTimeout(err, depth+1) })
 }
 
 // redacted is err's text without what any [url.Error] in it tells of userinfo
 // and query.
-func redacted(err error) string { return redact(err.Error(), err, 0) }
+func redacted(err error) string {
+	if err == nil {
+		return "no error"
+	}
+	return redact(err.Error(), err, 0)
+}
 
 func redact(text string, err error, depth int) string {
 	if u, ok := err.(*url.Error); ok && u != nil && u.URL != "" {

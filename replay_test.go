@@ -49,7 +49,7 @@ func TestEarlyAnswerToLargeUpload(t *testing.T) {
 			client := newClient(t, srv, &httpretry.RetryTransport{Policy: now, MaxReplayBytes: 8 << 20})
 			for range 100 {
 				req := newRequest(t, "POST", srv.URL, nil)
-				body := &testBody{Reader: bytes.NewReader(content)}
+				body := &testBody{Reader: bytes.NewReader(content), closed: make(chan struct{})}
 				req.Body = body
 				resp, err := client.Do(req)
 				if err != nil {
@@ -58,6 +58,7 @@ func TestEarlyAnswerToLargeUpload(t *testing.T) {
 				if got := readAll(t, resp); resp.StatusCode != 200 {
 					t.Fatalf("status %d: %s", resp.StatusCode, got)
 				}
+				<-body.closed // may come after the response
 				body.wantClosedOnce(t)
 			}
 		})
@@ -446,10 +447,12 @@ func TestFailingSource(t *testing.T) {
 		client := newClient(t, srv, &httpretry.RetryTransport{Policy: now, OnAttempt: func(_ httpretry.Attempt, d httpretry.Decision) { reasons = append(reasons, d.Reason) }})
 		req := newRequest(t, "PUT", srv.URL, nil)
 		body := source()
+		body.closed = make(chan struct{})
 		req.Body = body
 		if _, err := client.Do(req); !errors.Is(err, boom) || len(reasons) != 1 || reasons[0] != httpretry.ReasonFinal {
 			t.Errorf("got %v with reasons %q, want the source's error, once and final", err, reasons)
 		}
+		<-body.closed
 		body.wantClosedOnce(t)
 	})
 	t.Run("is sticky", func(t *testing.T) {

@@ -381,7 +381,7 @@ func (c *call) decision(a Attempt) Decision {
 		return Decision{Reason: ReasonFinal}
 	case a.Verdict.Outcome == Uncertain && !c.t.idempotent(c.req):
 		return Decision{Reason: ReasonNotIdempotent}
-	case !c.replayable():
+	case !c.replayable() && !makesOneAttempt(c.policy):
 		return Decision{Reason: ReasonNotReplayable}
 	}
 	body := c.lend()
