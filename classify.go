@@ -81,9 +81,15 @@ func (f ClassifierFunc) Classify(req *http.Request, resp *http.Response, err err
 // a request or response that is malformed, and whatever comes when the
 // request's context is done, are Final. Everything else, such as a reset, an
 // end of file or a timeout, is Uncertain.
-var DefaultClassifier Classifier = ClassifierFunc(classify)
+//
+// An error counts as what it wraps. Of several that are joined, one that is
+// Final decides, else one that is Uncertain.
+var DefaultClassifier Classifier = defaultClassifier{}
 
-func classify(req *http.Request, resp *http.Response, err error) Verdict {
+type defaultClassifier struct{}
+
+// Classify implements [Classifier].
+func (defaultClassifier) Classify(req *http.Request, resp *http.Response, err error) Verdict {
 	if err != nil {
 		return Verdict{Outcome: classifyError(req, err)}
 	}
@@ -169,7 +175,7 @@ func ownOutcome(err error) (outcome Outcome, told bool) {
 	case *tls.CertificateVerificationError, x509.UnknownAuthorityError, x509.HostnameError,
 		x509.CertificateInvalidError, x509.SystemRootsError, tls.RecordHeaderError, *tls.ECHRejectionError:
 		return Final, true
-	case textproto.ProtocolError, *http.ProtocolError:
+	case textproto.ProtocolError:
 		return Final, true
 	case *net.AddrError, *net.ParseError, net.InvalidAddrError, net.UnknownNetworkError:
 		return Final, true
@@ -259,12 +265,12 @@ func streamOutcome(code uint64, cause error) Outcome {
 	// Error codes of RFC 9113, section 7.
 	const refusedStream, inadequateSecurity, http11Required = 0x7, 0xc, 0xd
 	switch {
+	case code == refusedStream:
+		return Rejected
 	case cause == nil || cause.Error() != "received from peer":
 		// Not the server but the client ended the stream, since the response
 		// breaks the protocol. Nothing but this text marks the server's.
 		return Final
-	case code == refusedStream:
-		return Rejected
 	case code == inadequateSecurity, code == http11Required:
 		return Final
 	}
@@ -280,7 +286,6 @@ var malformed = []string{
 	"http: nil Request.",
 	"http: no Host in request URL",
 	"http: invalid ",
-	"http: Request.Write on Request with no Host",
 	"http: Request.RequestURI can't be set",
 	"http: Request.ContentLength=",
 	"http: ContentLength=",

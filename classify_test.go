@@ -405,6 +405,12 @@ func TestClassifyDNS(t *testing.T) {
 	}
 }
 
+// stubbornConn ignores Close. When net/http closes a connection since it can't
+// write a request, it may report that the connection is closed, and not why.
+type stubbornConn struct{ net.Conn }
+
+func (stubbornConn) Close() error { return nil }
+
 func TestClassifyInvalidRequest(t *testing.T) {
 	tests := []struct {
 		name   string
@@ -438,6 +444,13 @@ func TestClassifyInvalidRequest(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			tr := &http.Transport{Proxy: http.ProxyURL(proxy), ResponseHeaderTimeout: 5 * time.Second}
+			tr.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+				conn, err := new(net.Dialer).DialContext(ctx, network, addr)
+				if err == nil {
+					t.Cleanup(func() { conn.Close() })
+				}
+				return stubbornConn{conn}, err
+			}
 			defer tr.CloseIdleConnections()
 			req := get(t, "http://host.invalid")
 			tt.change(req)
@@ -450,78 +463,86 @@ func TestClassifyInvalidRequest(t *testing.T) {
 	}
 }
 
+func TestClassifyRequestURI(t *testing.T) {
+	req := get(t, "http://host.invalid")
+	req.RequestURI = "/"
+	_, err := new(http.Client).Do(req)
+	wantOutcome(t, req, err, httpretry.Final, "a middleware forwards a server's request as it is, always")
+}
+
 func TestClassifyURLOfMiddleware(t *testing.T) {
 	_, err := http.NewRequest("GET", "http://host.invalid:port", nil)
 	wantOutcome(t, get(t, "http://host.invalid"), err, httpretry.Final, "a URL that can't be parsed never can")
 }
 
+var responseFailures = []struct {
+	name   string
+	handle func(net.Conn)
+	want   httpretry.Outcome
+	text   string
+	reason string
+}{
+	{"status line", answer("HELLO\r\n\r\n"), httpretry.Final, "malformed HTTP response", "malformed"},
+	{"status", answer("HTTP/1.1 2x0 OK\r\n\r\n"), httpretry.Final, "malformed HTTP status code", "malformed"},
+	{"version", answer("HTTP/one 200 OK\r\n\r\n"), httpretry.Final, "malformed HTTP version", "malformed"},
+	{"header", answer("HTTP/1.1 200 OK\r\nno colon\r\n\r\n"), httpretry.Final, "malformed MIME header", "malformed"},
+	{"Content-Length", answer("HTTP/1.1 200 OK\r\nContent-Length: ten\r\n\r\n"), httpretry.Final, "bad Content-Length", "malformed"},
+	{"empty Content-Length", answer("HTTP/1.1 200 OK\r\nContent-Length:\r\n\r\n"), httpretry.Final, "empty Content-Length", "malformed"},
+	{
+		"two Content-Lengths", answer("HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n"),
+		httpretry.Final, "multiple Content-Length", "malformed",
+	},
+	{
+		"Transfer-Encoding", answer("HTTP/1.1 200 OK\r\nTransfer-Encoding: rot13\r\n\r\n"),
+		httpretry.Final, "unsupported transfer encoding", "malformed",
+	},
+	{
+		"Transfer-Encodings", answer("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n"),
+		httpretry.Final, "too many transfer encodings", "malformed",
+	},
+	{
+		"Trailer", answer("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: Content-Length\r\n\r\n0\r\n\r\n"),
+		httpretry.Final, "bad trailer key", "malformed",
+	},
+	{
+		"large header", answer("HTTP/1.1 200 OK\r\nA: " + strings.Repeat("b", 10_000) + "\r\n\r\n"),
+		httpretry.Final, "server response headers exceeded", "it would exceed the limit again",
+	},
+	{"TLS alert", answer("\x15\x03\x01\x00\x02\x02\x0a\r\n"), httpretry.Final, "malformed HTTP response", "the server speaks TLS"},
+	{"HTTP/2", answer("\x00\x00\x00\x04\x00\x00\x00\x00\x00\r\n"), httpretry.Final, "malformed HTTP response", "the server speaks HTTP/2"},
+	{
+		"chunk", answer("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\noops\r\n"),
+		httpretry.Uncertain, "invalid byte in chunk length", "a body that broke off, as where an upstream died",
+	},
+	{
+		"body cut off", func(c net.Conn) { answer("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhel")(c); c.Close() },
+		httpretry.Uncertain, "unexpected EOF", "a body that broke off",
+	},
+	{
+		"body reset", func(c net.Conn) { answer("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhel")(c); reset(c) },
+		httpretry.Uncertain, "reset", "a body that broke off",
+	},
+	{
+		"header cut off", func(c net.Conn) { answer("HTTP/1.1 200 OK\r\nA: b\r\n")(c); c.Close() },
+		httpretry.Uncertain, "unexpected EOF", "the server may have processed the request",
+	},
+	{
+		"header line cut off", func(c net.Conn) { answer("HTTP/1.1 200 OK\r\nConte")(c); c.Close() },
+		httpretry.Final, "malformed MIME header", "net/http says the same of a line without a colon",
+	},
+	{
+		"closed before", func(c net.Conn) { answer("")(c); c.Close() },
+		httpretry.Uncertain, "EOF", "the server may have processed the request",
+	},
+	{
+		"reset before", func(c net.Conn) { answer("")(c); reset(c) },
+		httpretry.Uncertain, "reset", "the server may have processed the request",
+	},
+	{"none", silent, httpretry.Uncertain, "timeout awaiting response headers", "the server may still process the request"},
+}
+
 func TestClassifyResponse(t *testing.T) {
-	tests := []struct {
-		name   string
-		handle func(net.Conn)
-		want   httpretry.Outcome
-		text   string
-		reason string
-	}{
-		{"status line", answer("HELLO\r\n\r\n"), httpretry.Final, "malformed HTTP response", "malformed"},
-		{"status", answer("HTTP/1.1 2x0 OK\r\n\r\n"), httpretry.Final, "malformed HTTP status code", "malformed"},
-		{"version", answer("HTTP/one 200 OK\r\n\r\n"), httpretry.Final, "malformed HTTP version", "malformed"},
-		{"header", answer("HTTP/1.1 200 OK\r\nno colon\r\n\r\n"), httpretry.Final, "malformed MIME header", "malformed"},
-		{"Content-Length", answer("HTTP/1.1 200 OK\r\nContent-Length: ten\r\n\r\n"), httpretry.Final, "bad Content-Length", "malformed"},
-		{"empty Content-Length", answer("HTTP/1.1 200 OK\r\nContent-Length:\r\n\r\n"), httpretry.Final, "empty Content-Length", "malformed"},
-		{
-			"two Content-Lengths", answer("HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n"),
-			httpretry.Final, "multiple Content-Length", "malformed",
-		},
-		{
-			"Transfer-Encoding", answer("HTTP/1.1 200 OK\r\nTransfer-Encoding: rot13\r\n\r\n"),
-			httpretry.Final, "unsupported transfer encoding", "malformed",
-		},
-		{
-			"Transfer-Encodings", answer("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n"),
-			httpretry.Final, "too many transfer encodings", "malformed",
-		},
-		{
-			"Trailer", answer("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: Content-Length\r\n\r\n0\r\n\r\n"),
-			httpretry.Final, "bad trailer key", "malformed",
-		},
-		{
-			"large header", answer("HTTP/1.1 200 OK\r\nA: " + strings.Repeat("b", 10_000) + "\r\n\r\n"),
-			httpretry.Final, "server response headers exceeded", "it would exceed the limit again",
-		},
-		{"TLS alert", answer("\x15\x03\x01\x00\x02\x02\x0a\r\n"), httpretry.Final, "malformed HTTP response", "the server speaks TLS"},
-		{"HTTP/2", answer("\x00\x00\x00\x04\x00\x00\x00\x00\x00\r\n"), httpretry.Final, "malformed HTTP response", "the server speaks HTTP/2"},
-		{
-			"chunk", answer("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\noops\r\n"),
-			httpretry.Uncertain, "invalid byte in chunk length", "a body that broke off, as where an upstream died",
-		},
-		{
-			"body cut off", func(c net.Conn) { answer("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhel")(c); c.Close() },
-			httpretry.Uncertain, "unexpected EOF", "a body that broke off",
-		},
-		{
-			"body reset", func(c net.Conn) { answer("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhel")(c); reset(c) },
-			httpretry.Uncertain, "reset", "a body that broke off",
-		},
-		{
-			"header cut off", func(c net.Conn) { answer("HTTP/1.1 200 OK\r\nA: b\r\n")(c); c.Close() },
-			httpretry.Uncertain, "unexpected EOF", "the server may have processed the request",
-		},
-		{
-			"header line cut off", func(c net.Conn) { answer("HTTP/1.1 200 OK\r\nConte")(c); c.Close() },
-			httpretry.Final, "malformed MIME header", "net/http says the same of a line without a colon",
-		},
-		{
-			"closed before", func(c net.Conn) { answer("")(c); c.Close() },
-			httpretry.Uncertain, "EOF", "the server may have processed the request",
-		},
-		{
-			"reset before", func(c net.Conn) { answer("")(c); reset(c) },
-			httpretry.Uncertain, "reset", "the server may have processed the request",
-		},
-		{"none", silent, httpretry.Uncertain, "timeout awaiting response headers", "the server may still process the request"},
-	}
-	for _, tt := range tests {
+	for _, tt := range responseFailures {
 		for name, send := range map[string]func(*testing.T, string) *http.Request{"GET": get, "POST": postOnce} {
 			t.Run(tt.name+"/"+name, func(t *testing.T) {
 				tr := &http.Transport{MaxResponseHeaderBytes: 1000, ResponseHeaderTimeout: 5 * time.Second}
@@ -672,6 +693,11 @@ func TestClassifyTLS(t *testing.T) {
 		{"expired", wrong, httpretry.Final, "has expired", trust("127.0.0.1", time.Now().Add(-time.Minute))},
 		{"client certificate, 1.2", wrong, httpretry.Final, "remote error", refuse(clientCert(tls.VersionTLS12), &tls.Config{})},
 		{"client certificate, 1.3", wrong, httpretry.Final, "remote error", refuse(clientCert(tls.VersionTLS13), &tls.Config{})},
+		{"untrusted client certificate", wrong, httpretry.Final, "remote error", func(t *testing.T, tr *http.Transport) *http.Request {
+			cert, _ := newCertificate(t, "127.0.0.1", time.Now().Add(time.Hour))
+			tr.TLSClientConfig = &tls.Config{Certificates: []tls.Certificate{cert}, InsecureSkipVerify: true}
+			return get(t, serveTLS(t, &tls.Config{ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: x509.NewCertPool()}))
+		}},
 		{"old server", wrong, httpretry.Final, "remote error", refuse(
 			&tls.Config{MaxVersion: tls.VersionTLS12}, &tls.Config{MinVersion: tls.VersionTLS13})},
 		{"old client", wrong, httpretry.Final, "remote error", refuse(
@@ -772,10 +798,9 @@ func TestClassifyProxy(t *testing.T) {
 		{
 			"invalid address", "a mistake in the configuration", httpretry.Final, "invalid proxy address",
 			func(t *testing.T, tr *http.Transport) *http.Request {
+				// What http.ProxyFromEnvironment says, which reads it only once.
 				tr.Proxy = func(*http.Request) (*url.URL, error) {
-					// What http.ProxyFromEnvironment says, which reads it only once.
-					_, err := url.Parse("http://proxy.invalid:port")
-					return nil, fmt.Errorf("invalid proxy address %q: %v", "proxy.invalid:port", err)
+					return nil, fmt.Errorf("invalid proxy address %q: %v", "proxy.invalid:port", errors.New("invalid port"))
 				}
 				return get(t, "https://host.invalid")
 			},
@@ -1012,72 +1037,74 @@ func TestClassifyStreamReset(t *testing.T) {
 	}
 }
 
+const gracefulGoAway = "GOAWAY below the stream"
+
+var http2Failures = []struct {
+	name   string
+	answer h2Answer
+	want   httpretry.Outcome
+	reason string
+}{
+	{
+		gracefulGoAway, func(uint32) ([]byte, bool) { return goAway(0, codeNo), false },
+		httpretry.Rejected, "not processed",
+	},
+	{
+		"GOAWAY below the first stream, with an error", func(uint32) ([]byte, bool) { return goAway(0, codeEnhanceYourCalm), false },
+		httpretry.Rejected, "not processed; net/http does not try again",
+	},
+	{
+		"GOAWAY: INADEQUATE_SECURITY", func(uint32) ([]byte, bool) { return goAway(0, codeInadequateSecurity), false },
+		httpretry.Final, "it will be as insecure next time",
+	},
+	{
+		"GOAWAY: HTTP_1_1_REQUIRED", func(uint32) ([]byte, bool) { return goAway(0, codeHTTP11Required), false },
+		httpretry.Final, "net/http will speak HTTP/2 next time too",
+	},
+	{
+		"GOAWAY with the stream, then closed", func(stream uint32) ([]byte, bool) { return goAway(stream, codeNo), true },
+		httpretry.Uncertain, "the server may have begun to process the stream",
+	},
+	{
+		"GOAWAY with the stream and an error, then closed", func(stream uint32) ([]byte, bool) { return goAway(stream, codeProtocol), true },
+		httpretry.Uncertain, "the server may have begun to process the stream",
+	},
+	{
+		"GOAWAY with the stream, then reset", func(stream uint32) ([]byte, bool) {
+			return append(goAway(stream, codeNo), rstStream(stream, codeCancel)...), false
+		},
+		httpretry.Uncertain, "the server may have begun to process the stream",
+	},
+	{
+		"closed", func(uint32) ([]byte, bool) { return nil, true },
+		httpretry.Uncertain, "the server may have begun to process the stream",
+	},
+	{
+		"no status", func(stream uint32) ([]byte, bool) { return headers(stream, acceptEncoding), false },
+		httpretry.Final, "a malformed response",
+	},
+	{
+		"data before headers", func(stream uint32) ([]byte, bool) { return frame(frameData, 0, stream), false },
+		httpretry.Final, "a malformed response",
+	},
+	{
+		"window update of 0", func(stream uint32) ([]byte, bool) { return frame(frameWindowUpdate, 0, stream, 0), false },
+		httpretry.Final, "a malformed response",
+	},
+	{
+		"connection error", func(uint32) ([]byte, bool) { return frame(frameSettings, 0, 1), false },
+		httpretry.Uncertain, "it may not have been this stream that broke the protocol",
+	},
+	{
+		"HTTP/1.1", func(uint32) ([]byte, bool) { return []byte("HTTP/1.1 400 Bad Request\r\n\r\n"), true },
+		httpretry.Final, "the server does not speak HTTP/2",
+	},
+}
+
 func TestClassifyHTTP2(t *testing.T) {
-	const graceful = "GOAWAY below the stream"
-	tests := []struct {
-		name   string
-		answer h2Answer
-		want   httpretry.Outcome
-		reason string
-	}{
-		{
-			graceful, func(uint32) ([]byte, bool) { return goAway(0, codeNo), false },
-			httpretry.Rejected, "not processed",
-		},
-		{
-			"GOAWAY below the first stream, with an error", func(uint32) ([]byte, bool) { return goAway(0, codeEnhanceYourCalm), false },
-			httpretry.Rejected, "not processed; net/http does not try again",
-		},
-		{
-			"GOAWAY: INADEQUATE_SECURITY", func(uint32) ([]byte, bool) { return goAway(0, codeInadequateSecurity), false },
-			httpretry.Final, "it will be as insecure next time",
-		},
-		{
-			"GOAWAY: HTTP_1_1_REQUIRED", func(uint32) ([]byte, bool) { return goAway(0, codeHTTP11Required), false },
-			httpretry.Final, "net/http will speak HTTP/2 next time too",
-		},
-		{
-			"GOAWAY with the stream, then closed", func(stream uint32) ([]byte, bool) { return goAway(stream, codeNo), true },
-			httpretry.Uncertain, "the server may have begun to process the stream",
-		},
-		{
-			"GOAWAY with the stream and an error, then closed", func(stream uint32) ([]byte, bool) { return goAway(stream, codeProtocol), true },
-			httpretry.Uncertain, "the server may have begun to process the stream",
-		},
-		{
-			"GOAWAY with the stream, then reset", func(stream uint32) ([]byte, bool) {
-				return append(goAway(stream, codeNo), rstStream(stream, codeCancel)...), false
-			},
-			httpretry.Uncertain, "the server may have begun to process the stream",
-		},
-		{
-			"closed", func(uint32) ([]byte, bool) { return nil, true },
-			httpretry.Uncertain, "the server may have begun to process the stream",
-		},
-		{
-			"no status", func(stream uint32) ([]byte, bool) { return headers(stream, acceptEncoding), false },
-			httpretry.Final, "a malformed response",
-		},
-		{
-			"data before headers", func(stream uint32) ([]byte, bool) { return frame(frameData, 0, stream), false },
-			httpretry.Final, "a malformed response",
-		},
-		{
-			"window update of 0", func(stream uint32) ([]byte, bool) { return frame(frameWindowUpdate, 0, stream, 0), false },
-			httpretry.Final, "a malformed response",
-		},
-		{
-			"connection error", func(uint32) ([]byte, bool) { return frame(frameSettings, 0, 1), false },
-			httpretry.Uncertain, "it may not have been this stream that broke the protocol",
-		},
-		{
-			"HTTP/1.1", func(uint32) ([]byte, bool) { return []byte("HTTP/1.1 400 Bad Request\r\n\r\n"), true },
-			httpretry.Final, "the server does not speak HTTP/2",
-		},
-	}
-	for _, tt := range tests {
+	for _, tt := range http2Failures {
 		for name, send := range h2Requests {
-			if tt.name == graceful && name != "POST without GetBody" {
+			if tt.name == gracefulGoAway && name != "POST without GetBody" {
 				continue // net/http tries again on a new connection, without end
 			}
 			t.Run(tt.name+"/"+name, func(t *testing.T) {
@@ -1090,6 +1117,30 @@ func TestClassifyHTTP2(t *testing.T) {
 			})
 		}
 	}
+}
+
+func TestClassifyHTTP2NotEstablished(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tr := newH2Transport(nil)
+		tr.DialContext = func(context.Context, string, string) (net.Conn, error) {
+			client, server := net.Pipe()
+			go func() {
+				server.Read(make([]byte, 4096))
+				server.Close()
+			}()
+			return client, nil
+		}
+		defer tr.CloseIdleConnections()
+		req := postOnce(t, "http://host.invalid")
+		req = req.WithContext(httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{
+			GotConn: func(httptrace.GotConnInfo) { synctest.Wait() }, // until net/http knows
+		}))
+		err := errorOf(t, tr, req)
+		if !strings.Contains(err.Error(), "could not be established") {
+			t.Errorf("got the error %q, want one of a connection that took no request", err)
+		}
+		wantOutcome(t, req, err, httpretry.Rejected, "nothing was sent")
+	})
 }
 
 // On a connection that was used before, a GOAWAY with an error leaves the text
@@ -1150,8 +1201,9 @@ func TestClassifyHTTP2OverTLS(t *testing.T) {
 	testFailures(t, []failure{
 		{"refused", "the server did not process the stream", httpretry.Rejected, "REFUSED_STREAM", overTLS(refused, nil)},
 		{"cancelled", "the server may have begun", httpretry.Uncertain, "CANCEL", overTLS(cancelled, nil)},
-		{"reset", "the server may have begun", httpretry.Uncertain, "", overTLS(nil, reset)}, // a read after a failed write says EOF
-		{"closed", "the server may have begun", httpretry.Uncertain, "EOF", overTLS(nil, func(conn net.Conn) { conn.Close() })},
+		// An end of file or a reset, whichever the client notices first.
+		{"reset", "the server may have begun", httpretry.Uncertain, "", overTLS(nil, reset)},
+		{"closed", "the server may have begun", httpretry.Uncertain, "", overTLS(nil, func(conn net.Conn) { conn.Close() })},
 	})
 }
 
@@ -1245,6 +1297,7 @@ func TestClassifyDetails(t *testing.T) {
 		{&net.OpError{Op: "proxyconnect", Err: io.EOF}, httpretry.Rejected, "the end of a connection to the proxy"},
 		{&net.OpError{Op: "read", Err: syscall.EHOSTUNREACH}, httpretry.Uncertain, "the connection stood"},
 		{&net.OpError{Op: "dial", Err: &net.DNSError{IsNotFound: true}}, httpretry.Final, "no such host"},
+		{&net.OpError{Op: "proxyconnect", Err: &tls.ECHRejectionError{}}, httpretry.Final, "the proxy has other keys for Encrypted Client Hello"},
 		{&net.DNSError{UnwrapErr: context.DeadlineExceeded}, httpretry.Rejected, "a timeout, but of the lookup"},
 	}
 	req := get(t, "http://host.invalid")

@@ -1,6 +1,7 @@
 package httpretry
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -114,6 +115,7 @@ func (r *replay) nextRequest(ctx context.Context, req *http.Request) *http.Reque
 	r.attempt++
 	r.fence = context.Cause(r.ctx) // nil unless it is done
 	r.open = 1
+	r.compactLocked()
 	sent := req.WithContext(ctx)
 	sent.Body = &bodyCopy{r: r, attempt: r.attempt}
 	sent.GetBody = r.getBody(r.attempt)
@@ -388,12 +390,31 @@ const chunkSize = 32 << 10
 // A chunk is a piece of a recording. All but the last of a recording are full.
 type chunk struct {
 	next *chunk
-	data [chunkSize]byte
+	data []byte // chunkSize bytes, unless it was compacted
 }
 
 // chunks keeps chunks for the next recording. What is left in them from the
 // last one is never read: a recording is read up to its size.
-var chunks = sync.Pool{New: func() any { return new(chunk) }}
+var chunks = sync.Pool{New: func() any {
+	c := new(struct {
+		chunk
+		data [chunkSize]byte
+	})
+	c.chunk.data = c.data[:]
+	return &c.chunk
+}}
+
+// compactLocked gives a small recording that is complete no more memory than
+// it needs: many may wait for a long time.
+func (r *replay) compactLocked() {
+	if r.end == nil || r.head == nil || r.head != r.tail || r.size > chunkSize/2 {
+		return
+	}
+	small := &chunk{data: bytes.Clone(r.head.data[:r.size])}
+	r.first.chunk = nil // which is fenced, and would keep it in memory
+	r.dropUntilLocked(nil)
+	r.head, r.tail = small, small
+}
 
 // startFill begins to read more of the source, into the recording.
 func (r *replay) startFill() {
@@ -444,7 +465,9 @@ func readSome(src io.Reader, p []byte) (n int, err error) {
 func (r *replay) dropUntilLocked(c *chunk) {
 	for r.head != nil && r.head != c {
 		next := r.head.next
-		chunks.Put(r.head)
+		if len(r.head.data) == chunkSize {
+			chunks.Put(r.head)
+		}
 		r.head = next
 	}
 	if r.head == nil {

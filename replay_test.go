@@ -908,3 +908,33 @@ func readPieces(r io.Reader, seed uint64) ([]byte, error) {
 		}
 	}
 }
+
+// What waits for its next attempt holds little more than its body.
+func TestWaitingCallsTakeLittleMemory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const calls = 1000
+		ctx, cancel := context.WithCancel(t.Context())
+		resp := func(req *http.Request) *http.Response { return response(req, 503, "") }
+		rt := &httpretry.RetryTransport{Policy: every(time.Hour), Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
+			_, err := consume(req)
+			return resp(req), err
+		})}
+		heap := func() int64 {
+			runtime.GC()
+			runtime.GC() // empties the pools
+			var m runtime.MemStats
+			runtime.ReadMemStats(&m)
+			return int64(m.HeapAlloc)
+		}
+		before := heap()
+		for range calls {
+			req := newRequest(t, "POST", "http://example.com/", io.MultiReader(strings.NewReader("a small body"))).WithContext(ctx)
+			go rt.RoundTrip(req)
+		}
+		synctest.Wait()
+		if got := (heap() - before) / calls; got > 5<<10 {
+			t.Errorf("a waiting call with a small recorded body takes %d bytes with its request, want at most 5 KiB", got)
+		}
+		cancel()
+	})
+}
