@@ -173,7 +173,8 @@ func (t *RetryTransport) timed(p Policy) bool {
 	if t.OnAttempt != nil || t.Budget != nil {
 		return true
 	}
-	switch p.(type) { // a variable here would be a copy of the config, and 4 ns
+	//lint:ignore S1034 a variable would be a copy of the config, and 4 ns
+	switch p.(type) {
 	case RetryConfig:
 		return p.(RetryConfig).MaxElapsed > 0
 	}
