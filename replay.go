@@ -44,6 +44,7 @@ type replay struct {
 	attempt int   // copies of earlier attempts are fenced
 	fence   error // not nil: so are those of this one, with this error
 	open    int   // copies of this attempt that may still read
+	held    bool  // no copy may read beyond what is recorded
 	settled bool  // the outcome is final: no further attempt
 
 	head, tail *chunk
@@ -112,6 +113,7 @@ func (r *replay) nextRequest(ctx context.Context, req *http.Request) *http.Reque
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.fenceLocked(errAttemptOver)
+	r.held = false
 	r.attempt++
 	r.fence = context.Cause(r.ctx) // nil unless it is done
 	r.open = 1
@@ -139,12 +141,15 @@ func (r *replay) getBody(attempt int) func() (io.ReadCloser, error) {
 	}
 }
 
-// replayable reports whether another attempt could get the whole body. A
-// source that failed would fail it at the same offset.
-func (r *replay) replayable() bool {
+// hold reports whether another attempt could get the whole body, and keeps it
+// so until nextRequest or settle: what the transport still reads for the
+// attempt before could otherwise exceed the limit meanwhile. A source that
+// failed would fail another attempt at the same offset.
+func (r *replay) hold() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.replayableLocked() && !r.failedLocked()
+	r.held = r.replayableLocked() && !r.failedLocked()
+	return r.held
 }
 
 func (r *replay) replayableLocked() bool {
@@ -183,7 +188,8 @@ func (r *replay) interrupt(attempt int, err error) {
 func (r *replay) settle(err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.settled = true
+	r.settled, r.held = true, false
+	r.changed.Broadcast()
 	if err != nil {
 		r.fenceLocked(errAttemptOver)
 	}
@@ -288,7 +294,7 @@ func (c *bodyCopy) Read(p []byte) (int, error) {
 			return c.readRecording(p), nil
 		case r.end != nil:
 			return 0, c.finish(r.end)
-		case r.filling:
+		case r.filling, r.held:
 			r.changed.Wait()
 		case r.replayableLocked():
 			r.startFill()
@@ -336,7 +342,7 @@ func (c *bodyCopy) readRecording(p []byte) int {
 	at := c.off % chunkSize
 	n := copy(p, c.chunk.data[at:min(chunkSize, at+r.size-c.off)])
 	c.off += int64(n)
-	if r.open == 1 && !r.replayableLocked() {
+	if r.open == 1 && !r.held && !r.replayableLocked() {
 		r.dropUntilLocked(c.chunk)
 	}
 	return n

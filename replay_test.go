@@ -133,6 +133,52 @@ func TestLateReaderIsFenced(t *testing.T) {
 	}
 }
 
+// What a transport reads while the policy is asked must not be missing from
+// the attempt that the policy then wants.
+func TestLateReaderDuringDecision(t *testing.T) {
+	for _, retry := range []bool{true, false} {
+		t.Run(fmt.Sprint("retry ", retry), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				content := pattern(300 << 10)
+				asked, attempts := make(chan struct{}), 0
+				rt := &httpretry.RetryTransport{
+					MaxReplayBytes: 100,
+					Policy: httpretry.PolicyFunc(func(httpretry.Attempt) (time.Duration, bool) {
+						close(asked)
+						synctest.Wait() // until the late reader is done or blocked
+						return 0, retry
+					}),
+					Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
+						if attempts++; attempts == 1 {
+							go func() {
+								defer req.Body.Close()
+								<-asked
+								got, err := io.ReadAll(req.Body)
+								if retry && (err == nil || !bytes.HasPrefix(content, got)) || !retry && !bytes.Equal(content, got) {
+									t.Errorf("the late reader got %d bytes and error %v", len(got), err)
+								}
+							}()
+							return response(req, 503, ""), nil
+						}
+						if got, err := consume(req); err != nil || got != string(content) {
+							t.Errorf("the second attempt got %d bytes and error %v, want the %d of the body", len(got), err, len(content))
+						}
+						return response(req, 200, ""), nil
+					}),
+				}
+				req := newRequest(t, "POST", "http://example.com/", nil)
+				body := &testBody{Reader: bytes.NewReader(content)}
+				req.Body = body
+				if _, err := rt.RoundTrip(req); err != nil {
+					t.Fatal(err)
+				}
+				synctest.Wait()
+				body.wantClosedOnce(t)
+			})
+		})
+	}
+}
+
 // choppy reads pieces of random size, sometimes empty.
 type choppy struct{ io.Reader }
 

@@ -422,7 +422,7 @@ func (c *call) decision(a Attempt) Decision {
 // known without calling GetBody.
 func (c *call) replayable() bool {
 	if c.replay != nil {
-		return c.replay.replayable()
+		return c.replay.hold()
 	}
 	return !hasBody(c.req) || c.req.GetBody != nil
 }
