@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"reflect"
 	"sync"
 	"syscall"
 )
@@ -28,27 +29,29 @@ var (
 // source which blocks holds up neither the end of an attempt nor the next one,
 // and what it then returns belongs to the recording.
 type replay struct {
-	ctx   context.Context // the caller's
-	at    io.ReaderAt     // the source, if it can seek; nothing is recorded then
-	start int64           // where it stood
-	limit int64           // on the recording
+	ctx    context.Context // the caller's
+	at     io.ReaderAt     // the source, if it can seek; nothing is recorded then
+	start  int64           // where it stood
+	length int64           // from there to its end; negative: not known
+	limit  int64           // on the recording; negative: the source is only watched
 
 	mu      sync.Mutex
 	changed sync.Cond // a Read of the source ended, or copies were fenced
 	source  io.ReadCloser
 	busy    int         // Reads of the source that are under way
-	closing bool        // to be closed when it is no longer busy
 	closed  bool        // the source is, or is about to be
 	unwatch func() bool // ends the wait for ctx
 
 	attempt int   // copies of earlier attempts are fenced
 	fence   error // not nil: so are those of this one, with this error
 	open    int   // copies of this attempt that may still read
+	sending bool  // the one that is sent is among them
 	held    bool  // no copy may read beyond what is recorded
 	settled bool  // the outcome is final: no further attempt
 
 	head, tail *chunk
 	size       int64 // bytes recorded
+	room       int64 // bytes for which there have been chunks
 	end        error // what followed them: io.EOF or the source's failure; nil: not known yet
 	filling    bool
 	fillFunc   func()
@@ -59,24 +62,31 @@ type replay struct {
 }
 
 // newReplay takes over req.Body and returns the first attempt's request in
-// sent. It returns nil if the body can't be replayed within limit bytes.
-func newReplay(req *http.Request, limit int64) *replay {
-	at, start := seekable(req.Body)
-	if at == nil && (limit < 0 || req.ContentLength > limit) {
+// sent. A body that can't be replayed within limit bytes is only watched, so
+// that the call ends when its context does; unless nobody could end it: then
+// newReplay returns nil.
+func newReplay(req *http.Request, limit int64, timeout bool) *replay {
+	if req.ContentLength > limit {
+		limit = -1
+	}
+	r := &replay{ctx: req.Context(), limit: limit, source: req.Body, attempt: 1, open: 1, sending: true, sent: *req}
+	r.seek()
+	if r.at == nil && limit < 0 && !timeout && r.ctx.Done() == nil {
 		return nil
 	}
-	r := &replay{ctx: req.Context(), at: at, start: start, limit: limit, source: req.Body, attempt: 1, open: 1, sent: *req}
 	r.changed.L = &r.mu
 	r.fillFunc = r.fill
-	r.first = bodyCopy{r: r, attempt: 1}
+	r.first = bodyCopy{r: r, attempt: 1, sent: true}
 	r.sent.Body = &r.first
-	if f, ok := r.source.(*os.File); ok && at != nil {
+	if f, ok := r.source.(*os.File); ok && r.at != nil {
 		// Reading the file where it stands, and showing it to net, allows for
 		// sendfile. The copies of later attempts have offsets of their own.
 		r.first.direct = true
 		r.sent.Body = fileCopy{&r.first, f}
 	}
-	r.sent.GetBody = r.getBody(1)
+	if r.replayableLocked() {
+		r.sent.GetBody = r.getBody(1)
+	}
 	if r.ctx.Done() != nil {
 		r.mu.Lock() // abort may run before unwatch is set
 		defer r.mu.Unlock()
@@ -85,27 +95,48 @@ func newReplay(req *http.Request, limit int64) *replay {
 	return r
 }
 
-// seekable returns body as an io.ReaderAt and the offset at which it stands,
-// or nil if it has none.
-func seekable(body io.Reader) (io.ReaderAt, int64) {
-	at, ok := body.(interface {
+// seek finds out whether the source can be read again, and where it stands.
+func (r *replay) seek() {
+	at, ok := r.source.(interface {
 		io.ReaderAt
 		io.Seeker
 	})
-	if !ok {
-		return nil, 0
+	if !ok || embedsFile(r.source) {
+		return
 	}
-	if f, ok := body.(*os.File); ok {
+	if f, ok := r.source.(*os.File); ok {
 		// A terminal or a pipe is an *os.File too.
 		if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
-			return nil, 0
+			return
 		}
 	}
 	start, err := at.Seek(0, io.SeekCurrent)
 	if err != nil {
-		return nil, 0
+		return
 	}
-	return at, start
+	end, err := at.Seek(0, io.SeekEnd)
+	if _, backErr := at.Seek(start, io.SeekStart); err != nil || backErr != nil {
+		end = start - 1
+	}
+	r.at, r.start, r.length = at, start, end-start
+}
+
+// embedsFile reports whether body is a struct around an *os.File: what embeds
+// one to change what Read gives has the file's own ReadAt all the same.
+func embedsFile(body io.Reader) bool {
+	t := reflect.TypeOf(body)
+	if t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	if t.Kind() != reflect.Struct || t == reflect.TypeFor[os.File]() {
+		return false
+	}
+	for i := range t.NumField() {
+		if f := t.Field(i); f.Anonymous && f.Type == reflect.TypeFor[*os.File]() {
+			return true
+		}
+	}
+	return false
 }
 
 // nextRequest starts another attempt: copies of the one before are fenced.
@@ -116,10 +147,10 @@ func (r *replay) nextRequest(ctx context.Context, req *http.Request) *http.Reque
 	r.held = false
 	r.attempt++
 	r.fence = context.Cause(r.ctx) // nil unless it is done
-	r.open = 1
+	r.open, r.sending = 1, true
 	r.compactLocked()
 	sent := req.WithContext(ctx)
-	sent.Body = &bodyCopy{r: r, attempt: r.attempt}
+	sent.Body = &bodyCopy{r: r, attempt: r.attempt, sent: true}
 	sent.GetBody = r.getBody(r.attempt)
 	return sent
 }
@@ -194,7 +225,7 @@ func (r *replay) settle(err error) {
 		r.fenceLocked(errAttemptOver)
 	}
 	if r.open == 0 {
-		r.releaseLocked()
+		r.closeLocked()
 	}
 	r.tidyLocked()
 }
@@ -211,7 +242,7 @@ func (r *replay) abort() {
 
 func (r *replay) fenceLocked(err error) {
 	r.fence = err
-	r.open = 0
+	r.open, r.sending = 0, false
 	r.changed.Broadcast()
 }
 
@@ -224,31 +255,16 @@ func (r *replay) staleLocked(attempt int) error {
 	return r.fence
 }
 
-// releaseLocked closes a source that nobody needs any more. The transport has
-// closed its copy or failed, so a Read that is still under way may be broken
-// off; but a stale attempt's ReadAt has done nothing to deserve that.
-func (r *replay) releaseLocked() error {
-	if r.at != nil && r.busy > 0 {
-		r.closing = true
-		return nil
-	}
-	return r.closeLocked()
-}
-
-// tidyLocked does what had to wait until no Read of the source was under way.
+// tidyLocked gives back the recording when nobody can need it again.
 func (r *replay) tidyLocked() {
-	if r.busy > 0 {
-		return
-	}
-	if r.closing {
-		r.closeLocked()
-	}
-	if r.settled && r.open == 0 {
+	if r.busy == 0 && r.settled && r.open == 0 {
 		r.dropUntilLocked(nil)
 	}
 }
 
-// closeLocked closes the source, once, without holding the lock meanwhile.
+// closeLocked closes the source, once, and not under the lock. A Close may wait
+// for a Read that is under way, as that of a server's request body does, and
+// nobody here waits for that.
 func (r *replay) closeLocked() error {
 	if r.closed {
 		return nil
@@ -256,6 +272,10 @@ func (r *replay) closeLocked() error {
 	r.closed = true
 	if r.unwatch != nil {
 		r.unwatch()
+	}
+	if r.busy > 0 {
+		go r.source.Close()
+		return nil
 	}
 	r.mu.Unlock()
 	defer r.mu.Lock()
@@ -266,6 +286,7 @@ func (r *replay) closeLocked() error {
 type bodyCopy struct {
 	r       *replay
 	attempt int
+	sent    bool  // not by GetBody
 	direct  bool  // reads the source where it stands
 	end     error // what Read returns from now on
 	closed  bool
@@ -290,6 +311,9 @@ func (c *bodyCopy) Read(p []byte) (int, error) {
 			return 0, nil
 		case c.direct || r.at != nil:
 			return c.readSource(p)
+		case !c.sent && r.sending && !r.replayableLocked():
+			// What is not kept any more belongs to the copy that is sent.
+			return 0, c.finish(errNotReplayable)
 		case c.off < r.size:
 			return c.readRecording(p), nil
 		case r.end != nil:
@@ -298,10 +322,9 @@ func (c *bodyCopy) Read(p []byte) (int, error) {
 			r.changed.Wait()
 		case r.replayableLocked():
 			r.startFill()
-		case r.open == 1:
+		case c.sent || r.open == 1:
 			c.direct = true
 		default:
-			// Another copy of this attempt still needs what is recorded.
 			return 0, c.finish(errNotReplayable)
 		}
 	}
@@ -320,6 +343,12 @@ func (c *bodyCopy) readSource(p []byte) (n int, err error) {
 	r.mu.Lock()
 	r.busy--
 	c.off += int64(n)
+	if stale := r.staleLocked(c.attempt); stale != nil {
+		n, err = 0, stale // and not what came of closing the source
+	}
+	if err == io.EOF && !c.direct && c.off < r.length {
+		err = io.ErrUnexpectedEOF // the first attempt had more
+	}
 	if err != nil {
 		c.finish(err)
 		if r.at == nil || err != io.EOF {
@@ -342,7 +371,7 @@ func (c *bodyCopy) readRecording(p []byte) int {
 	at := c.off % chunkSize
 	n := copy(p, c.chunk.data[at:min(chunkSize, at+r.size-c.off)])
 	c.off += int64(n)
-	if r.open == 1 && !r.held && !r.replayableLocked() {
+	if (c.sent || r.open == 1) && !r.held && !r.replayableLocked() {
 		r.dropUntilLocked(c.chunk)
 	}
 	return n
@@ -352,6 +381,7 @@ func (c *bodyCopy) readRecording(p []byte) int {
 func (c *bodyCopy) finish(err error) error {
 	if c.end == nil && c.r.staleLocked(c.attempt) == nil {
 		c.r.open--
+		c.r.sending = c.r.sending && !c.sent
 	}
 	c.end = err
 	return err
@@ -369,13 +399,13 @@ func (c *bodyCopy) Close() error {
 	c.closed = true
 	c.finish(errBodyClosed)
 	r.changed.Broadcast()
-	if r.staleLocked(c.attempt) != nil || r.open > 0 {
+	if r.staleLocked(c.attempt) != nil {
 		return nil
 	}
 	recorded := r.at == nil && r.end != nil
 	var err error
-	if recorded || !r.replayableLocked() {
-		err = r.releaseLocked()
+	if recorded || r.open == 0 && !r.replayableLocked() {
+		err = r.closeLocked()
 	}
 	r.tidyLocked()
 	return err
@@ -424,9 +454,10 @@ func (r *replay) compactLocked() {
 
 // startFill begins to read more of the source, into the recording.
 func (r *replay) startFill() {
-	if r.size%chunkSize == 0 {
+	if r.size == r.room {
 		c := chunks.Get().(*chunk)
 		c.next = nil
+		r.room += chunkSize
 		if r.head == nil {
 			r.head = c
 		} else {
@@ -446,7 +477,7 @@ func (r *replay) fill() {
 	if left := r.limit - r.size; left < int64(len(room)) {
 		room = room[:left+1]
 	}
-	n, err := readSome(r.source, room)
+	n, err := r.source.Read(room)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.size += int64(n)
@@ -455,16 +486,6 @@ func (r *replay) fill() {
 	r.busy--
 	r.tidyLocked()
 	r.changed.Broadcast()
-}
-
-// readSome reads until there is a byte or an error.
-func readSome(src io.Reader, p []byte) (n int, err error) {
-	for range 100 {
-		if n, err = src.Read(p); n > 0 || err != nil {
-			return n, err
-		}
-	}
-	return 0, io.ErrNoProgress
 }
 
 // dropUntilLocked gives back the chunks before c; all of them if c is nil.

@@ -606,6 +606,7 @@ func TestBlockedSource(t *testing.T) {
 			if !errors.Is(err, context.DeadlineExceeded) {
 				t.Errorf("got %v, want a timeout", err)
 			}
+			synctest.Wait() // it may be closed after RoundTrip has returned
 			if _, err := pw.Write([]byte("x")); err != io.ErrClosedPipe {
 				t.Errorf("writing to the source: got %v, want that it is closed", err)
 			}
@@ -620,9 +621,52 @@ func TestBlockedSource(t *testing.T) {
 			if !errors.Is(err, context.DeadlineExceeded) {
 				t.Errorf("got %v, want a timeout", err)
 			}
+			synctest.Wait() // it may be closed after RoundTrip has returned
 			if _, err := pw.Write([]byte("x")); err != io.ErrClosedPipe {
 				t.Errorf("writing to the source: got %v, want that it is closed", err)
 			}
+		})
+	})
+	// Also a body that is not recorded is let go: net/http alone would wait.
+	for name, set := range map[string]func(*http.Request, *httpretry.RetryTransport){
+		"declared too large": func(req *http.Request, rt *httpretry.RetryTransport) { req.ContentLength = 1 << 30 },
+		"never retried":      func(req *http.Request, rt *httpretry.RetryTransport) { rt.Policy = &httpretry.RetryConfig{} },
+		"nothing recorded":   func(req *http.Request, rt *httpretry.RetryTransport) { rt.MaxReplayBytes = -1 },
+	} {
+		for _, timeout := range []time.Duration{0, time.Second} {
+			t.Run(fmt.Sprint(name, ", timeout ", timeout), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					ctx, cancel := context.WithCancel(t.Context())
+					defer cancel()
+					if timeout == 0 {
+						time.AfterFunc(time.Second, cancel)
+					}
+					pr, pw := io.Pipe()
+					rt := &httpretry.RetryTransport{Base: roundTripFunc(reads), AttemptTimeout: timeout}
+					req := newRequest(t, "PUT", "http://example.com/", pr).WithContext(ctx)
+					set(req, rt)
+					start := time.Now()
+					if _, err := rt.RoundTrip(req); err == nil || time.Since(start) != time.Second {
+						t.Errorf("got %v after %v, want an error after 1s", err, time.Since(start))
+					}
+					synctest.Wait()
+					if _, err := pw.Write([]byte("x")); err != io.ErrClosedPipe {
+						t.Errorf("writing to the source: got %v, want that it is closed", err)
+					}
+				})
+			})
+		}
+	}
+	t.Run("whose Close waits for its Read", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			source := &lockedBody{release: make(chan struct{})}
+			rt := &httpretry.RetryTransport{AttemptTimeout: time.Second, Base: roundTripFunc(reads), Policy: httpretry.RetryConfig{MaxRetries: 1, Jitter: httpretry.None()}}
+			start := time.Now()
+			_, err := rt.RoundTrip(newRequest(t, "PUT", "http://example.com/", source))
+			if !errors.Is(err, context.DeadlineExceeded) || time.Since(start) != 3*time.Second {
+				t.Errorf("got %v after %v, want a timeout after two attempts and a wait of 1s each", err, time.Since(start))
+			}
+			close(source.release)
 		})
 	})
 	t.Run("over the wire", func(t *testing.T) {
@@ -645,6 +689,138 @@ func TestBlockedSource(t *testing.T) {
 			}
 		}
 	})
+}
+
+// lockedBody closes as the body of a server's request does: after its Read.
+type lockedBody struct {
+	mu      sync.Mutex
+	release chan struct{}
+}
+
+func (b *lockedBody) Read([]byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	<-b.release
+	return 0, io.EOF
+}
+
+func (b *lockedBody) Close() error {
+	<-b.release // a mutex would not count as blocked in a bubble
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return nil
+}
+
+// What the layer does to the source is not what the caller gets to hear.
+func TestCancellationIsNotAClosedPipe(t *testing.T) {
+	for _, limit := range []int64{-1, 10, 1 << 20} {
+		synctest.Test(t, func(t *testing.T) {
+			cause := errors.New("the reason")
+			ctx, cancel := context.WithCancelCause(t.Context())
+			pr, pw := io.Pipe()
+			rt := &httpretry.RetryTransport{MaxReplayBytes: limit, Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
+				_, err := consume(req)
+				return nil, err
+			})}
+			go func() {
+				pw.Write(make([]byte, 1000))
+				cancel(cause)
+			}()
+			if _, err := rt.RoundTrip(newRequest(t, "POST", "http://example.com/", pr).WithContext(ctx)); err != cause {
+				t.Errorf("limit %d: got %v, want %v", limit, err, cause)
+			}
+		})
+	}
+}
+
+// A source may read nothing for as long as it likes.
+func TestEmptyReads(t *testing.T) {
+	empty := 1000
+	source := readerFunc(func(p []byte) (int, error) {
+		if empty--; empty > 0 {
+			return 0, nil
+		}
+		return copy(p, "x"), io.EOF
+	})
+	var got []string
+	rt := &httpretry.RetryTransport{Base: failUntil(2, &got), Policy: now}
+	if _, err := rt.RoundTrip(newRequest(t, "POST", "http://example.com/", source)); err != nil || fmt.Sprint(got) != "[x x]" {
+		t.Errorf("got bodies %q, %v, want two of %q", got, err, "x")
+	}
+}
+
+type readerFunc func([]byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
+
+// shoutingFile changes what a file holds while it is sent.
+type shoutingFile struct{ *os.File }
+
+func (f shoutingFile) Read(p []byte) (int, error) {
+	n, err := f.File.Read(p)
+	copy(p, bytes.ToUpper(p[:n]))
+	return n, err
+}
+
+func TestFilesThatAreNotWhatTheySeem(t *testing.T) {
+	open := func(t *testing.T) (*os.File, string) {
+		path := filepath.Join(t.TempDir(), "upload")
+		if err := os.WriteFile(path, []byte("content"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		f, err := os.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return f, path
+	}
+	t.Run("has a Read of its own", func(t *testing.T) {
+		f, _ := open(t)
+		var got []string
+		rt := &httpretry.RetryTransport{Base: failUntil(3, &got), Policy: now}
+		if _, err := rt.RoundTrip(newRequest(t, "POST", "http://example.com/", shoutingFile{f})); err != nil || fmt.Sprint(got) != "[CONTENT CONTENT CONTENT]" {
+			t.Errorf("got bodies %q, %v, want what its Read gives", got, err)
+		}
+	})
+	t.Run("shrinks", func(t *testing.T) {
+		f, path := open(t)
+		attempts := 0
+		rt := &httpretry.RetryTransport{Policy: now, Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
+			if _, err := consume(req); err != nil {
+				return nil, err
+			}
+			if attempts++; attempts > 1 {
+				t.Error("a shorter body was sent as if it were the whole")
+			}
+			return response(req, 503, ""), os.Truncate(path, 3)
+		})}
+		if _, err := rt.RoundTrip(newRequest(t, "POST", "http://example.com/", f)); !errors.Is(err, io.ErrUnexpectedEOF) {
+			t.Errorf("got %v, want %v", err, io.ErrUnexpectedEOF)
+		}
+	})
+}
+
+// Middleware that looks into a copy and forgets it does no harm.
+func TestForgottenCopy(t *testing.T) {
+	for _, size := range []int{100, 2 << 20} {
+		content := string(pattern(size))
+		body := newTestBody(content)
+		rt := &httpretry.RetryTransport{Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
+			copied, err := req.GetBody()
+			if err != nil {
+				t.Fatal(err)
+			}
+			io.ReadFull(copied, make([]byte, 10))
+			if got, err := consume(req); err != nil || got != content {
+				t.Errorf("the body has %d bytes, %v, want all %d", len(got), err, size)
+			}
+			return response(req, 200, ""), nil
+		})}
+		if _, err := rt.RoundTrip(newRequest(t, "POST", "http://example.com/", body)); err != nil {
+			t.Fatal(err)
+		}
+		body.wantClosedOnce(t)
+	}
 }
 
 // net/http itself replays on a connection that turns out stale; it can,

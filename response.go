@@ -55,7 +55,7 @@ func (d *drain) run() {
 func (d *drain) wait(ctx context.Context, grace time.Duration) bool {
 	select {
 	case <-d.done:
-		return true
+		return ctx.Err() == nil
 	default:
 	}
 	if grace > 0 {
@@ -63,14 +63,12 @@ func (d *drain) wait(ctx context.Context, grace time.Duration) bool {
 		defer timer.Stop()
 		select {
 		case <-d.done:
-			return true
 		case <-ctx.Done():
-			return false
 		case <-timer.C:
 		}
 	}
 	d.cut()
-	return true
+	return ctx.Err() == nil
 }
 
 // cut ends the drain. It does not wait: a Close may block behind the Read that
@@ -95,13 +93,17 @@ type aheadBody struct {
 
 // readAhead replaces resp.Body by one of which up to limit bytes are in
 // memory. If that is all of it, its connection is free again. It returns nil
-// for a body that must not be held back.
-func readAhead(resp *http.Response, limit int64) *aheadBody {
+// for a body that must not be held back. When ctx is done it closes the body,
+// which need not know of ctx.
+func readAhead(ctx context.Context, resp *http.Response, limit int64) *aheadBody {
 	_, upgraded := resp.Body.(io.Writer)
 	if resp.Body == nil || resp.Body == http.NoBody || upgraded || resp.ContentLength > limit || isEventStream(resp.Header) {
 		return nil
 	}
 	limit = min(limit, math.MaxInt64-1)
+	closeBody := sync.OnceValue(resp.Body.Close)
+	stop := context.AfterFunc(ctx, func() { closeBody() })
+	defer stop()
 	var buf bytes.Buffer
 	buf.Grow(int(min(max(resp.ContentLength, 0), maxDrainBytes)) + bytes.MinRead)
 	// The byte beyond the limit tells a body that fits from one that does not.
@@ -112,7 +114,10 @@ func readAhead(resp *http.Response, limit int64) *aheadBody {
 		a.err = io.EOF
 	}
 	if a.err != nil {
-		a.rest.Close()
+		closeBody()
+	}
+	if a.broken() != nil && ctx.Err() != nil {
+		a.err = context.Cause(ctx) // and not what came of closing the body
 	}
 	resp.Body = a
 	return a
@@ -130,6 +135,9 @@ func (a *aheadBody) broken() error {
 	}
 	return a.err
 }
+
+// whole reports whether all of the body is in memory.
+func (a *aheadBody) whole() bool { return a != nil && a.err == io.EOF }
 
 // Read implements [io.Reader].
 func (a *aheadBody) Read(p []byte) (int, error) {

@@ -331,6 +331,33 @@ func TestTimeoutIncludesReadingAhead(t *testing.T) {
 	})
 }
 
+// A response body that knows nothing of the request's context is read ahead
+// no longer than that.
+func TestReadingAheadEnds(t *testing.T) {
+	for _, timeout := range []time.Duration{0, time.Second} {
+		synctest.Test(t, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+			defer cancel()
+			body := newHangingBody("half")
+			rt := &httpretry.RetryTransport{
+				Policy: httpretry.Never, MaxResponseBytes: 100, AttemptTimeout: timeout,
+				Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
+					resp := response(req, 200, "")
+					resp.Body, resp.ContentLength = body, -1
+					return resp, nil
+				}),
+			}
+			resp, err := rt.RoundTrip(newRequest(t, "GET", "http://example.com/", nil).WithContext(ctx))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, err := io.ReadAll(resp.Body); string(got) != "half" || !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("timeout %v: got %q, %v, want what had come and a timeout", timeout, got, err)
+			}
+		})
+	}
+}
+
 // A truncated response on the wire.
 func TestTruncatedResponse(t *testing.T) {
 	var n atomic.Int32

@@ -94,10 +94,10 @@ type RetryTransport struct {
 
 // RoundTrip implements [http.RoundTripper].
 //
-// A request whose context is done is not sent. When the context ends, the
-// attempt or the wait under way ends at once with [context.Cause]; a wait that
-// would end after the context's deadline is not begun, and the outcome of the
-// attempt before it is returned instead.
+// A request whose context is done is not sent. When the context ends, an attempt
+// ends with the error that Base gives for it, and a wait at once, with
+// [context.Cause]. A wait that would not end before the context's deadline is
+// not begun; the outcome of the attempt before it is returned instead.
 func (t *RetryTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	ctx := req.Context()
 	if ctx.Err() != nil {
@@ -116,7 +116,11 @@ func (t *RetryTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 		resp, err := t.base().RoundTrip(req)
 		if err == nil && resp != nil && DefaultClassifier.Classify(req, resp, nil).Outcome == Final &&
 			!(t.ResumeDownloads && resumable(req, resp)) {
-			return resp, nil // what follows would do the same, in three times the time
+			// What follows would do the same, in three times the time.
+			if resp.Request != req {
+				resp.Request = req
+			}
+			return resp, nil
 		}
 		c := newCall(t, req, policy, start)
 		c.receive(resp, err)
@@ -190,11 +194,15 @@ func (t *RetryTransport) plain(req *http.Request) bool {
 
 // makesOneAttempt reports whether p is known never to retry.
 func makesOneAttempt(p Policy) bool {
-	if c, ok := p.(RetryConfig); ok {
-		return c.MaxRetries <= 0
+	switch p := p.(type) {
+	case RetryConfig:
+		return p.MaxRetries <= 0
+	case *RetryConfig:
+		return p.MaxRetries <= 0
+	case never:
+		return true
 	}
-	_, ok := p.(never)
-	return ok
+	return false
 }
 
 func hasBody(req *http.Request) bool { return req.Body != nil && req.Body != http.NoBody }
@@ -204,6 +212,8 @@ func closeBody(req *http.Request) {
 		req.Body.Close()
 	}
 }
+
+func hasResponseBody(resp *http.Response) bool { return resp.Body != nil && resp.Body != http.NoBody }
 
 func closeResponse(resp *http.Response) {
 	if resp.Body != nil {
@@ -231,6 +241,7 @@ type call struct {
 	verdict Verdict
 
 	next io.ReadCloser // the next attempt's body, from GetBody
+	over bool          // nothing is left to be closed
 }
 
 func newCall(t *RetryTransport, req *http.Request, p Policy, start time.Time) *call {
@@ -239,16 +250,21 @@ func newCall(t *RetryTransport, req *http.Request, p Policy, start time.Time) *c
 
 // record makes the request body replayable if it isn't, and could be needed.
 func (c *call) record() {
-	if !hasBody(c.req) || c.req.GetBody != nil || makesOneAttempt(c.policy) {
+	if !hasBody(c.req) || c.req.GetBody != nil {
 		return
 	}
-	if c.replay = newReplay(c.req, c.t.maxReplayBytes()); c.replay != nil {
+	limit := c.t.maxReplayBytes()
+	if makesOneAttempt(c.policy) {
+		limit = -1
+	}
+	if c.replay = newReplay(c.req, limit, c.t.AttemptTimeout > 0); c.replay != nil {
 		c.sent = &c.replay.sent
 	}
 }
 
 // conclude makes further attempts for as long as the last one asks for it.
 func (c *call) conclude() (*http.Response, error) {
+	defer c.abandon()
 	for {
 		c.judge()
 		d := c.decide()
@@ -284,11 +300,10 @@ func (c *call) receive(resp *http.Response, err error) {
 	case resp == nil:
 		c.err = errNoResponse
 		return
-	case c.sent != c.req:
-		resp.Request = c.req
 	}
+	resp.Request = c.req
 	if c.t.MaxResponseBytes > 0 {
-		c.ahead = readAhead(resp, c.t.MaxResponseBytes)
+		c.ahead = readAhead(c.sent.Context(), resp, c.t.MaxResponseBytes)
 	}
 }
 
@@ -307,7 +322,7 @@ func (c *call) exchangeTimed() {
 	c.receive(c.t.base().RoundTrip(c.sent))
 	expired := !timer.Stop() && c.ctx.Err() == nil
 	switch {
-	case c.ahead != nil && c.ahead.err == io.EOF:
+	case c.resp != nil && (c.ahead.whole() || !hasResponseBody(c.resp)):
 		// All of it is here, in time or just so.
 	case expired && c.err != nil:
 		c.err = timeout
@@ -317,7 +332,7 @@ func (c *call) exchangeTimed() {
 		// The response came just before the timeout, and its body went with it.
 		closeResponse(c.resp)
 		c.resp, c.err = nil, timeout
-	case c.resp != nil && c.resp.Body != nil && c.resp.Body != http.NoBody:
+	case c.resp != nil:
 		c.resp.Body = newTimedBody(c.resp.Body, cancel)
 		return
 	}
@@ -343,8 +358,7 @@ func (c *call) classify(resp *http.Response, err error) Verdict {
 	if classifier == nil {
 		return DefaultClassifier.Classify(c.req, resp, err)
 	}
-	body := c.lend()
-	defer c.takeBack(body)
+	defer c.takeBack(c.lend())
 	return classifier.Classify(c.req, resp, err)
 }
 
@@ -374,9 +388,8 @@ func (c *call) decide() Decision {
 	}
 	d := c.decision(a)
 	if c.t.OnAttempt != nil {
-		body := c.lend()
+		defer c.takeBack(c.lend())
 		c.t.OnAttempt(a, d)
-		c.takeBack(body)
 	}
 	return d
 }
@@ -392,9 +405,7 @@ func (c *call) decision(a Attempt) Decision {
 	case !c.replayable() && !makesOneAttempt(c.policy):
 		return Decision{Reason: ReasonNotReplayable}
 	}
-	body := c.lend()
-	delay, retry := c.policy.Backoff(a)
-	c.takeBack(body)
+	delay, retry := c.backoff(a)
 	if !retry {
 		return Decision{Reason: ReasonPolicy}
 	}
@@ -410,12 +421,15 @@ func (c *call) decision(a Attempt) Decision {
 		c.next = next
 	}
 	if c.t.Budget != nil && !c.t.Budget.Withdraw(a) {
-		if c.next != nil {
-			c.next.Close()
-		}
+		c.dropNext()
 		return Decision{Reason: ReasonBudget}
 	}
 	return Decision{Retry: true, Delay: delay}
+}
+
+func (c *call) backoff(a Attempt) (time.Duration, bool) {
+	defer c.takeBack(c.lend())
+	return c.policy.Backoff(a)
 }
 
 // replayable reports whether the request body can be had again, as far as is
@@ -443,6 +457,7 @@ func (c *call) wait(delay time.Duration) error {
 	}
 	drain := startDrain(c.resp)
 	if sleep(c.ctx, delay) && drain.wait(c.ctx, minDrainTime-delay) {
+		c.resp = nil
 		return nil
 	}
 	drain.cut()
@@ -451,6 +466,7 @@ func (c *call) wait(delay time.Duration) error {
 
 // canceled ends a call whose context is done while it waits.
 func (c *call) canceled() error {
+	c.over = true
 	cause := context.Cause(c.ctx)
 	if c.replay != nil {
 		c.replay.settle(cause)
@@ -467,8 +483,32 @@ func (c *call) canceled() error {
 	return e
 }
 
+// dropNext closes a body from GetBody that no attempt will send.
+func (c *call) dropNext() {
+	if c.next != nil {
+		c.next.Close()
+		c.next = nil
+	}
+}
+
+// abandon closes what a call leaves behind when a hook, a classifier or a
+// policy panics. A server recovers from that, and goes on.
+func (c *call) abandon() {
+	if c.over {
+		return
+	}
+	c.dropNext()
+	if c.resp != nil {
+		closeResponse(c.resp)
+	}
+	if c.replay != nil {
+		c.replay.settle(errAttemptOver)
+	}
+}
+
 // result ends the call with what the last attempt brought.
 func (c *call) result(reason Reason) (*http.Response, error) {
+	c.over = true
 	if c.replay != nil {
 		c.replay.settle(c.err)
 	}
@@ -490,8 +530,7 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	defer timer.Stop()
 	select {
 	case <-timer.C:
-		return true
 	case <-ctx.Done():
-		return false
 	}
+	return ctx.Err() == nil // both may have come at once
 }

@@ -204,7 +204,8 @@ func TestFirstAttemptIsUntouched(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			req := newRequest(t, "POST", "http://example.com/", tt.body)
+			// Nothing can end this context, so nothing needs to be watched.
+			req := newRequest(t, "POST", "http://example.com/", tt.body).WithContext(context.Background())
 			var sent *http.Request
 			tt.rt.Base = roundTripFunc(func(req *http.Request) (*http.Response, error) {
 				sent = req
@@ -287,6 +288,93 @@ func TestBaseBreaksItsContract(t *testing.T) {
 			t.Errorf("response without a body: got %v, %v, want the 503", resp, err)
 		}
 	})
+}
+
+// A panic in what the caller has plugged in leaves nothing open.
+func TestPanicLeavesNothingOpen(t *testing.T) {
+	for name, set := range map[string]func(*httpretry.RetryTransport){
+		"hook": func(rt *httpretry.RetryTransport) {
+			rt.OnAttempt = func(httpretry.Attempt, httpretry.Decision) { panic("hook") }
+		},
+		"policy": func(rt *httpretry.RetryTransport) {
+			rt.Policy = httpretry.PolicyFunc(func(httpretry.Attempt) (time.Duration, bool) { panic("policy") })
+		},
+		"classifier": func(rt *httpretry.RetryTransport) {
+			rt.Classifier = httpretry.ClassifierFunc(func(*http.Request, *http.Response, error) httpretry.Verdict { panic("classifier") })
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			body, next, answer := newTestBody("x"), newTestBody("x"), newTestBody("busy")
+			rt := &httpretry.RetryTransport{Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
+				consume(req)
+				resp := response(req, 503, "")
+				resp.Body = answer
+				return resp, nil
+			})}
+			set(rt)
+			req := newRequest(t, "POST", "http://example.com/", nil)
+			req.Body = body
+			if name == "hook" {
+				req.GetBody = func() (io.ReadCloser, error) { return next, nil }
+			} else {
+				next.Close() // is not asked for
+			}
+			func() {
+				defer func() {
+					if recover() == nil {
+						t.Error("the panic did not reach the caller")
+					}
+				}()
+				rt.RoundTrip(req)
+			}()
+			body.wantClosedOnce(t)
+			next.wantClosedOnce(t)
+			answer.wantClosedOnce(t)
+		})
+	}
+}
+
+// An attempt must not begin when the wait and the context end at once.
+func TestNoAttemptWithDoneContext(t *testing.T) {
+	for range 50 {
+		synctest.Test(t, func(t *testing.T) {
+			ctx, cancel := context.WithCancel(t.Context())
+			rt := &httpretry.RetryTransport{
+				Policy: httpretry.PolicyFunc(func(httpretry.Attempt) (time.Duration, bool) {
+					time.AfterFunc(time.Second, cancel)
+					return time.Second, true
+				}),
+				Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
+					if req.Context().Err() != nil {
+						t.Error("an attempt began with a context that was done")
+					}
+					return response(req, 503, ""), nil
+				}),
+			}
+			rt.RoundTrip(newRequest(t, "GET", "http://example.com/", nil).WithContext(ctx))
+		})
+	}
+}
+
+// Response.Request is the caller's, also when Base has put its own there.
+func TestResponseRequest(t *testing.T) {
+	for _, fail := range []int{1, 3} {
+		req := newRequest(t, "POST", "http://example.com/", strings.NewReader("x"))
+		attempts := 0
+		rt := &httpretry.RetryTransport{Policy: now, Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
+			if attempts++; attempts < fail {
+				return statuses(503)(req.Clone(req.Context()))
+			}
+			return statuses(200)(req.Clone(req.Context()))
+		})}
+		resp, err := rt.RoundTrip(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if resp.Request != req {
+			t.Errorf("success at attempt %d: Response.Request is not the caller's request", fail)
+		}
+	}
 }
 
 type closeIdler struct {
@@ -388,6 +476,19 @@ func TestAttemptTimeout(t *testing.T) {
 			}
 			if got := readAll(t, resp); got != "late" {
 				t.Errorf("got body %q, want %q", got, "late")
+			}
+		})
+	})
+	t.Run("loses nothing that is there", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			rt := &httpretry.RetryTransport{AttemptTimeout: time.Second, Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
+				time.Sleep(time.Second) // the answer comes with the timeout
+				resp := response(req, 204, "")
+				resp.Body = http.NoBody
+				return resp, nil
+			})}
+			if _, err := rt.RoundTrip(newRequest(t, "POST", "http://example.com/", nil)); err != nil {
+				t.Errorf("a whole response became %v", err)
 			}
 		})
 	})
