@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"regexp"
 	"strings"
 	"sync"
 	"time"
@@ -116,6 +117,7 @@ func (b *batch) collect(results <-chan result, stop context.CancelCauseFunc) (er
 func (b *batch) ask(ctx context.Context, req request) result {
 	var r result
 	id := headerSafe(req.customID)
+	r.tally.live = b.summary.live
 	resp, failed := b.client.Generate(withTally(ctx, &r.tally), &inference.InferenceRequest{
 		RequestID: id,
 		Model:     req.model,
@@ -156,29 +158,29 @@ func (b *batch) redact(text string) string {
 	if len(b.apiKey) < 4 {
 		return text
 	}
-	// As it is, and as it stands in JSON, of which there are two habits.
-	forms := []string{b.apiKey, redacted}
-	for _, escapeHTML := range []bool{true, false} {
-		form := quoteJSON(b.apiKey, escapeHTML)
-		forms = append(forms, string(form[1:len(form)-1]), redacted)
+	// As it is, and with any of its characters escaped, as in JSON.
+	var form strings.Builder
+	for _, c := range []byte(b.apiKey) {
+		fmt.Fprintf(&form, `(?:\\*%s|\\+u00(?i:%02x))`, regexp.QuoteMeta(string(c)), c)
 	}
-	return strings.NewReplacer(forms...).Replace(text)
+	return regexp.MustCompile(form.String()).ReplaceAllLiteralString(text, redacted)
 }
 
-// asJSON returns the text if it is JSON, else a JSON string of it.
+// asJSON returns the text if it is JSON, else a JSON string of it. What is not
+// UTF-8 becomes U+FFFD: no reader of JSON takes it.
 func asJSON(text []byte) json.RawMessage {
+	text = bytes.ToValidUTF8(text, []byte("\uFFFD"))
 	if json.Valid(text) {
 		return text
 	}
-	return quoteJSON(string(text), false)
+	return quoteJSON(string(text))
 }
 
-// quoteJSON returns a JSON string, with or without escapes for what is special
-// in HTML.
-func quoteJSON(s string, escapeHTML bool) []byte {
+// quoteJSON returns a JSON string.
+func quoteJSON(s string) []byte {
 	var buf bytes.Buffer
 	enc := json.NewEncoder(&buf)
-	enc.SetEscapeHTML(escapeHTML)
+	enc.SetEscapeHTML(false)
 	if err := enc.Encode(s); err != nil {
 		panic(fmt.Sprintf("a string is always JSON: %v", err))
 	}

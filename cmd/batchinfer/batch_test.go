@@ -217,6 +217,31 @@ func peakHeap(f func()) uint64 {
 	return peak - before
 }
 
+// However a gateway quotes the key, it does not get into the output.
+func TestBatchRedact(t *testing.T) {
+	const key = `Se<"\/>cret`
+	b := &batch{apiKey: key}
+	once := string(quoteJSON(key))
+	for _, tt := range []struct{ name, text, want string }{
+		{"as it is", "key " + key + ".", "key [redacted]."},
+		{"in JSON", `{"key":` + once + `}`, `{"key":"[redacted]"}`},
+		{"as encoding/json has it", `{"key":"Se\u003c\"\\/\u003ecret"}`, `{"key":"[redacted]"}`},
+		{"escaped slash", `{"key":"Se<\"\\\/>cret"}`, `{"key":"[redacted]"}`},
+		{"every character", `{"key":"\u0053\u0065\u003C\u0022\u005c\u002F\u003E\u0063\u0072\u0065\u0074"}`, `{"key":"[redacted]"}`},
+		{"JSON in JSON", string(quoteJSON(once)), `"\"[redacted]\""`},
+		{"part of it", "Se<", "Se<"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if got := b.redact(tt.text); got != tt.want {
+				t.Errorf("%s: got %s, want %s", tt.text, got, tt.want)
+			}
+		})
+	}
+	if got := (&batch{apiKey: "abc"}).redact("abc"); got != "abc" {
+		t.Errorf("a key of three characters: got %s, want the text as it is", got)
+	}
+}
+
 func TestCause(t *testing.T) {
 	reset := &net.OpError{Op: "read", Err: os.NewSyscallError("read", syscall.ECONNRESET)}
 	response := func(status int, body io.Reader) *http.Response {

@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"go.yaml.in/yaml/v3"
 
@@ -144,12 +146,12 @@ func document(name string, text []byte) (*yaml.Node, error) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, syntaxError(name, err)
+		return nil, syntaxError(name, text, err)
 	}
 	if err := dec.Decode(&more); err == nil {
 		return nil, fmt.Errorf("%s:%d: a second document", name, more.Line)
 	} else if !errors.Is(err, io.EOF) {
-		return nil, syntaxError(name, err)
+		return nil, syntaxError(name, text, err)
 	}
 	root := doc.Content[0]
 	if root.Tag == "!!null" {
@@ -163,19 +165,39 @@ func document(name string, text []byte) (*yaml.Node, error) {
 
 var yamlError = regexp.MustCompile(`^yaml: (?:line (\d+): )?(.*)$`)
 
-// syntaxError says where the file is not YAML. A message that quotes from the
-// file is left out, since what it quotes may be the key.
-func syntaxError(name string, err error) error {
+// syntaxError says where the file is not YAML. A message is cut where it begins
+// to quote from the file, since what it quotes may be the key.
+func syntaxError(name string, text []byte, err error) error {
 	at, what := name, ""
 	if m := yamlError.FindStringSubmatch(err.Error()); m != nil {
-		if m[1] != "" {
-			at += ":" + m[1]
+		line := m[1]
+		if line == "" {
+			line = lineOfGarbage(text)
 		}
-		if !strings.ContainsAny(m[2], "'\"`") {
-			what = ": " + m[2]
+		if line != "" {
+			at += ":" + line
+		}
+		if end := strings.IndexAny(m[2], "'\"`"); end >= 0 {
+			m[2] = m[2][:end]
+		}
+		if what = strings.TrimSpace(m[2]); what != "" {
+			what = ": " + what
 		}
 	}
 	return fmt.Errorf("%s: not valid YAML%s", at, what)
+}
+
+// lineOfGarbage returns the number of the first line with what can't be in a
+// text file, which the YAML library does not tell; "" if there is none.
+func lineOfGarbage(text []byte) string {
+	number := 0
+	for line := range bytes.Lines(text) {
+		number++
+		if !utf8.Valid(line) || bytes.ContainsFunc(line, func(r rune) bool { return unicode.IsControl(r) && !unicode.IsSpace(r) }) {
+			return strconv.Itoa(number)
+		}
+	}
+	return ""
 }
 
 func (c *config) set(key, value *yaml.Node) error {
@@ -205,6 +227,8 @@ func parseURL(field *string, text string) error {
 		return errors.New("not a URL")
 	case u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "":
 		return errors.New("must begin with http:// or https:// and a host")
+	case inference.HTTPInferenceClientConfig{BaseURL: text}.Validate() != nil:
+		return errors.New("must have a port from 1 to 65535, or none and no colon")
 	case strings.HasSuffix(strings.TrimRight(u.Path, "/"), "/v1"):
 		return errors.New("must not end in /v1: that belongs to the url of each request")
 	}
@@ -262,26 +286,40 @@ func setNumber(field *float64, value *yaml.Node, low, high float64) error {
 	return nil
 }
 
-// invalid says what a value is and what it must be.
+// invalid says what a value must be, and what it is, if it is a number. Any
+// other may be an API key in the wrong line.
 func invalid(value *yaml.Node, must string) error {
-	is := "not a single value"
+	_, err := strconv.ParseFloat(value.Value, 64)
 	switch {
+	case value.Kind != yaml.ScalarNode:
+		return fmt.Errorf("is not a single value: it must be %s", must)
 	case value.ShortTag() == "!!null":
-		is = "empty"
-	case value.Kind == yaml.ScalarNode && value.ShortTag() == "!!str":
-		is = quote(value.Value)
-	case value.Kind == yaml.ScalarNode:
-		is = value.Value
+		return fmt.Errorf("is empty: it must be %s", must)
+	case err != nil && !errors.Is(err, strconv.ErrRange):
+		return fmt.Errorf("must be %s", must)
+	case value.ShortTag() == "!!str":
+		return fmt.Errorf("is %s: it must be %s", quote(value.Value), must)
 	}
-	return fmt.Errorf("is %s: it must be %s", is, must)
+	return fmt.Errorf("is %s: it must be %s", quoteOdd(value.Value), must)
 }
 
 // printable is a key's name as it may be shown: where its colon or its blank is
 // missing, the API key is part of it.
 func printable(key *yaml.Node) string {
 	const secret = "inference_api_key"
-	if len(key.Value) > len(secret) && strings.HasPrefix(strings.ToLower(key.Value), secret) {
+	switch {
+	case key.Kind != yaml.ScalarNode:
+		return "a list or mapping as key"
+	case len(key.Value) > len(secret) && strings.HasPrefix(strings.ToLower(key.Value), secret):
 		return secret + "…"
 	}
-	return key.Value
+	return quoteOdd(key.Value)
+}
+
+// quoteOdd quotes what is empty, long, or holds what would not be seen.
+func quoteOdd(s string) string {
+	if quoted := quote(s); s == "" || quoted != `"`+s+`"` {
+		return quoted
+	}
+	return s
 }

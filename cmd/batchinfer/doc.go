@@ -13,10 +13,13 @@ temporary file whose name it prints, and leaves nothing else behind.
 # Input and output
 
 The input is an OpenAI batch file: in each line a JSON object with custom_id,
-method (POST), url (/v1/chat/completions or /v1/completions) and body. The body
-is sent as it stands, numbers digit by digit; it must not ask for a stream. All
-lines are checked before the first request is sent. A line may have 16 MiB, a
-custom_id 512 bytes. Blank lines, "\r\n" and a byte order mark are accepted. "-"
+method (POST), url (/v1/chat/completions or /v1/completions) and body. Each
+value in the body is sent as it stands, numbers digit by digit, nested objects
+in their order; what changes is what means nothing in JSON: the body's own keys
+are sorted, blanks go, and some characters in strings are escaped. A key that is
+there twice, in the line or in the body, is an error. The body must not ask for
+a stream. All lines are checked before the first request is sent. A line may
+have 16 MiB, a custom_id 512 bytes. Blank lines, "\r\n" and a byte order mark are accepted. "-"
 is the standard input, which is copied to a temporary file first, as is a pipe.
 
 The output is an OpenAI batch output file: in each line a JSON object with id,
@@ -24,8 +27,10 @@ custom_id, response (status_code, request_id, body) and error, in the order in
 which the answers came. The request_id is what was sent as X-Request-ID: the
 custom_id, escaped as in a URL unless it is printable ASCII. A request that
 failed for good has a line too: its error holds the category and the message,
-its response what the gateway said, or null if it said nothing. A body that is
-not JSON is a JSON string.
+its response what the gateway said, at most the first 64 KiB, or null if it said
+nothing. An answer of more than 16 MiB is a failure. A body that is not JSON, or
+nested almost 10 000 deep, is a JSON string. Bytes in it that are not UTF-8
+become U+FFFD.
 
 Neither file is held in memory. What is held for each request is some 60 bytes,
 6 MiB for 100 000 requests, beside the requests that are under way.
@@ -39,6 +44,9 @@ A last line that was cut off, by a loss of power for example, is removed too. An
 output with anything else in it that this program can't have written for this
 input, such as a custom_id that is not in the input, is an error, and left as it
 is. Two runs can't use one output at the same time, where the system has flock.
+If anything else removes, replaces or changes it during the run, the run ends
+with an error. It must be another file than the one that the standard output or
+the standard error goes to.
 
 SIGINT and SIGTERM end the run at once, with all finished lines written and a
 word on how to go on. A second signal kills. When the output can't be written,
@@ -60,7 +68,8 @@ The file of -config is YAML. These are the keys, with their defaults:
 	max_job_concurrency: 16                      # requests in flight per worker
 
 An unknown key, a key that stands there twice, and an impossible value are
-errors. Flags override the file: -url the gateway, -concurrency the number of
+errors; no error shows a value that is not a number. Whole numbers are decimal,
+with leading zeros too, in flags as well. Flags override the file: -url the gateway, -concurrency the number of
 requests in flight in all, which is otherwise num_workers times
 max_job_concurrency. A key in the environment variable INFERENCE_API_KEY
 overrides the file's. The key is never printed, and taken out of what a gateway
@@ -69,12 +78,18 @@ says in a failure.
 # Progress, logs, exit status
 
 Progress goes to the standard error: a bar on a terminal, otherwise a line now
-and then. So do logs, which are klog's; with -v=3 there is a line for each
-retry. The summary at the end goes to the standard output.
+and then. It counts retries as they happen, and names the last failure when
+there has been no answer for five seconds. Logs go there too. They are klog's;
+with -v=3 there is a line for each retry. What Go's HTTP client itself would log
+is not shown, since it may quote the gateway.
+
+The summary at the end goes to the standard output. In it, following a redirect
+is no attempt of its own, and a request counts as saved if it was answered after
+a retry.
 
 The exit status is 0 if every request of the input has an answer; 1 if some
-failed for good, or the run broke off; 2 if usage, configuration, input or
-output were found to be wrong before anything was sent; 130 if a signal ended
-the run.
+failed for good, the run broke off, or the output was changed by something else;
+2 if usage, configuration, input or output were found to be wrong before
+anything was sent; 130 if a signal ended the run.
 */
 package main

@@ -272,7 +272,8 @@ func (r *request) setBody(url string, body map[string]json.RawMessage) (faults [
 	return faults
 }
 
-// object reads the fields of a JSON object.
+// object reads the fields of a JSON object. What reads JSON takes one of two
+// fields with the same key, and nobody knows which.
 func object(text []byte) (fields map[string]json.RawMessage, fault string) {
 	err := json.Unmarshal(text, &fields)
 	var syntax *json.SyntaxError
@@ -282,7 +283,30 @@ func object(text []byte) (fields map[string]json.RawMessage, fault string) {
 	case err != nil || fields == nil:
 		return nil, "not a JSON object"
 	}
+	if key, ok := repeatedKey(text); ok {
+		return nil, fmt.Sprintf("key %s is there more than once", quote(key))
+	}
 	return fields, ""
+}
+
+// repeatedKey returns the first key that is there a second time in the JSON
+// object.
+func repeatedKey(text []byte) (string, bool) {
+	seen := make(map[string]struct{})
+	dec := json.NewDecoder(bytes.NewReader(text))
+	dec.Token() // {
+	for dec.More() {
+		token, _ := dec.Token()
+		key, _ := token.(string)
+		if _, dup := seen[key]; dup {
+			return key, true
+		}
+		seen[key] = struct{}{}
+		if dec.Decode(new(json.RawMessage)) != nil {
+			break // not in what has been read as an object before
+		}
+	}
+	return "", false
 }
 
 // stringOf reads a JSON string that may not be empty.

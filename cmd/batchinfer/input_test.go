@@ -86,6 +86,10 @@ func TestInputCheck(t *testing.T) {
 		{"chat without messages", with("body", `{"prompt":""}`), []string{"in.jsonl:1: body.messages: missing, and /v1/chat/completions needs it"}},
 		{"completion without prompt", completion(`{}`), []string{"in.jsonl:1: body.prompt: missing, and /v1/completions needs it"}},
 		{"completion with messages", completion(`{"prompt":"","messages":[]}`), []string{"in.jsonl:1: body.messages: /v1/completions does not take it"}},
+		{"repeated key in the line", `{"custom_id":"a",` + chatLine("b")[1:], []string{`in.jsonl:1: key "custom_id" is there more than once`}},
+		{"repeated body", chatLine("a") + "\n" + strings.TrimSuffix(chatLine("b"), "}") + `,"body":{}}`, []string{`in.jsonl:2: key "body" is there more than once`}},
+		{"repeated key, escaped", with("body", `{"messages":[],"n":{"n":1},"\u006e":2}`), []string{`in.jsonl:1: body: key "n" is there more than once`}},
+		{"repeated key, deeper", with("body", `{"messages":[{"role":"user"},{"role":"user"}],"n":{"a":1,"a":2}}`), nil},
 		{"stream", with("body", `{"messages":[],"stream": true}`), []string{"in.jsonl:1: body.stream: must not be true"}},
 		{"too long", chatLine("a") + "\n" + strings.Repeat("x", maxLineBytes+1) + "\n{", []string{"in.jsonl:2: longer than 16 MiB", "in.jsonl:3: not valid JSON"}},
 	} {

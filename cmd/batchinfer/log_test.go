@@ -2,6 +2,8 @@ package main
 
 import (
 	"bytes"
+	"io"
+	"log"
 	"log/slog"
 	"net/http"
 	"path/filepath"
@@ -24,6 +26,36 @@ func TestLogger(t *testing.T) {
 		if got := strings.Count(buf.String(), "broken"); got != 1 {
 			t.Errorf("-v=%d: record of level error: got %d lines, want 1", verbosity, got)
 		}
+	}
+}
+
+// net/http logs what a gateway sends after its answer, and a gateway may send
+// the key. The process must not print that.
+func TestStandardLogIsSilent(t *testing.T) {
+	var buf bytes.Buffer
+	log.SetOutput(&buf)
+	closed := make(chan struct{})
+	g := newGateway(t, func(w http.ResponseWriter, r *http.Request, _ int) bool {
+		if r.Header.Get("X-Request-ID") == "r1" {
+			<-closed // since what net/http logs it logs before it closes
+			return false
+		}
+		conn, _, err := w.(http.Hijacker).Hijack()
+		if err != nil {
+			t.Error(err)
+			return true
+		}
+		defer conn.Close()
+		io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}your key is "+r.Header.Get("Authorization"))
+		io.Copy(io.Discard, conn)
+		close(closed)
+		return true
+	})
+	env := map[string]string{apiKeyVariable: "Secret-0123456789"}
+	o := start(t.Context(), env, nil, "-input", writeFile(t, inputOf(2)), "-output", filepath.Join(t.TempDir(), "out"), "-url", g.URL)
+	o.want(t, exitOK)
+	if buf.Len() > 0 {
+		t.Errorf("the standard logger printed %q, want nothing", buf.String())
 	}
 }
 

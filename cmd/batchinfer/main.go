@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"log"
 	"os"
 	"os/signal"
 	"syscall"
@@ -39,6 +40,9 @@ type process struct {
 // run is the program. It returns its exit status; when ctx is done it returns
 // soon.
 func run(ctx context.Context, p process) int {
+	// Nothing here logs to it but net/http, which may quote what a gateway
+	// sends unasked, and with it the key.
+	log.SetOutput(io.Discard)
 	opts, err := parseOptions(p)
 	if errors.Is(err, flag.ErrHelp) {
 		return exitOK
@@ -58,15 +62,20 @@ func run(ctx context.Context, p process) int {
 	defer stopLogging()
 
 	err = j.run(ctx)
-	if closeErr := j.close(); err == nil {
-		err = closeErr
+	interrupted := ctx.Err() != nil && errors.Is(err, context.Cause(ctx))
+	if closeErr := j.close(); closeErr != nil && (err == nil || interrupted) {
+		err, interrupted = closeErr, false
 	}
 	j.batch.summary.print(p.stdout)
 	switch {
-	case ctx.Err() != nil && errors.Is(err, context.Cause(ctx)):
+	case interrupted:
 		p.say("interrupted: %d of %d requests are answered", j.answered(), len(j.input.index))
 		p.say("%s", opts.howToGoOn())
 		return exitInterrupted
+	case errors.Is(err, errOutputChanged):
+		p.say("%v", err)
+		p.say("%s", opts.howToGoOn())
+		return exitFailed
 	case err != nil:
 		p.say("%v", err)
 		p.say("broken off: %d of %d requests are answered", j.answered(), len(j.input.index))
@@ -82,6 +91,25 @@ func run(ctx context.Context, p process) int {
 
 func (p *process) say(format string, args ...any) {
 	fmt.Fprintf(p.stderr, "batchinfer: "+format+"\n", args...)
+}
+
+// notPrintedTo returns an error if the file of that name is one that the
+// program prints to: the summary would become a part of the answers.
+func (p *process) notPrintedTo(name string) error {
+	info, err := os.Stat(name)
+	if err != nil {
+		return nil // openOutput will say what there is to say
+	}
+	for stream, w := range map[string]io.Writer{"output": p.stdout, "error": p.stderr} {
+		f, ok := w.(*os.File)
+		if !ok {
+			continue
+		}
+		if other, err := f.Stat(); err == nil && info.Mode().IsRegular() && os.SameFile(info, other) {
+			return fmt.Errorf("%s: is where the standard %s goes: they must be two files", name, stream)
+		}
+	}
+	return nil
 }
 
 // A job is all that a run needs, opened and checked.
@@ -149,6 +177,9 @@ func (j *job) openFiles(ctx context.Context, p process, opts options) (err error
 		return err
 	}
 	if err := j.input.check(ctx); err != nil {
+		return err
+	}
+	if err := p.notPrintedTo(outputName); err != nil {
 		return err
 	}
 	if j.output, err = openOutput(ctx, outputName, j.input); err != nil {

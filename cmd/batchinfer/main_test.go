@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -261,7 +262,10 @@ func TestRunRefuses(t *testing.T) {
 		{"unknown flag", []string{"-frob"}, "-frob"},
 		{"argument", []string{"in.jsonl"}, `unexpected argument "in.jsonl"`},
 		{"no input", []string{"-url", g.URL}, "-input is missing"},
-		{"empty input name", []string{"-input", "", "-output", out}, "-input is missing"},
+		{"empty input name", []string{"-input", "", "-output", out}, "-input: empty"},
+		{"empty names", []string{"-concurrency", "3", "-input", "", "-output", ""}, "-input: empty"},
+		{"empty url", []string{"-input", in, "-output", out, "-url", ""}, "-url: empty"},
+		{"url and no input", []string{"-url", g.URL, "-output", out}, "-input is missing (there is -output,"},
 		{"no output", []string{"-input", in, "-url", g.URL}, "-output is missing"},
 		{"no gateway", []string{"-input", in, "-output", out}, "no gateway"},
 		{"bad url", []string{"-input", in, "-output", out, "-url", "localhost:80"}, "-url: must begin with http"},
@@ -269,6 +273,10 @@ func TestRunRefuses(t *testing.T) {
 		{"no concurrency", []string{"-concurrency", "0"}, "-concurrency is 0"},
 		{"huge concurrency", []string{"-concurrency", "10001"}, "from 1 to 10000"},
 		{"negative verbosity", []string{"-v", "-1"}, "-v is -1"},
+		{"huge verbosity", []string{"-v=99999999999"}, "-v is 99999999999: it must be a whole number from 0 to 1000"},
+		{"verbosity a word", []string{"-v=high"}, "not a whole number"},
+		{"impossible port", []string{"-input", in, "-output", out, "-url", "http://localhost:99999"}, "-url: must have a port from 1 to 65535"},
+		{"output to stdout", []string{"-input", in, "-output", "-", "-url", g.URL}, "-output: must be a file"},
 		{"verbosity without number", []string{"-v"}, "needs an argument"},
 		{"input not there", []string{"-input", dir + "/no", "-output", out, "-url", g.URL}, dir + "/no: no such file"},
 		{"input a directory", []string{"-input", dir, "-output", out, "-url", g.URL}, "is a directory"},
@@ -294,6 +302,103 @@ func TestRunRefuses(t *testing.T) {
 	}
 	if got := readFile(t, in) + readFile(t, prose); got != inputOf(1)+"not an output" {
 		t.Errorf("a file was changed: got %q", got)
+	}
+}
+
+// A summary must not be written over the answers.
+func TestRunOutputIsPrintedTo(t *testing.T) {
+	g := newGateway(t, nil)
+	in, out := writeFile(t, inputOf(1)), writeFile(t, okLine("r0"))
+	f, err := os.OpenFile(out, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	args := []string{"-input", in, "-output", out, "-url", g.URL}
+	for _, tt := range []struct {
+		name           string
+		stdout, stderr io.Writer
+	}{{"output", f, io.Discard}, {"error", io.Discard, f}} {
+		p := process{args, func(string) string { return "" }, nil, tt.stdout, tt.stderr}
+		if got := run(t.Context(), p); got != exitUsage {
+			t.Errorf("the standard %s is the output: got status %d, want %d", tt.name, got, exitUsage)
+		}
+	}
+	if got := readFile(t, out); !strings.Contains(got, ": is where the standard error goes: they must be two files") {
+		t.Errorf("got %q, want a message on the standard error", got)
+	}
+	if g.requests() > 0 {
+		t.Error("a request was sent")
+	}
+}
+
+// What was written must be there at the end, or the run has failed.
+func TestRunOutputLost(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		lose func(name string) error
+	}{
+		{"removed", os.Remove},
+		{"truncated", func(name string) error { return os.Truncate(name, 0) }},
+		{"replaced", func(name string) error {
+			return errors.Join(os.WriteFile(name+".new", nil, 0o600), os.Rename(name+".new", name))
+		}},
+		{"added to", func(name string) error {
+			f, err := os.OpenFile(name, os.O_WRONLY|os.O_APPEND, 0)
+			if err != nil {
+				return err
+			}
+			_, err = f.WriteString("x\n")
+			return errors.Join(err, f.Close())
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			out := filepath.Join(t.TempDir(), "out")
+			g := newGateway(t, func(_ http.ResponseWriter, r *http.Request, _ int) bool {
+				if r.Header.Get("X-Request-ID") == "r2" { // r0 has been written
+					if err := tt.lose(out); err != nil {
+						t.Error(err)
+					}
+				}
+				return false
+			})
+			args := []string{"-input", writeFile(t, inputOf(3)), "-output", out, "-url", g.URL, "-concurrency", "1"}
+			startPlain(t, args...).want(t, exitFailed, out+": removed, replaced or changed by something else during the run\n", "to go on:")
+		})
+	}
+}
+
+// 010 is the same number in a flag and in a config file.
+func TestLeadingZeros(t *testing.T) {
+	o, err := parseOptions(process{args: []string{"-input", "in", "-output", "out", "-concurrency", "010"}, stderr: t.Output()})
+	if err != nil || o.concurrency != 10 {
+		t.Errorf("-concurrency 010: got %d, %v, want 10", o.concurrency, err)
+	}
+	var c config
+	if err := c.parse("c.yaml", []byte("num_workers: 010")); err != nil || c.numWorkers != 10 {
+		t.Errorf("num_workers: 010: got %d, %v, want 10", c.numWorkers, err)
+	}
+}
+
+// A redirect is no retry, and has saved nothing.
+func TestRunRedirected(t *testing.T) {
+	g := newGateway(t, func(w http.ResponseWriter, r *http.Request, asked int) bool {
+		switch {
+		case r.URL.Path == "/v1/chat/completions":
+			http.Redirect(w, r, "/elsewhere", http.StatusTemporaryRedirect)
+			return true
+		case r.Header.Get("X-Request-ID") == "r1" && asked == 2:
+			return fail(w, 503, "")
+		}
+		return false
+	})
+	o := startPlain(t, "-input", writeFile(t, inputOf(3)), "-output", filepath.Join(t.TempDir(), "out"),
+		"-url", g.URL, "-config", writeFile(t, fastRetries))
+	o.want(t, exitOK)
+	for _, line := range []string{"a request; 2 took 1, 1 took 2\n", "retries               1   HTTP 503: 1\n", "saved                 1   requests"} {
+		if !strings.Contains(o.stdout, line) {
+			t.Errorf("the summary does not have %q:\n%s", line, o.stdout)
+		}
 	}
 }
 

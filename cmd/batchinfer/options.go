@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -17,6 +18,9 @@ type options struct {
 	verbosity   int
 	args        []string // as they came
 }
+
+// maxVerbosity is far beyond the 10 levels that anybody uses.
+const maxVerbosity = 1000
 
 const usage = `usage: batchinfer -input FILE -output FILE [-config FILE] [-url URL] [-concurrency N] [-v N]
        batchinfer
@@ -41,8 +45,8 @@ func parseOptions(p process) (options, error) {
 	flags.StringVar(&o.output, "output", "", "`FILE` for the answers; one that is there already is gone on with")
 	flags.StringVar(&o.configFile, "config", "", "YAML `FILE` with settings")
 	flags.StringVar(&o.url, "url", "", "`URL` of the gateway, without /v1; overrides inference_gateway_url")
-	flags.IntVar(&o.concurrency, "concurrency", 0, "`N` requests in flight in all; overrides num_workers and max_job_concurrency")
-	flags.IntVar(&o.verbosity, "v", 0, "log level `N`; 3 shows each retry")
+	flags.Func("concurrency", "`N` requests in flight in all; overrides num_workers and max_job_concurrency", decimal(&o.concurrency))
+	flags.Func("v", "log level `N`; 3 shows each retry (default 0)", decimal(&o.verbosity))
 	if err := flags.Parse(p.args); err != nil {
 		return o, err
 	}
@@ -55,11 +59,26 @@ func parseOptions(p process) (options, error) {
 	return o, nil
 }
 
+// decimal sets n to a number as a config file has it: 010 is ten.
+func decimal(n *int) func(string) error {
+	return func(text string) (err error) {
+		if *n, err = strconv.Atoi(text); err != nil {
+			return errors.New("not a whole number")
+		}
+		return nil
+	}
+}
+
 func (o *options) check(given map[string]bool, rest []string) error {
 	var files []string
-	for _, name := range []string{"input", "output", "config", "url"} {
-		if given[name] {
-			files = append(files, name)
+	for _, f := range []struct{ name, value string }{
+		{"input", o.input}, {"output", o.output}, {"config", o.configFile}, {"url", o.url},
+	} {
+		switch {
+		case given[f.name] && f.value == "":
+			return fmt.Errorf("-%s: empty", f.name)
+		case given[f.name]:
+			files = append(files, f.name)
 		}
 	}
 	switch {
@@ -69,12 +88,12 @@ func (o *options) check(given map[string]bool, rest []string) error {
 		return fmt.Errorf("-input is missing (there is -%s, so this is not the sample run)", files[0])
 	case len(files) > 0 && o.output == "":
 		return errors.New("-output is missing")
-	case given["config"] && o.configFile == "":
-		return errors.New("-config: empty")
+	case o.output == "-":
+		return errors.New("-output: must be a file: the standard output is for the summary")
 	case given["concurrency"] && (o.concurrency < 1 || o.concurrency > maxInFlight):
 		return fmt.Errorf("-concurrency is %d: it must be a whole number from 1 to %d", o.concurrency, maxInFlight)
-	case o.verbosity < 0:
-		return fmt.Errorf("-v is %d: it must be at least 0", o.verbosity)
+	case o.verbosity < 0 || o.verbosity > maxVerbosity:
+		return fmt.Errorf("-v is %d: it must be a whole number from 0 to %d", o.verbosity, maxVerbosity)
 	}
 	return nil
 }

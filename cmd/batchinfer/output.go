@@ -43,6 +43,7 @@ type failure struct {
 // openOutput repairs.
 type output struct {
 	name string
+	path string // name without links
 	file file
 	size int64 // up to the end of the last whole line
 	buf  bytes.Buffer
@@ -72,16 +73,63 @@ func openOutput(ctx context.Context, name string, in *input) (*output, error) {
 	if err := suitable(path, name, in); err != nil {
 		return nil, err
 	}
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o666)
+	f, err := openLocked(path, name)
 	if err != nil {
 		return nil, err
 	}
-	o := &output{name: name, file: f, locked: []*os.File{f}}
-	if err := o.restore(ctx, path, in); err != nil {
+	o := &output{name: name, path: path, file: f, locked: []*os.File{f}}
+	if err := o.restore(ctx, in); err != nil {
 		o.Close()
 		return nil, err
 	}
 	return o, nil
+}
+
+// openLocked opens the file, and locks it.
+func openLocked(path, name string) (*os.File, error) {
+	for range 100 {
+		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o666)
+		if err != nil {
+			return nil, err
+		}
+		if err := lock(f); err != nil {
+			f.Close()
+			return nil, fmt.Errorf("%s: in use by another run: %w", name, err)
+		}
+		// Between the two, another run may have replaced the file and ended:
+		// what is locked then has no name, and would be lost.
+		if isAt(f, path) {
+			return f, nil
+		}
+		f.Close()
+	}
+	return nil, fmt.Errorf("%s: is replaced again and again", name)
+}
+
+// isAt reports whether f is the file at path.
+func isAt(f *os.File, path string) bool {
+	open, err := f.Stat()
+	if err != nil {
+		return false
+	}
+	there, err := os.Stat(path)
+	return err == nil && os.SameFile(open, there)
+}
+
+var errOutputChanged = errors.New("removed, replaced or changed by something else during the run")
+
+// intact returns an error if the file at the output's path is not what was
+// written.
+func (o *output) intact() error {
+	f := o.locked[len(o.locked)-1]
+	if !isAt(f, o.path) {
+		return errOutputChanged
+	}
+	info, err := f.Stat()
+	if err == nil && info.Size() != o.size {
+		err = errOutputChanged
+	}
+	return err
 }
 
 // suitable returns an error for a path that must not be written to.
@@ -105,18 +153,15 @@ func suitable(path, name string, in *input) error {
 }
 
 // restore reads what an earlier run has left, and makes it fit to go on from.
-func (o *output) restore(ctx context.Context, path string, in *input) error {
+func (o *output) restore(ctx context.Context, in *input) error {
 	f := o.locked[0]
-	if err := lock(f); err != nil {
-		return fmt.Errorf("%s: in use by another run: %w", o.name, err)
-	}
 	s := survey{index: in.index, wrong: problems{file: o.name}, input: in.name}
 	if err := s.read(ctx, f); err != nil {
 		return err
 	}
 	o.size, o.repaired, o.dropped = s.whole, s.end-s.whole, s.failed
 	if s.stale > 0 {
-		return o.compact(ctx, path, in.index)
+		return o.compact(ctx, in.index)
 	}
 	if o.repaired > 0 {
 		if err := f.Truncate(o.size); err != nil {
@@ -131,13 +176,13 @@ func (o *output) restore(ctx context.Context, path string, in *input) error {
 
 // compact replaces the file by one that holds only the lines that the index
 // knows as answers. The old file stays as it is until the new one is complete.
-func (o *output) compact(ctx context.Context, path string, index index) (err error) {
+func (o *output) compact(ctx context.Context, index index) (err error) {
 	old := o.locked[0]
 	info, err := old.Stat()
 	if err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+	f, err := os.CreateTemp(filepath.Dir(o.path), "."+filepath.Base(o.path)+".*")
 	if err != nil {
 		return err
 	}
@@ -155,7 +200,7 @@ func (o *output) compact(ctx context.Context, path string, index index) (err err
 	if err := errors.Join(f.Chmod(info.Mode().Perm()), f.Sync(), lock(f)); err != nil {
 		return err
 	}
-	if err := os.Rename(f.Name(), path); err != nil {
+	if err := os.Rename(f.Name(), o.path); err != nil {
 		return err
 	}
 	o.file, o.size = f, w.size
@@ -179,15 +224,28 @@ func (o *output) copyAnswers(ctx context.Context, old *os.File, size int64, inde
 	return l.err
 }
 
-// write adds an answer, as one whole line in one call.
+// write adds an answer, as one whole line in one call. A body that is nested
+// so deep that the line could not be read again is written as a string.
 func (o *output) write(a answer) error {
-	o.buf.Reset()
-	enc := json.NewEncoder(&o.buf)
-	enc.SetEscapeHTML(false)
-	if err := enc.Encode(a); err != nil {
+	err := o.encode(a)
+	if err == nil && !json.Valid(o.buf.Bytes()) && a.Response != nil {
+		flat := *a.Response
+		flat.Body = quoteJSON(string(flat.Body))
+		a.Response = &flat
+		err = o.encode(a)
+	}
+	if err != nil {
 		return fmt.Errorf("%s: %w", o.name, err)
 	}
 	return o.append(o.buf.Bytes())
+}
+
+// encode makes buf the line of an answer.
+func (o *output) encode(a answer) error {
+	o.buf.Reset()
+	enc := json.NewEncoder(&o.buf)
+	enc.SetEscapeHTML(false)
+	return enc.Encode(a)
 }
 
 // append adds whole lines. When they can't be written whole, the file ends
@@ -203,9 +261,10 @@ func (o *output) append(text []byte) error {
 	return fmt.Errorf("%s: %w", o.name, err)
 }
 
-// Close makes sure that what was written is on the disk.
+// Close makes sure that what was written is on the disk, and is there under
+// its name, else the error is errOutputChanged.
 func (o *output) Close() error {
-	err := o.file.Sync()
+	err := errors.Join(o.file.Sync(), o.intact())
 	for _, f := range o.locked {
 		err = errors.Join(err, f.Close())
 	}

@@ -7,9 +7,12 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
+	"unicode/utf8"
 )
 
 func okLine(id string) string {
@@ -210,6 +213,114 @@ func TestOutputLine(t *testing.T) {
 	want := `{"id":"b","custom_id":"r\n1","response":{"status_code":200,"request_id":"q","body":{"n":9007199254740993,"s":"<é\u2028>"}},"error":null}` + "\n"
 	if got := readFile(t, name); got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
+	}
+}
+
+// Whatever a gateway answers, the next run can read what this one has written.
+func TestOutputIsReadable(t *testing.T) {
+	nested := func(depth int) []byte { return []byte(strings.Repeat("[", depth) + strings.Repeat("]", depth)) }
+	bodies := map[string][]byte{
+		"not UTF-8":         []byte("{\"a\":\"\xff\"}"),
+		"not JSON or UTF-8": []byte("\xff"),
+	}
+	for depth := 9990; depth <= 10001; depth++ {
+		bodies[fmt.Sprint("nested ", depth)] = nested(depth)
+	}
+	for name, body := range bodies {
+		t.Run(name, func(t *testing.T) {
+			o, _, file, err := reopen(t, "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := o.write(answer{ID: "b", CustomID: "r1", Response: &response{200, "r1", asJSON(body)}}); err != nil {
+				t.Fatal(err)
+			}
+			if err := o.Close(); err != nil {
+				t.Fatal(err)
+			}
+			text := readFile(t, file)
+			if !utf8.ValidString(text) {
+				t.Errorf("got %q, want UTF-8", text)
+			}
+			in := checkedInput(t, inputOf(10))
+			again, err := openOutput(t.Context(), file, in)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer again.Close()
+			if in.index.answered() != 1 || readFile(t, file) != text {
+				t.Errorf("got %d answered, want 1, and the file as it was", in.index.answered())
+			}
+		})
+	}
+}
+
+func TestAsJSON(t *testing.T) {
+	for _, tt := range []struct{ name, text, want string }{
+		{"JSON", `{"a": 1}`, `{"a": 1}`},
+		{"text", `<a>`, `"<a>"`},
+		{"JSON that is not UTF-8", "{\"a\":\"x\xffy\"}", "{\"a\":\"x\uFFFDy\"}"},
+		{"text that is not UTF-8", "x\xff\xfey", "\"x\uFFFDy\""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if got := string(asJSON([]byte(tt.text))); got != tt.want {
+				t.Errorf("got %q, want %q", got, tt.want)
+			}
+		})
+	}
+}
+
+// Runs that replace the file one after the other lose nothing, however close
+// they are.
+func TestOutputReplacedBeforeLocked(t *testing.T) {
+	const runs = 6
+	name := writeFile(t, "")
+	var wg sync.WaitGroup
+	for i := range runs {
+		wg.Go(func() {
+			for range 10 {
+				in := memoryInput(inputOf(runs))
+				if err := in.check(t.Context()); err != nil {
+					t.Error(err)
+					return
+				}
+				o := openWhenFree(t, name, in)
+				if o == nil {
+					return
+				}
+				id := fmt.Sprintf("r%d", i)
+				if in.index[digestOf(id)].answered == 0 {
+					o.write(answer{ID: "b", CustomID: id, Response: &response{200, id, []byte("{}")}})
+				}
+				o.write(answer{ID: "b", CustomID: id, Error: &failure{}}) // makes the next run replace the file
+				if err := o.Close(); err != nil {
+					t.Errorf("run %d: %v", i, err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	in := checkedInput(t, inputOf(runs))
+	if o := openWhenFree(t, name, in); o != nil {
+		o.Close()
+	}
+	if got := in.index.answered(); got != runs {
+		t.Errorf("got %d answers in the end, want %d: one of each run", got, runs)
+	}
+}
+
+// openWhenFree opens the output as soon as no other run uses it.
+func openWhenFree(t *testing.T, name string, in *input) *output {
+	for {
+		o, err := openOutput(t.Context(), name, in)
+		if err == nil {
+			return o
+		}
+		if !strings.Contains(err.Error(), "in use by another run") {
+			t.Error(err)
+			return nil
+		}
+		runtime.Gosched()
 	}
 }
 

@@ -53,8 +53,15 @@ func (p *plain) show(s *summary) {
 
 func (p *plain) close() {}
 
+// troubles says what goes wrong, and why when nothing else happens.
 func troubles(s *summary) string {
-	return fmt.Sprintf("%d failed, %d retries", sum(s.failed), sum(s.retries))
+	const silence = 5 * time.Second
+	retries, failure := s.live.now()
+	text := fmt.Sprintf("%d failed, %d retries", sum(s.failed), retries)
+	if failure != "" && time.Since(s.answerAt) >= silence {
+		text += "; last failure: " + failure
+	}
+	return text
 }
 
 // A bar is a progress bar in the last line of a terminal.

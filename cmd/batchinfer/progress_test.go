@@ -2,10 +2,15 @@ package main
 
 import (
 	"bytes"
+	"net"
+	"net/http/httptest"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/httpretry/httpretry"
 )
 
 // The lines get rarer as a run gets longer: an hour has no more than a hundred.
@@ -13,7 +18,10 @@ func TestPlainProgress(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var buf bytes.Buffer
 		p, s := newPlain(&buf, 9), newSummary(9, 0, "")
-		s.answered, s.failed["UNKNOWN"], s.retries["HTTP 429"] = 4, 1, 7
+		s.answered, s.failed["UNKNOWN"] = 4, 1
+		for range 7 { // of requests that have not ended
+			s.live.note("HTTP 429", true)
+		}
 		p.show(s)
 		if buf.Len() > 0 {
 			t.Errorf("at the start: got %q, want nothing", buf.String())
@@ -29,6 +37,31 @@ func TestPlainProgress(t *testing.T) {
 		}
 		if got := strings.Count(buf.String(), "\n"); got < 50 || got > 100 {
 			t.Errorf("after an hour: got %d lines, want 50 to 100", got)
+		}
+	})
+}
+
+// A run that gets no answer says why, as long as there is none.
+func TestProgressLastFailure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSummary(9, 0, "")
+		note := func() string {
+			countAttempt(httpretry.Attempt{
+				Request: httptest.NewRequest("POST", "/", nil).WithContext(withTally(t.Context(), &tally{live: s.live})),
+				Err:     &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}, Number: 1,
+			}, httpretry.Decision{Retry: true})
+			return troubles(s)
+		}
+		if got, want := note(), "0 failed, 1 retries"; got != want {
+			t.Errorf("at once: got %q, want %q", got, want)
+		}
+		time.Sleep(10 * time.Second)
+		if got, want := note(), "0 failed, 2 retries; last failure: connection refused"; got != want {
+			t.Errorf("after 10 seconds: got %q, want %q", got, want)
+		}
+		s.add(result{})
+		if got, want := note(), "0 failed, 3 retries"; got != want {
+			t.Errorf("after an answer: got %q, want %q", got, want)
 		}
 	})
 }

@@ -20,15 +20,21 @@ type summary struct {
 	failed   map[string]int // for good in this run, by category
 	retries  map[string]int // by cause
 	attempts map[int]int    // requests, by how many attempts each took
-	saved    int            // requests that were answered, but not at the first attempt
+	saved    int            // requests that were answered after a retry
 	waited   time.Duration  // between attempts, over all requests
+
+	live     *live     // what requests meet with that have not ended
+	answerAt time.Time // when the last request was answered; at first, start
 }
 
 func newSummary(total, earlier int, output string) *summary {
+	now := time.Now()
 	return &summary{
 		total:    total,
 		earlier:  earlier,
-		start:    time.Now(),
+		start:    now,
+		answerAt: now,
+		live:     new(live),
 		output:   output,
 		failed:   make(map[string]int),
 		retries:  make(map[string]int),
@@ -41,7 +47,8 @@ func (s *summary) add(r result) {
 		s.failed[r.answer.Error.Code]++
 	} else {
 		s.answered++
-		if r.tally.attempts > 1 {
+		s.answerAt = time.Now()
+		if len(r.tally.causes) > 0 {
 			s.saved++
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"sync"
 	"syscall"
 	"time"
 
@@ -16,9 +17,36 @@ import (
 // A tally counts what one request goes through. It travels in the context of
 // the request.
 type tally struct {
-	attempts int
+	attempts int           // a redirect that is followed makes no other attempt
 	waited   time.Duration // between attempts
 	causes   []string      // of each retry
+	live     *live         // nil: nobody looks on
+}
+
+// A live tells, while requests are under way, what they meet with.
+type live struct {
+	mu      sync.Mutex
+	retries int
+	failure string // the last, in words for a summary
+}
+
+func (l *live) note(failure string, retried bool) {
+	if l == nil {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.failure = failure
+	if retried {
+		l.retries++
+	}
+}
+
+// now returns how many retries there were so far, and the last failure.
+func (l *live) now() (retries int, failure string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.retries, l.failure
 }
 
 type tallyKey struct{}
@@ -33,10 +61,18 @@ func countAttempt(a httpretry.Attempt, d httpretry.Decision) {
 	if !ok {
 		return
 	}
-	t.attempts++
+	// The first attempt after a redirect is number 1 again.
+	if a.Number > 1 || t.attempts == 0 {
+		t.attempts++
+	}
 	t.waited += a.Delay
+	if !d.Retry && a.Err == nil && a.Response.StatusCode < 400 {
+		return
+	}
+	why := cause(a)
+	t.live.note(why, d.Retry)
 	if d.Retry {
-		t.causes = append(t.causes, cause(a))
+		t.causes = append(t.causes, why)
 	}
 }
 
