@@ -216,7 +216,7 @@ func TestRetriedFailuresOnTheWire(t *testing.T) {
 }
 
 func TestFinalFailuresAreNotRetried(t *testing.T) {
-	for _, code := range []int{301, 302, 304, 400, 401, 402, 403, 404, 405, 408, 409, 413, 422, 501, 505} {
+	for _, code := range []int{301, 302, 304, 400, 401, 402, 403, 404, 405, 409, 413, 422, 501, 505} {
 		t.Run(fmt.Sprint(code), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				script := repeat(flaky.Status(code))
@@ -517,6 +517,48 @@ func TestRedirects(t *testing.T) {
 			}
 		})
 	}
+}
+
+// What a redirect leads to must get neither the query of the BaseURL nor, in
+// the clear, what was meant for https.
+func TestRedirectsKeepSecrets(t *testing.T) {
+	for _, tc := range []struct {
+		name           string
+		from, location string
+		followed       bool
+	}{
+		{"http to https", "http://gateway.test/?token=hidden", "https://gateway.test/", true},
+		{"https to https", "https://gateway.test/?token=hidden", "https://other.test/", true},
+		{"http to http", "http://gateway.test/?token=hidden", "http://other.test/", true},
+		{"https to http", "https://gateway.test/?token=hidden", "http://gateway.test/", false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			script := flaky.New(flaky.Status(307).WithHeader("Location", tc.location), ok())
+			client := newClient(t, inference.HTTPInferenceClientConfig{BaseURL: tc.from, Transport: script.Transport(nil)})
+			_, err := client.Generate(t.Context(), question())
+			requests := script.Requests()
+			if !tc.followed {
+				checkError(t, err, inference.ErrCategoryUnknown, "HTTP 307: Temporary Redirect")
+				if len(requests) != 1 {
+					t.Errorf("got %d requests, want 1", len(requests))
+				}
+				return
+			}
+			if err != nil || len(requests) != 2 {
+				t.Fatalf("got %d requests, error %v, want 2", len(requests), err)
+			}
+			if got := requests[1].Header.Values("Referer"); got != nil {
+				t.Errorf("Referer: got %q, want none", got)
+			}
+		})
+	}
+}
+
+func TestZeroClient(t *testing.T) {
+	var client inference.HTTPInferenceClient
+	_, err := client.Generate(t.Context(), question())
+	checkError(t, err, inference.ErrCategoryInvalidReq, "invalid client: make it with NewHTTPInferenceClient")
+	client.CloseIdleConnections()
 }
 
 func TestRedirectLoopEnds(t *testing.T) {

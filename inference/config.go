@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 
@@ -24,9 +25,17 @@ type HTTPInferenceClientConfig struct {
 
 	// Timeout bounds one attempt, from connecting to the end of the response
 	// body. An attempt that runs into it is retried; to bound a request with
-	// all its attempts, give Generate a context with a deadline.
+	// all its attempts, give Generate a context with a deadline. In a Stream
+	// it bounds an attempt up to the first content.
 	// If zero, 5 minutes.
 	Timeout time.Duration
+
+	// StreamIdleTimeout bounds each wait for the next event of a Stream whose
+	// first content has come. A stream that runs into it ends with an error,
+	// also when comments or pings show that the gateway is still there. The
+	// time that the caller takes for an event does not count. If zero, as
+	// long as Timeout.
+	StreamIdleTimeout time.Duration
 
 	// MaxIdleConns is how many connections are kept open for later requests.
 	// If zero, 100. It does not matter if Transport is set.
@@ -72,16 +81,17 @@ type HTTPInferenceClientConfig struct {
 	// the one that failed or succeeded), max (attempts there may be) and
 	// category (of the failure). A line never holds the API key, the prompt,
 	// or text from the gateway. A failure that is not retried is not logged:
-	// Generate returns it. If nil, nothing is logged.
+	// the caller gets it. If nil, nothing is logged.
 	Logger *slog.Logger
 
 	// OnAttempt, if not nil, is called after each attempt, the last one too,
 	// with the decision about what follows: it serves those who count
 	// attempts, causes and waits. Attempt.Request.Context() is derived from
-	// the context given to Generate, so that a value in that tells which
-	// request an attempt belongs to. The call comes from the goroutine that
-	// called Generate and holds it up; concurrent Generates make concurrent
-	// calls. What is passed is only lent, and its headers hold the API key.
+	// the context given to Generate or Stream, so that a value in that tells
+	// which request an attempt belongs to. The call comes from the goroutine
+	// that waits for the answer and holds it up; concurrent requests make
+	// concurrent calls. What is passed is only lent, and its headers hold the
+	// API key.
 	OnAttempt func(httpretry.Attempt, httpretry.Decision)
 }
 
@@ -101,6 +111,8 @@ func (c HTTPInferenceClientConfig) Validate() error {
 	switch {
 	case c.Timeout < 0:
 		return invalidField("Timeout", c.Timeout)
+	case c.StreamIdleTimeout < 0:
+		return invalidField("StreamIdleTimeout", c.StreamIdleTimeout)
 	case c.MaxIdleConns < 0:
 		return invalidField("MaxIdleConns", c.MaxIdleConns)
 	case c.IdleConnTimeout < 0:
@@ -115,6 +127,22 @@ func invalidField(name string, value any) error {
 	return fmt.Errorf("inference: %s is %v: it must be at least 0", name, value)
 }
 
+// String returns the settings without the APIKey, and of BaseURL without
+// userinfo and query. Package fmt calls it for %v and %+v, unless the config is
+// an unexported field of another value.
+func (c HTTPInferenceClientConfig) String() string {
+	type plain HTTPInferenceClientConfig // has no String
+	p := plain(c)
+	p.BaseURL = withoutCredentials(c.BaseURL)
+	if p.APIKey != "" {
+		p.APIKey = redacted
+	}
+	return fmt.Sprintf("%+v", p)
+}
+
+// GoString returns the same as String, so that %#v does not show the APIKey.
+func (c HTTPInferenceClientConfig) GoString() string { return c.String() }
+
 // baseURL is the parsed BaseURL.
 func (c HTTPInferenceClientConfig) baseURL() (*url.URL, error) {
 	u, err := url.Parse(c.BaseURL)
@@ -123,17 +151,34 @@ func (c HTTPInferenceClientConfig) baseURL() (*url.URL, error) {
 		return nil, fmt.Errorf("inference: BaseURL is %q: it must be an http or https URL with a host, such as %q",
 			withoutCredentials(c.BaseURL), "http://localhost:8000")
 	}
+	if !validPort(u) {
+		return nil, fmt.Errorf("inference: BaseURL is %q: its port must be from 1 to 65535", withoutCredentials(c.BaseURL))
+	}
 	return u, nil
+}
+
+// validPort reports whether u has a port that there can be, or none and no
+// colon either.
+func validPort(u *url.URL) bool {
+	if u.Port() == "" {
+		return !strings.HasSuffix(u.Host, ":")
+	}
+	port, err := strconv.ParseUint(u.Port(), 10, 16)
+	return err == nil && port > 0
 }
 
 // withoutCredentials is a URL, which need not be a valid one, without all that
 // may be userinfo or a query.
 func withoutCredentials(rawURL string) string {
-	if at := strings.LastIndexByte(rawURL, '@'); at >= 0 {
-		rawURL = "…" + rawURL[at:]
+	at, end := strings.LastIndexByte(rawURL, '@'), strings.IndexAny(rawURL, "?#")
+	if at >= 0 && end >= 0 && end < at {
+		return "…" // either may belong to the other
 	}
-	if end := strings.IndexAny(rawURL, "?#"); end >= 0 {
+	if end >= 0 {
 		rawURL = rawURL[:end] + "…"
+	}
+	if at >= 0 {
+		rawURL = "…" + rawURL[at:]
 	}
 	return rawURL
 }
@@ -149,6 +194,13 @@ func (c HTTPInferenceClientConfig) timeout() time.Duration {
 		return c.Timeout
 	}
 	return defaultTimeout
+}
+
+func (c HTTPInferenceClientConfig) streamIdleTimeout() time.Duration {
+	if c.StreamIdleTimeout > 0 {
+		return c.StreamIdleTimeout
+	}
+	return c.timeout()
 }
 
 func (c HTTPInferenceClientConfig) maxIdleConns() int {

@@ -1,7 +1,9 @@
 package inference_test
 
 import (
+	"fmt"
 	"math"
+	"strings"
 	"testing"
 	"time"
 
@@ -26,11 +28,68 @@ func TestValidateBaseURL(t *testing.T) {
 		{"userinfo is not shown", "ftp://me:secret@host/path", `"…@host/path"`},
 		{"nor in what can't be parsed", "http://me:sec/ret@ho st", `"…@ho st"`},
 		{"nor a query", "host/path?key=secret", `"host/path…"`},
+		{"nor both", "ftp://me:pass@host/path?key=secret", `"…@host/path…"`},
+		{"nor what may be both", "host/path?key=sec@ret", `"…"`},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			checkConfig(t, inference.HTTPInferenceClientConfig{BaseURL: tc.url}, "inference: BaseURL is "+tc.shown+
 				`: it must be an http or https URL with a host, such as "http://localhost:8000"`)
 		})
+	}
+}
+
+func TestValidatePort(t *testing.T) {
+	for _, tc := range []struct {
+		name, url string
+		shown     string // in the error; "": valid
+	}{
+		{"least", "http://localhost:1", ""},
+		{"greatest", "http://localhost:65535/path", ""},
+		{"leading zeros", "http://localhost:008000", ""},
+		{"none", "http://[::1]/", ""},
+		{"IPv6", "http://[::1]:8000/", ""},
+		{"zero", "http://localhost:0", `"http://localhost:0"`},
+		{"too great", "http://me:pw@localhost:65536/?q=1", `"…@localhost:65536/…"`},
+		{"far too great", "http://localhost:99999999999999999999", `"http://localhost:99999999999999999999"`},
+		{"empty", "http://localhost:/path", `"http://localhost:/path"`},
+		{"empty, IPv6", "http://[::1]:", `"http://[::1]:"`},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			want := ""
+			if tc.shown != "" {
+				want = "inference: BaseURL is " + tc.shown + ": its port must be from 1 to 65535"
+			}
+			checkConfig(t, inference.HTTPInferenceClientConfig{BaseURL: tc.url}, want)
+		})
+	}
+}
+
+// Whoever prints a config or a client for a look at it must not print the key.
+func TestSecretsInPrintedValues(t *testing.T) {
+	config := inference.HTTPInferenceClientConfig{
+		BaseURL: "http://me:password@gateway.test/path?token=hidden", APIKey: secretKey, MaxRetries: 7,
+	}
+	client := inference.NewHTTPInferenceClient(config)
+	for name, v := range map[string]any{
+		"config": config, "pointer to a config": &config, "client": client, "dereferenced client": *client,
+		"struct": struct {
+			Gateway inference.HTTPInferenceClientConfig
+		}{config},
+	} {
+		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q"} {
+			got := fmt.Sprintf(verb, v)
+			for _, secret := range []string{secretKey, "password", "hidden"} {
+				if strings.Contains(got, secret) {
+					t.Errorf("%s as %s holds %q: %s", name, verb, secret, got)
+				}
+			}
+			if !strings.Contains(got, "gateway.test/path") {
+				t.Errorf("%s as %s: got %s, want it to name the gateway", name, verb, got)
+			}
+		}
+	}
+	if got := config.String(); !strings.Contains(got, "MaxRetries:7") || !strings.Contains(got, "APIKey:[redacted]") {
+		t.Errorf("got %s, want the other settings, and that there is a key", got)
 	}
 }
 
@@ -48,10 +107,11 @@ func TestValidate(t *testing.T) {
 	}{
 		{"only a URL", with(func(*config) {}), ""},
 		{"all set", config{
-			BaseURL: "https://me:pw@gateway.example/path/?q=1", Timeout: time.Minute, MaxIdleConns: 1, IdleConnTimeout: 1, APIKey: "sk-1",
+			BaseURL: "https://me:pw@gateway.example/path/?q=1", Timeout: time.Minute, StreamIdleTimeout: 1, MaxIdleConns: 1, IdleConnTimeout: 1, APIKey: "sk-1",
 			MaxRetries: 1, InitialBackoff: 1, MaxBackoff: 1, BackoffFactor: 1, JitterFraction: 1,
 		}, ""},
 		{"Timeout", with(func(c *config) { c.Timeout = -time.Second }), `inference: Timeout is -1s: it must be at least 0`},
+		{"StreamIdleTimeout", with(func(c *config) { c.StreamIdleTimeout = -1 }), `inference: StreamIdleTimeout is -1ns: it must be at least 0`},
 		{"MaxIdleConns", with(func(c *config) { c.MaxIdleConns = -1 }), `inference: MaxIdleConns is -1: it must be at least 0`},
 		{"IdleConnTimeout", with(func(c *config) { c.IdleConnTimeout = -1 }), `inference: IdleConnTimeout is -1ns: it must be at least 0`},
 		{"MaxRetries", with(func(c *config) { c.MaxRetries = -1 }), `httpretry: MaxRetries is -1: it must be at least 0`},

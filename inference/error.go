@@ -1,6 +1,7 @@
 package inference
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -47,8 +48,9 @@ type InferenceError struct {
 	// words, "[redacted]" stands in place of the API key, of the userinfo and
 	// query of the BaseURL, and of every string in the request's messages,
 	// prompt and suffix. So it does in place of a part of these, if it has 16
-	// bytes or more. Literal and JSON-escaped quotes are recognised; what was
-	// re-encoded or reworded is not, nor a string of less than 4 bytes.
+	// bytes or more. Quotes are recognised as they are and with any escapes
+	// of JSON, also in JSON within JSON; what was encoded otherwise or
+	// reworded is not, nor a string of less than 4 bytes.
 	Message string
 
 	// RawError is what Message was made from: a [*StatusError] if the gateway
@@ -57,19 +59,32 @@ type InferenceError struct {
 	RawError error
 }
 
-// Error returns the category and the message.
-func (e *InferenceError) Error() string { return string(e.Category) + ": " + e.Message }
+// Error returns the category and the message, "<nil>" for a nil e.
+func (e *InferenceError) Error() string {
+	if e == nil {
+		return "<nil>"
+	}
+	return string(e.Category) + ": " + e.Message
+}
 
 // Unwrap returns e.RawError, so that [errors.Is] finds [context.Canceled] and
-// [context.DeadlineExceeded] and [errors.As] finds a [*StatusError] or, after
-// several attempts, an [*httpretry.Error].
-func (e *InferenceError) Unwrap() error { return e.RawError }
+// [context.DeadlineExceeded] and [errors.As] finds a [*StatusError] or, when the
+// last of several attempts ended without a response, an [*httpretry.Error].
+// There is no such when it ended in the middle of a response's body: the retry
+// layer has returned that response, and its body the error. It is nil for a
+// nil e.
+func (e *InferenceError) Unwrap() error {
+	if e == nil {
+		return nil
+	}
+	return e.RawError
+}
 
 // IsRetryable reports whether the same request may succeed later: true for
 // [ErrCategoryRateLimit] and [ErrCategoryServer]. It says nothing about
-// whether it was retried.
+// whether it was retried. It is false for a nil e.
 func (e *InferenceError) IsRetryable() bool {
-	return e.Category == ErrCategoryRateLimit || e.Category == ErrCategoryServer
+	return e != nil && (e.Category == ErrCategoryRateLimit || e.Category == ErrCategoryServer)
 }
 
 // A StatusError is the [InferenceError.RawError] of a response that is no
@@ -77,9 +92,10 @@ func (e *InferenceError) IsRetryable() bool {
 type StatusError struct {
 	StatusCode int
 
-	// Body is the response body as it came, at most 64 MiB. It is not part of
-	// the error's text: it may quote the prompt. It is nil for an event stream
-	// or a larger body, and short for one that broke off.
+	// Body is the response body as it came, at most its first 64 KiB. It is
+	// not part of the error's text: it may quote the prompt. It is nil for an
+	// event stream and for a body of more than 16 MiB, and short for one that
+	// broke off.
 	Body []byte
 }
 
@@ -92,6 +108,9 @@ func (e *StatusError) Error() string {
 }
 
 func statusError(category ErrorCategory, resp *http.Response, body []byte, text string) *InferenceError {
+	if len(body) > maxFailureBytes {
+		body = bytes.Clone(body[:maxFailureBytes]) // so that the rest need not stay in memory
+	}
 	return &InferenceError{
 		Category: category,
 		Message:  fmt.Sprintf("HTTP %d: %s", resp.StatusCode, text),

@@ -103,6 +103,18 @@ func TestErrorsAsOfANilRawError(t *testing.T) {
 	}
 }
 
+// A nil *InferenceError in an error is a trap that callers step into; what they
+// then call must say so, not panic.
+func TestNilInferenceError(t *testing.T) {
+	var err *inference.InferenceError
+	if got := err.Error(); got != "<nil>" {
+		t.Errorf("Error: got %q, want <nil>", got)
+	}
+	if err.IsRetryable() || errors.Is(err, context.Canceled) || err.Unwrap() != nil {
+		t.Error("a nil error is retryable, or holds another")
+	}
+}
+
 func TestAttemptsAfterTimeoutAreSpaced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		script := flaky.New(flaky.Hang(), ok().After(time.Second))

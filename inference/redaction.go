@@ -3,11 +3,12 @@ package inference
 import (
 	"encoding/json"
 	"errors"
-	"iter"
 	"net/url"
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf16"
+	"unicode/utf8"
 )
 
 const (
@@ -21,6 +22,9 @@ const (
 	// minPromptBytes is how long a string in a prompt must be to be looked
 	// for. Shorter ones are no secret, and stand in every other word.
 	minPromptBytes = 4
+
+	// maxEscapeBytes is the most that an escape takes for one byte.
+	maxEscapeBytes = len(`\U00000000`)
 
 	redacted = "[redacted]"
 )
@@ -54,15 +58,20 @@ func appendCredentials(to []string, u *url.URL, more ...string) []string {
 // redact returns the beginning of text with the secrets replaced.
 func (s secrets) redact(text string) string {
 	// A secret that begins before the cut is recognised by what is behind it.
-	window := text[:min(len(text), maxMessageBytes+quoteBytes)]
-	hidden := make([]bool, len(window))
-	runs := make(map[string]bool) // the runs of quoteBytes in window; true: part of a secret
-	for i := range len(window) - quoteBytes + 1 {
-		runs[window[i:i+quoteBytes]] = false
+	window := text[:min(len(text), maxMessageBytes+quoteBytes*maxEscapeBytes*maxEscapeBytes)]
+	readings := readings(window)
+	runs := make(map[string]bool) // the runs of quoteBytes in the readings; true: part of a secret
+	for _, r := range readings {
+		for i := range len(r.text) - quoteBytes + 1 {
+			runs[r.text[i:i+quoteBytes]] = false
+		}
 	}
-	for secret := range s.all() {
+	hidden := make([]bool, len(window))
+	for _, secret := range append(s.prompt(), s.credentials...) {
 		if len(secret) < quoteBytes {
-			hideAll(hidden, window, secret)
+			for _, r := range readings {
+				r.hideAll(hidden, secret)
+			}
 			continue
 		}
 		for i := range len(secret) - quoteBytes + 1 {
@@ -71,9 +80,11 @@ func (s secrets) redact(text string) string {
 			}
 		}
 	}
-	for i := range len(window) - quoteBytes + 1 {
-		if runs[window[i:i+quoteBytes]] {
-			hide(hidden[i : i+quoteBytes])
+	for _, r := range readings {
+		for i := range len(r.text) - quoteBytes + 1 {
+			if runs[r.text[i:i+quoteBytes]] {
+				r.hide(hidden, i, quoteBytes)
+			}
 		}
 	}
 	return visible(window, hidden)
@@ -98,35 +109,108 @@ func visible(text string, hidden []bool) string {
 	return strings.ToValidUTF8(b.String(), "\uFFFD")
 }
 
-func hideAll(hidden []bool, text, secret string) {
+// A reading is what a text says once escapes in it are decoded.
+type reading struct {
+	text string
+	at   []int // where in the original each byte of text begins, and where its end is
+}
+
+// readings returns text as it stands, and what it says if it is, or holds,
+// JSON or JSON within JSON. So a secret is found in whatever way it is escaped,
+// which no list of ways can promise.
+func readings(text string) []reading {
+	last := reading{text, make([]int, len(text)+1)}
+	for i := range last.at {
+		last.at[i] = i
+	}
+	all := []reading{last}
+	for len(all) < 3 && strings.Contains(last.text, `\`) {
+		last = last.decoded()
+		all = append(all, last)
+	}
+	return all
+}
+
+// decoded is what r says once its escapes are decoded, those within escapes
+// excepted.
+func (r reading) decoded() reading {
+	var b strings.Builder
+	at := make([]int, 0, len(r.at))
+	for i := 0; i < len(r.text); {
+		plain, size := unescape(r.text[i:])
+		b.WriteString(plain)
+		for range len(plain) {
+			at = append(at, r.at[i])
+		}
+		i += size
+	}
+	return reading{b.String(), append(at, r.at[len(r.text)])}
+}
+
+func (r reading) hideAll(hidden []bool, secret string) {
 	for at := 0; ; at++ {
-		i := strings.Index(text[at:], secret)
+		i := strings.Index(r.text[at:], secret)
 		if i < 0 {
 			return
 		}
 		at += i
-		hide(hidden[at : at+len(secret)])
+		r.hide(hidden, at, len(secret))
 	}
 }
 
-func hide(part []bool) {
-	for i := range part {
-		part[i] = true
+// hide marks what stands in the original for n bytes of r from i on.
+func (r reading) hide(hidden []bool, i, n int) {
+	for k := r.at[i]; k < r.at[i+n]; k++ {
+		hidden[k] = true
 	}
 }
 
-// all yields the secrets as they are, and as they stand in JSON.
-func (s secrets) all() iter.Seq[string] {
-	return func(yield func(string) bool) {
-		for _, secret := range append(s.prompt(), s.credentials...) {
-			quoted, ascii := strconv.Quote(secret), strconv.QuoteToASCII(secret)
-			for i, form := range []string{secret, quoted[1 : len(quoted)-1], ascii[1 : len(ascii)-1]} {
-				if (i == 0 || form != secret) && !yield(form) {
-					return
-				}
-			}
+// unescape decodes the escape that text begins with, one of JSON (RFC 8259,
+// section 7) or of Go, in which net/http quotes; or it returns the first byte.
+// size is how much of text that was, at most maxEscapeBytes for each byte of
+// plain.
+func unescape(text string) (plain string, size int) {
+	switch {
+	case text[0] != '\\':
+		return text[:1], 1
+	case strings.HasPrefix(text, `\/`), strings.HasPrefix(text, `\'`):
+		return text[1:2], 2
+	case strings.HasPrefix(text, `\u`):
+		return unescapeUTF16(text)
+	}
+	char, multibyte, tail, err := strconv.UnquoteChar(text, '"')
+	switch {
+	case err != nil:
+		return text[:1], 1
+	case multibyte:
+		plain = string(char)
+	default:
+		plain = string([]byte{byte(char)})
+	}
+	return plain, len(text) - len(tail)
+}
+
+// unescapeUTF16 decodes \uXXXX, or two of them that are a surrogate pair.
+func unescapeUTF16(text string) (plain string, size int) {
+	const length = len(`\u0000`)
+	first, ok := codeUnit(text)
+	if !ok {
+		return text[:1], 1
+	}
+	if second, ok := codeUnit(text[length:]); ok {
+		if char := utf16.DecodeRune(first, second); char != utf8.RuneError {
+			return string(char), 2 * length
 		}
 	}
+	return string(first), length // U+FFFD for half a pair, as in encoding/json
+}
+
+func codeUnit(text string) (rune, bool) {
+	if len(text) < 6 || text[:2] != `\u` {
+		return 0, false
+	}
+	n, err := strconv.ParseUint(text[2:6], 16, 16)
+	return rune(n), err == nil
 }
 
 // prompt returns the strings of the request that the model was to read.

@@ -8,8 +8,10 @@ import (
 	"io"
 	"log/slog"
 	"net/url"
+	"strconv"
 	"strings"
 	"testing"
+	"unicode/utf16"
 	"unicode/utf8"
 
 	"github.com/httpretry/httpretry/flaky"
@@ -40,6 +42,18 @@ func TestSecretsInGatewayErrors(t *testing.T) {
 		{"prompt", secretPrompt, `{"error":{"message":` + string(quoted) + `}}`, "[redacted]"},
 		{"prompt in JSON", secretPrompt, `{"detail":` + string(quoted) + `}`, `{"detail":"[redacted]"}`},
 		{"prompt in ASCII JSON", secretPrompt, `{"detail":"` + ascii + `"}`, `{"detail":"[redacted]"}`},
+		{"<, > and & as encoding/json writes them", "a<b>&c", `{"detail":"a\u003cb\u003e\u0026c"}`, `{"detail":"[redacted]"}`},
+		{"line separators", "a\u2028b\u2029c", `{"detail":"a\u2028b\u2029c"}`, `{"detail":"[redacted]"}`},
+		{"control characters", "a\x01\b\f\x7fb", `{"detail":"a\u0001\b\f\u007Fb"}`, `{"detail":"[redacted]"}`},
+		{"surrogate pairs", "a 😀 b", `{"detail":"a \ud83d\uDE00 b"}`, `{"detail":"[redacted]"}`},
+		{"half a surrogate pair", secretPrompt, `{"detail":"\ud83d \ud83dx \ude00"}`, `{"detail":"\ud83d \ud83dx \ude00"}`},
+		{"escaped slash", "http://me", `{"detail":"http:\/\/me"}`, `{"detail":"[redacted]"}`},
+		{"every character escaped", "a key", `{"detail":"\u0061\u0020\u006b\u0065\u0079"}`, `{"detail":"[redacted]"}`},
+		{"JSON in JSON", "a\"<\n>", `{"detail":"{\"input\":\"a\\\"\\u003c\\n\\u003e\"}"}`, `{"detail":"{\"input\":\"[redacted]\"}"}`},
+		{"quoted as by Python", "it's \"me\"", `input: 'it\'s "me"'`, "input: '[redacted]'"},
+		{"quoted as by Go", "\x02\a 😀 \xff", `input: "\x02\a 😀 \ufffd"`, `input: "[redacted]"`},
+		{"escape across the cut", "<<<< and more of it", filler + `1234\u003c\u003c\u003c\u003c and more of it`, filler + "1234[redacted]…"},
+		{"no escape", secretPrompt, `C:\users\new \q \u12 \`, `C:\users\new \q \u12 \`},
 		{"half the prompt", secretPrompt, `input: confidential: naïve...`, "input: [redacted]..."},
 		{"short prompt", " cancer\n", "invalid content: 'cancer'", "invalid content: '[redacted]'"},
 		{"too short to be a secret", "a", "a message", "a message"},
@@ -109,13 +123,47 @@ func TestSecretsInLogs(t *testing.T) {
 	}
 }
 
+// quotings are ways in which a gateway may quote what it got.
+var quotings = []struct {
+	before string
+	escape func(string) string
+	after  string
+}{
+	{"", func(text string) string { return text }, ""},
+	{`{"error":{"code":400,"message":"`, escapeJSON, `"}}`},
+	{`{"detail":"`, escapeJSON, `"}`},
+	{`{"detail":"`, func(text string) string { return escapeJSON(escapeJSON(text)) }, `"}`},
+	{`{"detail":"`, escapeAll, `"}`},
+	{`malformed: "`, func(text string) string { return unquoted(strconv.Quote(text)) }, `"`},
+	{`malformed: "`, func(text string) string { return unquoted(strconv.QuoteToASCII(text)) }, `"`},
+}
+
+func escapeJSON(text string) string {
+	quoted, _ := json.Marshal(text)
+	return unquoted(string(quoted))
+}
+
+func unquoted(text string) string { return text[1 : len(text)-1] }
+
+// escapeAll writes each character of a JSON string as \uXXXX.
+func escapeAll(text string) string {
+	var b strings.Builder
+	for _, unit := range utf16.Encode([]rune(text)) {
+		fmt.Fprintf(&b, `\u%04x`, unit)
+	}
+	return b.String()
+}
+
 // FuzzMessages lets a gateway quote the key and the prompt between arbitrary
 // texts.
 func FuzzMessages(f *testing.F) {
-	f.Add("sk-0123456789", "tell me a story about a fox", "your key ", " and your prompt ", false)
-	f.Add("0123456789abcdefg", "0123456789abcdefgh", "0123456", "abcdefg", true)
-	f.Add("ééééééééé", "\"quoted\" and \\ and \n end", strings.Repeat("é", 508), "\xff", true)
-	f.Fuzz(func(t *testing.T, key, prompt, before, between string, inJSON bool) {
+	f.Add("sk-0123456789", "tell me a story about a fox", "your key ", " and your prompt ", uint(0))
+	f.Add("0123456789abcdefg", "0123456789abcdefgh", "0123456", "abcdefg", uint(1))
+	f.Add("ééééééééé", "\"quoted\" and \\ and \n end", strings.Repeat("é", 508), "\xff", uint(1))
+	for quoting := range quotings {
+		f.Add("sk-<0123>&456789", "\"<quoted>\" \u2028 and \\ \x01 😀 / end", strings.Repeat("é", 160), "\\", uint(quoting))
+	}
+	f.Fuzz(func(t *testing.T, key, prompt, before, between string, quoting uint) {
 		prompt = strings.TrimSpace(prompt)
 		// The mark, and what stands for a cut or for what is not UTF-8, may
 		// themselves make up a part of such a secret.
@@ -127,12 +175,9 @@ func FuzzMessages(f *testing.F) {
 		if config.Validate() != nil {
 			return
 		}
-		text := before + key + between + prompt
-		if inJSON {
-			body, _ := json.Marshal(map[string]any{"error": map[string]any{"message": text, "code": 400}})
-			text = string(body)
-		}
-		config.Transport = flaky.New(flaky.Status(400).WithBody(text)).Transport(nil)
+		q := quotings[quoting%uint(len(quotings))]
+		body := q.before + q.escape(before+key+between+prompt) + q.after
+		config.Transport = flaky.New(flaky.Status(400).WithBody(body)).Transport(nil)
 		client := newClient(t, config)
 		_, err := client.Generate(t.Context(), &inference.InferenceRequest{Params: map[string]any{"prompt": prompt}})
 		message, found := strings.CutPrefix(err.Message, "HTTP 400: ")
@@ -140,8 +185,10 @@ func FuzzMessages(f *testing.F) {
 			t.Errorf("got %q, want HTTP 400: and text", err.Message)
 		}
 		for name, secret := range map[string]string{"key": key, "prompt": prompt} {
-			if strings.Contains(message, secret) {
-				t.Errorf("%q holds the %s %q", message, name, secret)
+			for _, q := range quotings {
+				if strings.Contains(message, q.escape(secret)) {
+					t.Errorf("%q holds the %s %q", message, name, secret)
+				}
 			}
 		}
 		if limit := 1024 * len("[redacted]"); len(message) > limit {

@@ -24,20 +24,24 @@ type InferenceRequest struct {
 
 	// Params is the JSON body. With a "prompt" and without "messages" it is
 	// sent to /v1/completions, otherwise to /v1/chat/completions. Its "stream"
-	// must not be true, since an answer is returned whole. Nil counts as empty.
+	// must not be true for Generate, which returns an answer whole, and does
+	// not matter for Stream. Nil counts as empty.
 	Params map[string]any
 }
 
-// body encodes the parameters.
-func (r *InferenceRequest) body() ([]byte, error) {
-	if stream, _ := r.Params["stream"].(bool); stream {
-		return nil, errors.New(`invalid params: "stream" is true: answers are returned whole, so it must not be`)
+// body encodes the parameters, for an answer as a stream or whole.
+func (r *InferenceRequest) body(stream bool) ([]byte, error) {
+	if wish, _ := r.Params["stream"].(bool); wish && !stream {
+		return nil, errors.New(`invalid params: "stream" is true: Generate returns answers whole, call Stream`)
 	}
 	params := make(map[string]any, len(r.Params)+1)
 	if r.Model != "" {
 		params["model"] = r.Model
 	}
 	maps.Copy(params, r.Params)
+	if stream {
+		params["stream"] = true
+	}
 	body, err := json.Marshal(params)
 	if err != nil {
 		return nil, fmt.Errorf("invalid params: %w", namedParam(params, err))

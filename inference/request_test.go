@@ -126,7 +126,7 @@ func TestInvalidRequest(t *testing.T) {
 		{"nil", nil, "request cannot be nil"},
 		{"not a JSON type", params("tools", make(chan int)), `invalid params: "tools": json: unsupported type: chan int`},
 		{"not a JSON number", params("temperature", math.NaN()), `invalid params: "temperature": json: unsupported value: NaN`},
-		{"stream", params("stream", true), `invalid params: "stream" is true: answers are returned whole, so it must not be`},
+		{"stream", params("stream", true), `invalid params: "stream" is true: Generate returns answers whole, call Stream`},
 		{
 			"line break in the request id", &inference.InferenceRequest{RequestID: "a\nb"},
 			`invalid request: RequestID is "a\nb": it must not hold control characters`,

@@ -1,6 +1,7 @@
 package inference
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -17,9 +18,15 @@ type InferenceResponse struct {
 	RawData   any    // the body decoded, numbers as float64
 }
 
-// maxResponseBytes bounds a response body. The longest answers of today's
-// models, with log probabilities, are a few MiB.
-const maxResponseBytes = 64 << 20
+const (
+	// maxResponseBytes bounds a response body. The longest answers of today's
+	// models, with log probabilities, are a few MiB.
+	maxResponseBytes = 16 << 20
+
+	// maxFailureBytes is what is kept of the body of a response that is no
+	// answer. Errors are a few KiB, and may be kept for long.
+	maxFailureBytes = 64 << 10
+)
 
 var errResponseTooLarge = fmt.Errorf("response body is larger than %d MiB", maxResponseBytes>>20)
 
@@ -52,11 +59,13 @@ func readBody(resp *http.Response) ([]byte, error) {
 	case resp.StatusCode == http.StatusSwitchingProtocols, strings.EqualFold(contentType(resp), "text/event-stream"):
 		return nil, nil
 	}
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxResponseBytes+1))
-	if len(body) > maxResponseBytes {
+	var buf bytes.Buffer
+	buf.Grow(int(max(resp.ContentLength, 0)) + bytes.MinRead) // so that it need not be copied as it grows
+	_, err := buf.ReadFrom(io.LimitReader(resp.Body, maxResponseBytes+1))
+	if buf.Len() > maxResponseBytes {
 		return nil, errResponseTooLarge
 	}
-	return body, err
+	return buf.Bytes(), err
 }
 
 func contentType(resp *http.Response) string {
@@ -70,7 +79,8 @@ func contentType(resp *http.Response) string {
 // failureText is what the gateway says about a failure: the API's message,
 // else the body, else the name of the status.
 func failureText(resp *http.Response, body []byte) string {
-	for _, text := range []string{apiMessage(body), string(body), http.StatusText(resp.StatusCode)} {
+	beginning := string(body[:min(len(body), maxFailureBytes)])
+	for _, text := range []string{apiMessage(body), beginning, http.StatusText(resp.StatusCode)} {
 		if text = strings.TrimSpace(text); text != "" {
 			return text
 		}

@@ -194,8 +194,31 @@ type endless struct{ closed *bool }
 func (endless) Read(p []byte) (int, error) { return len(p), nil }
 func (b endless) Close() error             { *b.closed = true; return nil }
 
+// maxFailureBody is what a StatusError keeps of a body.
+const maxFailureBody = 64 << 10
+
+func TestLargeFailure(t *testing.T) {
+	filler := strings.Repeat(" ", maxFailureBody)
+	for _, tc := range []struct {
+		name, body, want string
+	}{
+		{"message at the end", `{"a":` + filler + `1,"error":{"message":"slow down"}}`, "slow down"},
+		{"no message", "slow" + filler + "down", "slow"},
+		{"nothing at the beginning", filler + "slow down", "Too Many Requests"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			_, err := generate(t, flaky.Status(429).WithBody(tc.body))
+			checkError(t, err, inference.ErrCategoryRateLimit, "HTTP 429: "+tc.want)
+			var status *inference.StatusError
+			if !errors.As(err, &status) || string(status.Body) != tc.body[:maxFailureBody] {
+				t.Errorf("got a *StatusError with %d bytes, want the first %d of the body", len(status.Body), maxFailureBody)
+			}
+		})
+	}
+}
+
 func TestLargeResponse(t *testing.T) {
-	const limit = 64 << 20
+	const limit = 16 << 20
 	for _, tc := range []struct {
 		name     string
 		status   int
@@ -204,9 +227,9 @@ func TestLargeResponse(t *testing.T) {
 		category inference.ErrorCategory
 		message  string
 	}{
-		{"endless success", 200, -1, 1 << 50, inference.ErrCategoryUnknown, "HTTP 200: response body is larger than 64 MiB"},
-		{"declared success", 200, limit + 1, limit + 1, inference.ErrCategoryUnknown, "HTTP 200: response body is larger than 64 MiB"},
-		{"declared failure", 401, limit + 1, limit + 1, inference.ErrCategoryAuth, "HTTP 401: response body is larger than 64 MiB"},
+		{"endless success", 200, -1, 1 << 50, inference.ErrCategoryUnknown, "HTTP 200: response body is larger than 16 MiB"},
+		{"declared success", 200, limit + 1, limit + 1, inference.ErrCategoryUnknown, "HTTP 200: response body is larger than 16 MiB"},
+		{"declared failure", 401, limit + 1, limit + 1, inference.ErrCategoryAuth, "HTTP 401: response body is larger than 16 MiB"},
 		{"as large as may be", 401, -1, limit, inference.ErrCategoryAuth, "HTTP 401: " + strings.Repeat("\x00", 1024) + "…"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -228,6 +251,10 @@ func TestLargeResponse(t *testing.T) {
 			})
 			_, err := client.Generate(t.Context(), question())
 			checkError(t, err, tc.category, tc.message)
+			var status *inference.StatusError
+			if !errors.As(err, &status) || cap(status.Body) > 2*maxFailureBody {
+				t.Errorf("got a *StatusError that keeps %d bytes, want at most %d", cap(status.Body), maxFailureBody)
+			}
 			if !closed {
 				t.Error("the response body was not closed")
 			}

@@ -1,0 +1,204 @@
+package inference
+
+import (
+	"bufio"
+	"bytes"
+	"compress/gzip"
+	"encoding/json"
+	"io"
+	"net/http"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// maxErrorBytes bounds the body that is looked at for what an error means. The
+// longest ones, which quote the limits that were hit, are a few KiB.
+const maxErrorBytes = 256 << 10
+
+// An apiError is what the bodies of the APIs' errors have in common. What has
+// another type than expected is left out.
+type apiError struct {
+	Code    any    `json:"code"` // a string or a number
+	Type    any    `json:"type"`
+	Status  any    `json:"status"`
+	Message string `json:"message"`
+	Details []struct {
+		Type       string `json:"@type"`
+		RetryDelay string `json:"retryDelay"`
+		Violations []struct {
+			QuotaID string `json:"quotaId"`
+		} `json:"violations"`
+	} `json:"details"`
+}
+
+// lentBody is the body that the retry layer lends to a classifier, decoded.
+func lentBody(resp *http.Response) []byte {
+	if resp.Body == nil {
+		return nil
+	}
+	compressed := bufio.NewReader(io.LimitReader(resp.Body, maxErrorBytes))
+	decoded := io.Reader(compressed)
+	// A Content-Encoding would not tell whether somebody has undone it.
+	if magic, _ := compressed.Peek(2); string(magic) == "\x1f\x8b" {
+		unzip, err := gzip.NewReader(compressed)
+		if err != nil {
+			return nil
+		}
+		decoded = io.LimitReader(unzip, maxErrorBytes)
+	}
+	// What was cut off or broke off is not JSON, and means nothing.
+	body, _ := io.ReadAll(decoded)
+	return body
+}
+
+// parseAPIErrors returns the errors in {"error": {…}}, in an array of such
+// objects, or in an object that is the error itself.
+func parseAPIErrors(body []byte) []apiError {
+	type answer struct {
+		apiError
+		Error apiError `json:"error"`
+	}
+	answers := make([]answer, 1)
+	// A value of an unexpected type is an error, and all the others are there.
+	if bytes.HasPrefix(bytes.TrimLeft(body, " \t\r\n"), []byte("[")) {
+		_ = json.Unmarshal(body, &answers)
+	} else {
+		_ = json.Unmarshal(body, &answers[0])
+	}
+	var errs []apiError
+	for _, a := range answers {
+		errs = append(errs, a.Error, a.apiError)
+	}
+	return errs
+}
+
+func anyError(errs []apiError, is func(apiError) bool) bool { return slices.ContainsFunc(errs, is) }
+
+// isQuota reports whether a quota is used up that does not refill within a
+// request's time.
+func (e apiError) isQuota() bool {
+	for _, word := range e.words() {
+		if word == "insufficient_quota" || word == "billing_hard_limit_reached" {
+			return true
+		}
+	}
+	for _, d := range e.Details {
+		for _, v := range d.Violations {
+			if strings.Contains(v.QuotaID, "PerDay") {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// lock finds the word lock, locked or deadlock, also where it is a part of
+// lock_timeout or ResourceLocked, and neither block nor clock.
+var lock = regexp.MustCompile(`(?:^|[^A-Za-z])(?i:(?:dead)?lock(?:ed|s)?)(?:[^a-z]|$)|[a-z]Lock(?:ed|s)?(?:[^a-z]|$)`)
+
+// isLock reports whether the error is about a lock that somebody else holds.
+// The message is looked at too, since there is no common code for it.
+func (e apiError) isLock() bool {
+	return slices.ContainsFunc(append(e.words(), e.Message), lock.MatchString)
+}
+
+// words are the names and numbers that say what kind of error it is, the most
+// precise first.
+func (e apiError) words() []string {
+	var words []string
+	for _, v := range []any{e.Code, e.Type, e.Status} {
+		switch v := v.(type) {
+		case string:
+			words = append(words, v)
+		case float64:
+			words = append(words, strconv.FormatFloat(v, 'f', -1, 64))
+		}
+	}
+	return words
+}
+
+// retryDelay is the longest wait that a google.rpc.RetryInfo among errs asks
+// for.
+func retryDelay(errs []apiError) (longest time.Duration) {
+	for _, e := range errs {
+		for _, d := range e.Details {
+			if !strings.HasSuffix(d.Type, "google.rpc.RetryInfo") {
+				continue
+			}
+			if wait, ok := parseWait(d.RetryDelay); ok {
+				longest = max(longest, wait)
+			}
+		}
+	}
+	return longest
+}
+
+// statusOf are the statuses with which the APIs send errors of these kinds,
+// written in small letters and without "error" at the end.
+var statusOf = map[string]int{
+	"invalidrequest":          400,
+	"invalidargument":         400,
+	"badrequest":              400,
+	"failedprecondition":      400,
+	"contentfilter":           400,
+	"contextlengthexceeded":   400,
+	"authentication":          401,
+	"unauthenticated":         401,
+	"invalidapikey":           401,
+	"billing":                 402,
+	"permission":              403,
+	"permissiondenied":        403,
+	"notfound":                404,
+	"modelnotfound":           404,
+	"requesttimeout":          408,
+	"conflict":                409,
+	"requesttoolarge":         413,
+	"unprocessableentity":     422,
+	"ratelimit":               429,
+	"ratelimitexceeded":       429,
+	"toomanyrequests":         429,
+	"resourceexhausted":       429,
+	"insufficientquota":       429,
+	"billinghardlimitreached": 429,
+	"api":                     500,
+	"server":                  500,
+	"internal":                500,
+	"internalserver":          500,
+	"badgateway":              502,
+	"unavailable":             503,
+	"serviceunavailable":      503,
+	"timeout":                 504,
+	"gatewaytimeout":          504,
+	"deadlineexceeded":        504,
+	"overloaded":              statusOverloaded,
+}
+
+// statusCode is the status that the error would have come with, had the API
+// known in time. What it does not name is its own failure: 500.
+func statusCode(errs []apiError) int {
+	for _, e := range errs {
+		for _, word := range e.words() {
+			if code, err := strconv.Atoi(word); err == nil && code >= 400 && code <= 599 {
+				return code
+			}
+			if code, ok := statusOf[kind(word)]; ok {
+				return code
+			}
+		}
+	}
+	return http.StatusInternalServerError
+}
+
+// kind writes rate_limit_error, RateLimitError and RATE_LIMIT as one: ratelimit.
+func kind(word string) string {
+	letters := strings.Map(func(r rune) rune {
+		if r < 'a' || r > 'z' {
+			return -1
+		}
+		return r
+	}, strings.ToLower(word))
+	return strings.TrimSuffix(letters, "error")
+}

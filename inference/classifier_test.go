@@ -1,0 +1,395 @@
+package inference_test
+
+import (
+	"bytes"
+	"compress/gzip"
+	"errors"
+	"io"
+	"math"
+	"net/http"
+	"strings"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/httpretry/httpretry"
+	"github.com/httpretry/httpretry/flaky"
+	"github.com/httpretry/httpretry/inference"
+)
+
+var (
+	final     = httpretry.Verdict{Outcome: httpretry.Final}
+	uncertain = httpretry.Verdict{Outcome: httpretry.Uncertain}
+)
+
+// rejected is a verdict with the wait that the server asked for.
+func rejected(wait time.Duration) httpretry.Verdict {
+	return httpretry.Verdict{Outcome: httpretry.Rejected, RetryAfter: wait}
+}
+
+// newResponse makes a response from "Name: value" lines and a body.
+func newResponse(status int, header, body string) *http.Response {
+	resp := &http.Response{StatusCode: status, Header: http.Header{}, Body: io.NopCloser(strings.NewReader(body))}
+	for line := range strings.Lines(header) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), ": ")
+		resp.Header.Add(name, value)
+	}
+	return resp
+}
+
+func newPost(t testing.TB) *http.Request {
+	req, err := http.NewRequestWithContext(t.Context(), "POST", fakeURL, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return req
+}
+
+func checkVerdict(t *testing.T, resp *http.Response, want httpretry.Verdict) {
+	t.Helper()
+	got := inference.Classifier{}.Classify(newPost(t), resp, nil)
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("verdict (-want +got):\n%s", diff)
+	}
+}
+
+// Bodies as the APIs send them, shortened.
+const (
+	openAIQuota = `{"error":{"message":"You exceeded your current quota","type":"insufficient_quota","param":null,"code":"insufficient_quota"}}`
+	openAIRate  = `{"error":{"message":"Rate limit reached","type":"tokens","param":null,"code":"rate_limit_exceeded"}}`
+	geminiRate  = `{"error":{"code":429,"message":"Quota exceeded","status":"RESOURCE_EXHAUSTED","details":[` +
+		`{"@type":"type.googleapis.com/google.rpc.QuotaFailure","violations":[{"quotaId":"GenerateRequestsPerMinutePerProject"}]},` +
+		`{"@type":"type.googleapis.com/google.rpc.RetryInfo","retryDelay":"34.07s"}]}}`
+	geminiQuota = `{"error":{"code":429,"message":"Quota exceeded","status":"RESOURCE_EXHAUSTED","details":[` +
+		`{"@type":"type.googleapis.com/google.rpc.QuotaFailure","violations":[{"quotaId":"GenerateRequestsPerMinute"},` +
+		`{"quotaId":"GenerateRequestsPerDayPerProjectPerModel-FreeTier"}]},` +
+		`{"@type":"type.googleapis.com/google.rpc.RetryInfo","retryDelay":"34.07s"}]}}`
+	anthropicOverloaded = `{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}`
+)
+
+func TestClassifierStatus(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		status int
+		header string
+		body   string
+		want   httpretry.Verdict
+	}{
+		{"success", 200, "", answer, final},
+		{"success is not undone by a header", 200, "x-should-retry: true", answer, final},
+		{"redirect", 307, "x-should-retry: true", "", final},
+		{"rate", 429, "", openAIRate, rejected(0)},
+		{"rate without a body", 429, "", "", rejected(0)},
+		{"quota", 429, "", openAIQuota, final},
+		{"quota as code alone", 429, "", `{"error":{"type":"requests","code":"insufficient_quota"}}`, final},
+		{"quota as type alone", 429, "", `{"error":{"type":"insufficient_quota","code":null}}`, final},
+		{"billing limit", 429, "", `{"error":{"code":"billing_hard_limit_reached"}}`, final},
+		{"quota without the envelope", 429, "", `{"object":"error","code":"insufficient_quota"}`, final},
+		{"quota despite a Retry-After", 429, "Retry-After: 5", openAIQuota, final},
+		{"quota in the message means nothing", 429, "", `{"error":{"message":"insufficient_quota"}}`, rejected(0)},
+		{"quota of a day", 429, "", geminiQuota, final},
+		{"quota of a day in an array", 429, "", "\n[" + geminiQuota + "]", final},
+		{"quota of a minute", 429, "", geminiRate, rejected(34070 * time.Millisecond)},
+		{"quota with another status", 503, "", openAIQuota, rejected(0)},
+		{"overloaded", 529, "", anthropicOverloaded, rejected(0)},
+		{"overloaded without a body", 529, "Retry-After: 3", "", rejected(3 * time.Second)},
+		{"unavailable", 503, "", "", rejected(0)},
+		{"server error", 500, "", "", uncertain},
+		{"bad gateway", 502, "", "", uncertain},
+		{"gateway timeout", 504, "", "", uncertain},
+		{"request timeout", 408, "", "", uncertain},
+		{"lock by code", 409, "", `{"error":{"code":"lock_timeout"}}`, rejected(0)},
+		{"lock by type", 409, "", `{"error":{"type":"ResourceLocked"}}`, rejected(0)},
+		{"lock by type in capitals", 409, "", `{"error":{"type":"LOCKED"}}`, rejected(0)},
+		{"lock by status", 409, "", `{"error":{"status":"DEADLOCK_DETECTED"}}`, rejected(0)},
+		{"lock by message", 409, "", `{"error":{"message":"The thread is locked by another run."}}`, rejected(0)},
+		{"conflict", 409, "", `{"error":{"message":"A file of that name exists."}}`, final},
+		{"conflict without a body", 409, "", "", final},
+		{"block is no lock", 409, "", `{"error":{"code":"content_blocked","message":"Blocked at 12 o'clock"}}`, final},
+		{"payment required", 402, "", "", final},
+		{"payment required, later", 402, "Retry-After: 7", "", rejected(7 * time.Second)},
+		{"payment required, malformed Retry-After", 402, "Retry-After: soon", "", final},
+		{"content filter", 400, "", `{"error":{"code":"content_filter"}}`, final},
+		{"unauthorized", 401, "", "", final},
+		{"too large", 413, "", "", final},
+		{"server wants a retry", 400, "x-should-retry: true", "", rejected(0)},
+		{"server wants a retry of what may be done", 500, "x-should-retry: True", "", rejected(0)},
+		{"server wants a retry, later", 400, "x-should-retry: true\nRetry-After: 2", "", rejected(2 * time.Second)},
+		{"server wants no retry", 503, "x-should-retry: false\nRetry-After: 2", "", final},
+		{"server wants no retry of a rate", 429, "x-should-retry:  FALSE ", "", final},
+		{"server's wish can't be read", 503, "x-should-retry: maybe", "", rejected(0)},
+	} {
+		t.Run(tc.name, func(t *testing.T) { checkVerdict(t, newResponse(tc.status, tc.header, tc.body), tc.want) })
+	}
+}
+
+func TestClassifierError(t *testing.T) {
+	for _, err := range []error{io.EOF, syscall.ECONNREFUSED, errors.New("other"), http.ErrSchemeMismatch} {
+		req := newPost(t)
+		got := inference.Classifier{}.Classify(req, nil, err)
+		if want := httpretry.DefaultClassifier.Classify(req, nil, err); got != want {
+			t.Errorf("%v: got %v, want %v as by default", err, got, want)
+		}
+	}
+}
+
+func TestClassifierWait(t *testing.T) {
+	const (
+		ms, s, m = time.Millisecond, time.Second, time.Minute
+		date     = "Date: Fri, 06 Nov 2026 08:00:00 GMT\n"
+	)
+	retryInfo := func(delay string) string {
+		return `{"error":{"details":[{"@type":"type.googleapis.com/google.rpc.RetryInfo","retryDelay":` + delay + `}]}}`
+	}
+	for _, tc := range []struct {
+		name   string
+		header string
+		body   string
+		want   time.Duration
+	}{
+		{"Retry-After", "Retry-After: 5", "", 5 * s},
+		{"decimal Retry-After", "Retry-After: 1.5", "", 1500 * ms},
+		{"milliseconds before seconds", "retry-after-ms: 1200\nRetry-After: 2", "", 1200 * ms},
+		{"Azure's milliseconds", "x-ms-retry-after-ms: 250", "", 250 * ms},
+
+		{"RetryInfo", "", geminiRate, 34070 * ms},
+		{"RetryInfo in an array", "", "[" + geminiRate + "]", 34070 * ms},
+		{"RetryInfo in milliseconds", "", retryInfo(`"900ms"`), 900 * ms},
+		{"RetryInfo with a sign", "", retryInfo(`"-3s"`), 0},
+		{"RetryInfo without a unit", "", retryInfo(`"3"`), 3 * s},
+		{"RetryInfo of another type", "", retryInfo(`{"seconds":3}`), 0},
+		{"RetryInfo too large", "", retryInfo(`"99999999999999999999s"`), math.MaxInt64},
+		{"longest RetryInfo", "", `[` + retryInfo(`"3s"`) + `,` + retryInfo(`"5s"`) + `,` + retryInfo(`"4s"`) + `]`, 5 * s},
+		{"retryDelay of something else", "", `{"error":{"details":[{"@type":"type.googleapis.com/google.rpc.Help","retryDelay":"3s"}]}}`, 0},
+		{"Retry-After before RetryInfo", "Retry-After: 5", geminiRate, 5 * s},
+		{"Retry-After of 0 before RetryInfo", "Retry-After: 0", geminiRate, 0},
+		{"RetryInfo before a limit's reset", "x-ratelimit-remaining-requests: 0\nx-ratelimit-reset-requests: 1s", retryInfo(`"3s"`), 3 * s},
+
+		{"requests", "x-ratelimit-remaining-requests: 0\nx-ratelimit-reset-requests: 6m0s", "", 6 * m},
+		{"tokens", "x-ratelimit-remaining-tokens: 0\nx-ratelimit-reset-tokens: 12ms", "", 12 * ms},
+		{"decimal", "x-ratelimit-remaining-tokens: 0\nx-ratelimit-reset-tokens: 2m59.56s", "", 179560 * ms},
+		{"Azure's seconds", "x-ratelimit-remaining-tokens: 0\nx-ratelimit-reset-tokens: 44", "", 44 * s},
+		{"something remains", "x-ratelimit-remaining-tokens: 1\nx-ratelimit-reset-tokens: 44", "", 0},
+		{"what remains is not told", "x-ratelimit-reset-tokens: 44", "", 0},
+		{"what remains is malformed", "x-ratelimit-remaining-tokens: none\nx-ratelimit-reset-tokens: 44", "", 0},
+		{"the other limit remains", "x-ratelimit-remaining-requests: 0\nx-ratelimit-reset-tokens: 44", "", 0},
+		{
+			"longest of those used up",
+			"x-ratelimit-remaining-requests: 0\nx-ratelimit-reset-requests: 2s\n" +
+				"x-ratelimit-remaining-tokens: 0\nx-ratelimit-reset-tokens: 3s\n" +
+				"x-ratelimit-remaining-images: 9\nx-ratelimit-reset-images: 4s", "", 3 * s,
+		},
+		{"malformed reset", "x-ratelimit-remaining-tokens: 0\nx-ratelimit-reset-tokens: soon", "", 0},
+		{"negative reset", "x-ratelimit-remaining-tokens: 0\nx-ratelimit-reset-tokens: -6m", "", 0},
+		{"reset with an exponent", "x-ratelimit-remaining-tokens: 0\nx-ratelimit-reset-tokens: 1e3", "", 0},
+		{"reset too large", "x-ratelimit-remaining-tokens: 0\nx-ratelimit-reset-tokens: 99999999999h", "", math.MaxInt64},
+		{"Retry-After before a limit's reset", "Retry-After: 1\nx-ratelimit-remaining-tokens: 0\nx-ratelimit-reset-tokens: 44", "", s},
+		{"malformed Retry-After counts as absent", "Retry-After: soon\nx-ratelimit-remaining-tokens: 0\nx-ratelimit-reset-tokens: 44", "", 44 * s},
+
+		{
+			"Anthropic", date + "anthropic-ratelimit-input-tokens-remaining: 0\n" +
+				"anthropic-ratelimit-input-tokens-reset: 2026-11-06T08:00:42Z", "", 42 * s,
+		},
+		{
+			"Anthropic in another zone", date + "anthropic-ratelimit-requests-remaining: 0\n" +
+				"anthropic-ratelimit-requests-reset: 2026-11-06T09:01:00+01:00", "", m,
+		},
+		{
+			"Anthropic in the past", date + "anthropic-ratelimit-requests-remaining: 0\n" +
+				"anthropic-ratelimit-requests-reset: 2026-11-06T07:00:00Z", "", 0,
+		},
+		{
+			"Anthropic with some left", date + "anthropic-ratelimit-requests-remaining: 5\n" +
+				"anthropic-ratelimit-requests-reset: 2026-11-06T08:00:42Z", "", 0,
+		},
+		{
+			"Anthropic malformed", date + "anthropic-ratelimit-requests-remaining: 0\n" +
+				"anthropic-ratelimit-requests-reset: 1794000000", "", 0,
+		},
+
+		{"draft", `RateLimit: "p";r=0;t=10`, "", 10 * s},
+		{"draft as a token", `RateLimit: default;r=0;t=10`, "", 10 * s},
+		{"draft with some left", `RateLimit: "p";r=1;t=10`, "", 0},
+		{"draft, longest", `RateLimit: "burst";r=0;t=3, "hour";r=0;t=90 , "day";r=7;t=4000`, "", 90 * s},
+		{"draft on two lines", "RateLimit: \"a\";r=0;t=3\nRateLimit: \"b\";t=4;r=0", "", 4 * s},
+		{"draft with a partition", `RateLimit: "a; r=0, t=9\"";pk=:c2s=:; r=0;t=4;x;y=?1;z="t=5;r=0"`, "", 4 * s},
+		{"draft, last of the same parameter", `RateLimit: "a";r=0;t=9;t=4`, "", 4 * s},
+		{"draft without t", `RateLimit: "a";r=0`, "", 0},
+		{"draft with a negative t", `RateLimit: "a";r=0;t=-9`, "", 0},
+		{"draft with a decimal t", `RateLimit: "a";r=0;t=9.5`, "", 0},
+		{"draft at its largest", `RateLimit: "a";r=0;t=999999999999999`, "", math.MaxInt64},
+		{"draft that is malformed at its end", `RateLimit: "a";r=0;t=9, "b;r=0`, "", 0},
+		{"draft with a comma too much", `RateLimit: "a";r=0;t=9, `, "", 0},
+		{"draft of an older version", `RateLimit: limit=100, remaining=0, reset=9`, "", 0},
+		{"Retry-After before the draft", "Retry-After: 1\nRateLimit: \"a\";r=0;t=9", "", s},
+		{"the draft and a vendor", "RateLimit: \"a\";r=0;t=9\nx-ratelimit-remaining-tokens: 0\nx-ratelimit-reset-tokens: 8s", "", 9 * s},
+	} {
+		t.Run(tc.name, func(t *testing.T) { checkVerdict(t, newResponse(429, tc.header, tc.body), rejected(tc.want)) })
+	}
+}
+
+func TestClassifierWaitByTheClientsClock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		header := "anthropic-ratelimit-requests-remaining: 0\nanthropic-ratelimit-requests-reset: " +
+			time.Now().Add(time.Minute).Format(time.RFC3339)
+		checkVerdict(t, newResponse(429, header, ""), rejected(time.Minute))
+	})
+}
+
+func gzipped(t testing.TB, text string) string {
+	var b bytes.Buffer
+	w := gzip.NewWriter(&b)
+	io.WriteString(w, text)
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.String()
+}
+
+// TestClassifierBody is about what a body may be besides an API's error.
+func TestClassifierBody(t *testing.T) {
+	quotaAfter := func(n int) string { return strings.Repeat(" ", n) + openAIQuota }
+	for _, tc := range []struct {
+		name string
+		body string
+		want httpretry.Verdict
+	}{
+		{"gzip", gzipped(t, openAIQuota), final},
+		{"broken gzip", gzipped(t, openAIQuota)[:40], rejected(0)},
+		{"gzip of another kind", "\x1f\x8b\x00", rejected(0)},
+		{"gzip bomb", gzipped(t, quotaAfter(4<<20)), rejected(0)},
+		{"largest", quotaAfter(256<<10 - len(openAIQuota)), final},
+		{"too large", quotaAfter(256<<10 - len(openAIQuota) + 1), rejected(0)},
+		{"HTML", "<!doctype html><h1>Too many requests</h1>", rejected(0)},
+		{"text", "insufficient_quota", rejected(0)},
+		{"cut off", openAIQuota[:len(openAIQuota)-1], rejected(0)},
+		{"an array of other things", `[1, null, "x", [], ` + openAIQuota + `]`, final},
+		{"null", "null", rejected(0)},
+		{"error is a string", `{"error":"insufficient_quota"}`, rejected(0)},
+		{"error is an array", `{"error":[` + openAIQuota + `]}`, rejected(0)},
+		{"other types around", `{"error":{"message":7,"type":{},"details":[3,{"violations":"x"}],"code":"insufficient_quota"}}`, final},
+		{"other types among details", `{"error":{"details":{"a":1}}}`, rejected(0)},
+		{"deep", strings.Repeat("[", 200_000), rejected(0)},
+		{"deep and whole", `{"error":` + strings.Repeat("[", 9_000) + strings.Repeat("]", 9_000) + `}`, rejected(0)},
+		{"many", "[" + strings.Repeat("{},", 80_000) + openAIQuota + "]", final},
+		{"number out of range", `{"error":{"type":1e999,"code":"insufficient_quota"}}`, final},
+	} {
+		t.Run(tc.name, func(t *testing.T) { checkVerdict(t, newResponse(429, "", tc.body), tc.want) })
+	}
+	t.Run("none", func(t *testing.T) { checkVerdict(t, &http.Response{StatusCode: 429}, rejected(0)) })
+}
+
+// TestClassifierUnderARetryTransport is how other clients use it.
+func TestClassifierUnderARetryTransport(t *testing.T) {
+	long := `{"error":{"code":"insufficient_quota","message":"` + strings.Repeat("x", 100<<10) + `"}}`
+	for _, tc := range []struct {
+		name     string
+		max      int64
+		status   int
+		media    string
+		body     string
+		attempts int
+	}{
+		{"quota", 1 << 20, 429, "application/json", openAIQuota, 1},
+		{"quota that nobody reads ahead", 0, 429, "application/json", openAIQuota, 4},
+		{"quota of which a part is read ahead", 64 << 10, 429, "application/json", long, 4},
+		{"quota in an event stream", 1 << 20, 429, "text/event-stream", openAIQuota, 4},
+		{"rate", 1 << 20, 429, "application/json", openAIRate, 4},
+		{"overloaded", 1 << 20, 529, "application/json", anthropicOverloaded, 4},
+		{"server error to a POST", 1 << 20, 500, "application/json", "{}", 1},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				script := repeat(flaky.Status(tc.status).WithHeader("Content-Type", tc.media).WithBody(tc.body))
+				client := &http.Client{Transport: &httpretry.RetryTransport{
+					Base: script.Transport(nil), Classifier: inference.Classifier{}, MaxResponseBytes: tc.max,
+				}}
+				resp, err := client.Post(fakeURL, "application/json", strings.NewReader("{}"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer resp.Body.Close()
+				got, err := io.ReadAll(resp.Body)
+				if err != nil || string(got) != tc.body {
+					t.Errorf("got a body of %d bytes and %v, want all %d: the classifier takes nothing", len(got), err, len(tc.body))
+				}
+				if n := len(script.Requests()); n != tc.attempts {
+					t.Errorf("got %d attempts, want %d", n, tc.attempts)
+				}
+			})
+		})
+	}
+}
+
+func TestClassifierAsTheDefault(t *testing.T) {
+	original := httpretry.DefaultClassifier
+	t.Cleanup(func() { httpretry.DefaultClassifier = original })
+	httpretry.DefaultClassifier = inference.Classifier{}
+	checkVerdict(t, newResponse(529, "", ""), rejected(0))
+}
+
+func TestGenerateGoesByTheClassifier(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		step  flaky.Step
+		waits []time.Duration // starts of the attempts; MaxRetries is 1
+	}{
+		{"408", flaky.Status(408), []time.Duration{0, time.Second}},
+		{"409 for a lock", flaky.Status(409).WithBody(`{"error":{"code":"lock_timeout"}}`), []time.Duration{0, time.Second}},
+		{"529", flaky.Status(529).WithBody(anthropicOverloaded), []time.Duration{0, time.Second}},
+		{"402 with a Retry-After", flaky.Status(402).WithHeader("Retry-After", "9"), []time.Duration{0, 9 * time.Second}},
+		{"RetryInfo", flaky.Status(429).WithBody(geminiRate), []time.Duration{0, 34070 * time.Millisecond}},
+		{"quota", flaky.Status(429).WithBody(openAIQuota), []time.Duration{0}},
+		{"x-should-retry: false", flaky.Status(503).WithHeader("x-should-retry", "false"), []time.Duration{0}},
+		{"x-should-retry: true", flaky.Status(400).WithHeader("x-should-retry", "true"), []time.Duration{0, time.Second}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				script := repeat(tc.step)
+				client := inference.NewHTTPInferenceClient(inference.HTTPInferenceClientConfig{
+					BaseURL: fakeURL, MaxRetries: 1, JitterFraction: noJitter, Transport: script.Transport(nil),
+				})
+				if _, err := client.Generate(t.Context(), question()); err == nil {
+					t.Error("got no error")
+				}
+				if diff := cmp.Diff(tc.waits, starts(script)); diff != "" {
+					t.Errorf("starts of the attempts (-want +got):\n%s", diff)
+				}
+			})
+		})
+	}
+}
+
+func FuzzClassifier(f *testing.F) {
+	f.Add(429, "Retry-After: 5", openAIQuota)
+	f.Add(429, "x-ratelimit-remaining-requests: 0\nx-ratelimit-reset-requests: 6m0s", geminiRate)
+	f.Add(503, `RateLimit: "a";r=0;t=9, "b";pk=:c2s=:;r=0;t=4`, "["+geminiQuota+"]")
+	f.Add(529, "anthropic-ratelimit-requests-remaining: 0\nanthropic-ratelimit-requests-reset: 2026-11-06T08:00:42Z", anthropicOverloaded)
+	f.Add(409, "x-should-retry: true", `{"error":{"code":"lock_timeout","details":[{"retryDelay":3}]}}`)
+	f.Add(200, "x-should-retry: true", gzipped(f, openAIQuota))
+	f.Fuzz(func(t *testing.T, status int, header, body string) {
+		synctest.Test(t, func(t *testing.T) { // the clock stands still
+			classify := func(body string) httpretry.Verdict {
+				return inference.Classifier{}.Classify(newPost(t), newResponse(status, header, body), nil)
+			}
+			got := classify(body)
+			if got.RetryAfter < 0 || got.Outcome == httpretry.Final && got.RetryAfter != 0 {
+				t.Errorf("got %v: no wait is negative, and none follows what is final", got)
+			}
+			if status < 400 && got != final {
+				t.Errorf("status %d: got %v, want final", status, got)
+			}
+			if len(body) < 64<<10 && !strings.HasPrefix(body, "\x1f\x8b") {
+				if zipped := classify(gzipped(t, body)); zipped != got {
+					t.Errorf("got %v, and %v for the same body as gzip", got, zipped)
+				}
+			}
+			if again := classify(body); again != got {
+				t.Errorf("got %v, and then %v for the same response", got, again)
+			}
+		})
+	})
+}

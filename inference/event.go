@@ -1,0 +1,219 @@
+package inference
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"slices"
+)
+
+// maxEventBytes bounds one event of a stream, and each of its lines. The
+// longest ones carry an image.
+const maxEventBytes = 8 << 20
+
+var errEventTooLarge = errors.New("event is larger than 8 MiB")
+
+// A StreamEvent is one piece of an answer.
+type StreamEvent struct {
+	// Data is the event as it came, which is valid JSON: all choices, tool
+	// calls, usage and whatever else the gateway tells. It belongs to whoever
+	// receives the event.
+	Data []byte
+
+	// Text is what the event adds to the text of the choice with index 0, in
+	// both forms of answers: delta.content and text. It may be empty.
+	Text string
+
+	// FinishReason is why the choice with index 0 ends here, such as "stop"
+	// or "length". It is empty as long as it does not.
+	FinishReason string
+}
+
+// An eventReader reads server-sent events, as "Interpreting an event stream" in
+// the HTML standard tells. Of their fields it knows event and data.
+type eventReader struct {
+	r       *bufio.Reader
+	line    []byte // the line under way
+	begun   bool   // the first line has been read
+	afterCR bool   // the last line ended in CR: a LF that follows is part of its end
+}
+
+func newEventReader(r io.Reader) *eventReader { return &eventReader{r: bufio.NewReader(r)} }
+
+// A rawEvent is what stands between two empty lines.
+type rawEvent struct {
+	name string
+	data []byte // its lines, joined by a line feed
+}
+
+// next returns the next event whose data is not blank. At the end of the
+// stream, an event that has not ended counts for nothing; but [DONE] needs no
+// empty line.
+func (r *eventReader) next() (ev rawEvent, err error) {
+	for {
+		err := r.readLine()
+		if err == io.EOF {
+			if ev.add(r.line) == nil && ev.isDone() {
+				return ev, nil
+			}
+			return rawEvent{}, io.EOF
+		}
+		if err == nil {
+			err = ev.add(r.line)
+		}
+		switch {
+		case err != nil:
+			return rawEvent{}, err
+		case len(r.line) > 0:
+		case len(bytes.TrimSpace(ev.data)) > 0:
+			return ev, nil
+		default:
+			ev = rawEvent{}
+		}
+	}
+}
+
+// readLine reads up to the end of a line: CR, LF or CRLF. After a CR it does
+// not wait for what may be a LF, since that may be long in coming.
+func (r *eventReader) readLine() error {
+	r.line = r.line[:0]
+	for ended := false; !ended; {
+		if _, err := r.r.Peek(1); err != nil {
+			return err
+		}
+		here, _ := r.r.Peek(r.r.Buffered())
+		if r.afterCR && here[0] == '\n' {
+			r.r.Discard(1)
+			r.afterCR = false
+			continue
+		}
+		part, end := cutLine(here)
+		if len(r.line)+len(part) > maxEventBytes {
+			return errEventTooLarge
+		}
+		r.line = append(r.line, part...)
+		r.r.Discard(len(part) + len(end))
+		r.afterCR, ended = string(end) == "\r", len(end) > 0
+	}
+	if !r.begun {
+		r.begun = true
+		r.line = bytes.TrimPrefix(r.line, []byte("\uFEFF"))
+	}
+	return nil
+}
+
+// cutLine returns what stands before the first CR or LF, and that byte, if
+// there is one.
+func cutLine(b []byte) (line, end []byte) {
+	i := len(b)
+	for _, c := range []byte("\n\r") {
+		if at := bytes.IndexByte(b[:i], c); at >= 0 {
+			i = at
+		}
+	}
+	return b[:i], b[i:min(i+1, len(b))]
+}
+
+// add adds a line to the event.
+func (e *rawEvent) add(line []byte) error {
+	name, value, _ := bytes.Cut(line, []byte(":"))
+	value = bytes.TrimPrefix(value, []byte(" "))
+	switch string(name) {
+	case "event":
+		e.name = string(value)
+	case "data":
+		if len(e.data)+1+len(value) > maxEventBytes {
+			return errEventTooLarge
+		}
+		if len(e.data) > 0 {
+			e.data = append(e.data, '\n')
+		}
+		e.data = append(e.data, value...)
+	}
+	return nil
+}
+
+func (e rawEvent) isDone() bool { return string(bytes.TrimSpace(e.data)) == "[DONE]" }
+
+// A chunk is what is to be known of an event's data.
+type chunk struct {
+	Type    string          `json:"type"`
+	Object  string          `json:"object"`
+	Error   json.RawMessage `json:"error"`
+	Choices []choice        `json:"choices"`
+}
+
+type choice struct {
+	Index        int    `json:"index"`
+	FinishReason string `json:"finish_reason"`
+	Text         string `json:"text"`
+	Delta        delta  `json:"delta"`
+}
+
+type delta map[string]json.RawMessage
+
+// chunk decodes the data.
+func (e rawEvent) chunk() chunk {
+	var c chunk
+	// A value of an unexpected type is an error, and all the others are there.
+	_ = json.Unmarshal(e.data, &c)
+	return c
+}
+
+// isKeepAlive reports whether the event only shows that the server is there.
+func (e rawEvent) isKeepAlive(c chunk) bool { return e.name == "ping" || c.Type == "ping" }
+
+// isError reports whether the event tells of a failure.
+func (e rawEvent) isError(c chunk) bool {
+	return e.name == "error" || c.Object == "error" || !isEmpty(c.Error)
+}
+
+// isContent reports whether c has more to say than that an answer begins. What
+// has no choices at all is something unknown, and passed on.
+func (c chunk) isContent() bool {
+	return c.Choices == nil || slices.ContainsFunc(c.Choices, choice.isContent)
+}
+
+func (c choice) isContent() bool {
+	if c.FinishReason != "" || c.Text != "" {
+		return true
+	}
+	for name, value := range c.Delta {
+		if name != "role" && !isEmpty(value) {
+			return true
+		}
+	}
+	return false
+}
+
+// content is the text that the choice adds.
+func (c choice) content() string {
+	var text string
+	// What is not text adds none.
+	_ = json.Unmarshal(c.Delta["content"], &text)
+	return c.Text + text
+}
+
+func isEmpty(value json.RawMessage) bool {
+	switch string(value) {
+	case "", "null", "false", `""`, "{}", "[]":
+		return true
+	}
+	return false
+}
+
+// event is the event as it is handed on.
+func (e rawEvent) event(c chunk) StreamEvent {
+	ev := StreamEvent{Data: e.data}
+	for _, choice := range c.Choices {
+		if choice.Index == 0 {
+			ev.Text += choice.content()
+			if choice.FinishReason != "" {
+				ev.FinishReason = choice.FinishReason
+			}
+		}
+	}
+	return ev
+}

@@ -1,0 +1,230 @@
+package inference
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"iter"
+	"net/http"
+	"strings"
+	"time"
+)
+
+// Stream sends req to the gateway and yields its answer piece by piece, as
+// server-sent events bring it. It asks for that by itself: the parameter
+// "stream" is sent as true, whatever Params says. Nothing is sent before the
+// sequence is ranged over, and the request is sent anew each time it is.
+//
+//	for event, err := range client.Stream(ctx, req) {
+//		if err != nil {
+//			return err
+//		}
+//		fmt.Print(event.Text)
+//	}
+//
+// An error is the last thing that is yielded, and always an [*InferenceError].
+// A sequence that ends without one is an answer that ended: with [DONE], or at
+// the end of the stream with a finish reason for every choice that began. A
+// stream that ends before that, or breaks off, is an error.
+//
+// Stream tries again as [HTTPInferenceClient.Generate] does, until the first
+// content: an event that says more than that an answer begins. An error event
+// before that is a failed attempt with the status that the API has for such an
+// error; a stream that ends before that is one too. Once there was content,
+// nothing is tried again: the same prompt would get another answer. Then the
+// error's RawError is a [*StreamError], which has what had arrived.
+//
+// [HTTPInferenceClientConfig.Timeout] bounds an attempt up to the first content,
+// and [HTTPInferenceClientConfig.StreamIdleTimeout] each wait for an event
+// after it; comments and pings are not events. An event is at most 8 MiB.
+//
+// When the loop is left, whichever way, the connection is free again or closed.
+// req is used until then, and not modified.
+func (c *HTTPInferenceClient) Stream(ctx context.Context, req *InferenceRequest) iter.Seq2[StreamEvent, error] {
+	return func(yield func(StreamEvent, error) bool) {
+		s, failure := c.openStream(ctx, req)
+		if failure != nil {
+			yield(StreamEvent{}, failure)
+			return
+		}
+		defer s.close()
+		for {
+			ev, err := s.next()
+			switch {
+			case err == io.EOF:
+				return
+			case err != nil:
+				yield(StreamEvent{}, err)
+				return
+			case !yield(ev, nil):
+				return
+			}
+		}
+	}
+}
+
+// A StreamError is the [InferenceError.RawError] of a stream that failed after
+// content had come.
+type StreamError struct {
+	// Text is what had arrived of the answer: the [StreamEvent.Text] of all
+	// events that were yielded, at most 16 MiB. It is not part of the error's
+	// text.
+	Text string
+
+	// Err is what would be the RawError if no content had come: a
+	// [*StatusError] for an error event, [io.ErrUnexpectedEOF] for a stream
+	// that ended too early, an error of the network, a context's error.
+	Err error
+}
+
+// Error returns that the stream broke off, and why.
+func (e *StreamError) Error() string { return "event stream broke off: " + e.Err.Error() }
+
+// Unwrap returns e.Err.
+func (e *StreamError) Unwrap() error { return e.Err }
+
+// A stream is an answer that is coming in.
+type stream struct {
+	ctx     context.Context // the caller's
+	own     context.Context // that of the request
+	cancel  context.CancelCauseFunc
+	idle    *idleError // the cause of cancelling own after too long a wait
+	resp    *http.Response
+	events  *eventReader
+	secrets secrets
+
+	yielded bool
+	text    strings.Builder
+	ended   map[int]bool // the choices that began, and whether there is a finish reason
+}
+
+// openStream sends the request, and again, until there is a stream with
+// content.
+func (c *HTTPInferenceClient) openStream(ctx context.Context, req *InferenceRequest) (*stream, *InferenceError) {
+	httpReq, hidden, failure := c.prepare(ctx, req, true)
+	if failure != nil {
+		return nil, failure
+	}
+	own, cancel := context.WithCancelCause(ctx)
+	resp, err := c.streams.Do(httpReq.WithContext(own))
+	if err != nil {
+		cancel(nil)
+		return nil, executeError(ctx, err, hidden)
+	}
+	s := &stream{
+		ctx: ctx, own: own, cancel: cancel, idle: &idleError{c.idle}, resp: resp,
+		events: newEventReader(resp.Body), secrets: hidden, ended: make(map[int]bool),
+	}
+	switch {
+	case resp.StatusCode/100 != 2:
+		_, failure = receive(ctx, req.RequestID, resp, hidden)
+	case !isEventStream(resp):
+		body, _ := readBody(resp) // as much of it as there is, for whoever looks for the reason
+		text := fmt.Sprintf("response is not an event stream (%s)", contentType(resp))
+		failure = statusError(ErrCategoryServer, resp, body, hidden.redact(text))
+	default:
+		return s, nil
+	}
+	s.close()
+	return nil, failure
+}
+
+func (s *stream) close() {
+	s.resp.Body.Close()
+	s.cancel(nil)
+}
+
+// next returns the next event; [io.EOF] after the last, or an *InferenceError.
+func (s *stream) next() (StreamEvent, error) {
+	ev, c, err := s.read()
+	switch {
+	case err == io.EOF && s.complete():
+		return StreamEvent{}, io.EOF
+	case err == io.EOF:
+		return StreamEvent{}, s.partial(executeError(s.ctx, errCutShort, s.secrets))
+	case err != nil:
+		return StreamEvent{}, s.partial(executeError(s.ctx, err, s.secrets))
+	case ev.isDone():
+		s.drain()
+		return StreamEvent{}, io.EOF
+	case ev.isError(c):
+		_, failure := receive(s.ctx, "", errorResponse(s.resp, ev.data), s.secrets)
+		return StreamEvent{}, s.partial(failure)
+	case !json.Valid(ev.data):
+		return StreamEvent{}, s.partial(statusError(ErrCategoryServer, s.resp, ev.data, "event is not JSON"))
+	}
+	event := ev.event(c)
+	s.record(c, event.Text)
+	return event, nil
+}
+
+var errCutShort = fmt.Errorf("event stream ended without [DONE] or a finish reason: %w", io.ErrUnexpectedEOF)
+
+// read reads the next event that is more than a keep-alive.
+func (s *stream) read() (ev rawEvent, c chunk, err error) {
+	timer := time.AfterFunc(s.idle.limit, func() { s.cancel(s.idle) })
+	defer timer.Stop()
+	for {
+		// What is here already must not hide that nobody waits for it.
+		if s.ctx.Err() != nil {
+			return rawEvent{}, chunk{}, context.Cause(s.ctx)
+		}
+		ev, err = s.events.next()
+		if err != nil && context.Cause(s.own) == error(s.idle) {
+			err = s.idle // which the transport may have put otherwise
+		}
+		if c = ev.chunk(); err != nil || !ev.isKeepAlive(c) {
+			return ev, c, err
+		}
+	}
+}
+
+// record notes what has arrived, and which choices have begun and ended.
+func (s *stream) record(c chunk, text string) {
+	s.yielded = true
+	s.text.WriteString(text[:min(len(text), maxResponseBytes-s.text.Len())])
+	for _, choice := range c.Choices {
+		s.ended[choice.Index] = s.ended[choice.Index] || choice.FinishReason != ""
+	}
+}
+
+// complete reports whether the answer is whole if nothing follows.
+func (s *stream) complete() bool {
+	for _, ended := range s.ended {
+		if !ended {
+			return false
+		}
+	}
+	return len(s.ended) > 0
+}
+
+// drain reads what little follows [DONE], so that the connection can be used
+// again. Most of the time it is here already.
+func (s *stream) drain() {
+	const maxBytes, maxTime = 4 << 10, 10 * time.Millisecond
+	timer := time.AfterFunc(maxTime, func() { s.cancel(nil) })
+	defer timer.Stop()
+	io.CopyN(io.Discard, s.events.r, maxBytes)
+}
+
+// partial adds to an error what had arrived before it.
+func (s *stream) partial(e *InferenceError) *InferenceError {
+	if s.yielded {
+		e.RawError = &StreamError{Text: s.text.String(), Err: e.RawError}
+	}
+	return e
+}
+
+// An idleError is the error of a stream that said nothing for too long.
+type idleError struct{ limit time.Duration }
+
+func (e *idleError) Error() string { return fmt.Sprintf("no event for %v", e.limit) }
+
+func (e *idleError) Timeout() bool { return true }
+
+// Temporary makes it a [net.Error].
+func (e *idleError) Temporary() bool { return true }
+
+// Is makes it match what a context's own timeout gives.
+func (e *idleError) Is(target error) bool { return target == context.DeadlineExceeded }

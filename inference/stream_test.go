@@ -1,0 +1,1029 @@
+package inference_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/httpretry/httpretry"
+	"github.com/httpretry/httpretry/flaky"
+	"github.com/httpretry/httpretry/inference"
+)
+
+const (
+	begin  = `{"choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}]}`
+	fo     = `{"choices":[{"index":0,"delta":{"content":"Fo"},"finish_reason":null}]}`
+	ur     = `{"choices":[{"index":0,"delta":{"content":"ur"},"finish_reason":null}]}`
+	finish = `{"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}`
+	usage  = `{"choices":[],"usage":{"completion_tokens":2}}`
+	failed = `{"error":{"message":"too busy","type":"overloaded_error"}}`
+)
+
+// sse writes each of data as an event.
+func sse(data ...string) string {
+	var b strings.Builder
+	for _, d := range data {
+		b.WriteString("data: " + d + "\n\n")
+	}
+	return b.String()
+}
+
+var four = sse(begin, fo, ur, finish, usage, "[DONE]")
+
+func eventStream(body string) flaky.Step {
+	return flaky.Status(200).WithHeader("Content-Type", "text/event-stream; charset=utf-8").WithBody(body)
+}
+
+// collect returns the data, and the text, of all events.
+func collect(t *testing.T, events iter.Seq2[inference.StreamEvent, error]) (data []string, text string, failure *inference.InferenceError) {
+	t.Helper()
+	for ev, err := range events {
+		if failure != nil {
+			t.Fatalf("got %q and %v after the error %v, which must be the last", ev.Data, err, failure)
+		}
+		if err != nil {
+			if !errors.As(err, &failure) {
+				t.Fatalf("got %#v, want an *InferenceError", err)
+			}
+			continue
+		}
+		data = append(data, string(ev.Data))
+		text += ev.Text
+	}
+	return data, text, failure
+}
+
+// overEachProtocol runs test with servers of HTTP/1.1, then of HTTP/2.
+func overEachProtocol(t *testing.T, test func(t *testing.T, start func(http.Handler) inference.HTTPInferenceClientConfig)) {
+	for _, protocol := range []string{"HTTP/1.1", "HTTP/2.0"} {
+		t.Run(protocol, func(t *testing.T) {
+			test(t, func(h http.Handler) inference.HTTPInferenceClientConfig {
+				server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					if r.Proto != protocol {
+						t.Errorf("got a request over %s, want %s", r.Proto, protocol)
+					}
+					h.ServeHTTP(w, r)
+				}))
+				server.EnableHTTP2 = protocol == "HTTP/2.0"
+				server.StartTLS()
+				t.Cleanup(server.Close)
+				return inference.HTTPInferenceClientConfig{BaseURL: server.URL, Transport: server.Client().Transport}
+			})
+		})
+	}
+}
+
+// write sends body in pieces that arrive one by one.
+func write(w http.ResponseWriter, body string, size int) {
+	w.Header().Set("Content-Type", "text/event-stream")
+	for len(body) > 0 {
+		n := min(size, len(body))
+		io.WriteString(w, body[:n])
+		http.NewResponseController(w).Flush()
+		body = body[n:]
+	}
+}
+
+func TestStreamOverTheWire(t *testing.T) {
+	overEachProtocol(t, func(t *testing.T, start func(http.Handler) inference.HTTPInferenceClientConfig) {
+		for _, size := range []int{1, 2, 3, 7, 1 << 20} {
+			for _, end := range []string{"\n", "\r", "\r\n"} {
+				t.Run(fmt.Sprintf("%d bytes at once, lines end in %q", size, end), func(t *testing.T) {
+					stream := strings.ReplaceAll("\uFEFF: hello\n"+four, "\n", end)
+					var sent atomic.Value
+					client := newClient(t, start(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+						body, _ := io.ReadAll(r.Body)
+						sent.Store(r.Method + " " + r.URL.Path + " " + r.Header.Get("Accept") + " " + string(body))
+						write(w, stream, size)
+					})))
+					got, text, err := collect(t, client.Stream(t.Context(), question()))
+					if err != nil {
+						t.Fatal(err)
+					}
+					if diff := cmp.Diff([]string{begin, fo, ur, finish, usage}, got); diff != "" {
+						t.Errorf("events (-want +got):\n%s", diff)
+					}
+					if text != "Four" {
+						t.Errorf("got text %q, want Four", text)
+					}
+					want := "POST /v1/chat/completions text/event-stream " +
+						strings.TrimSuffix(questionBody, "}") + `,"stream":true}`
+					if sent.Load() != want {
+						t.Errorf("sent %s\nwant %s", sent.Load(), want)
+					}
+				})
+			}
+		}
+	})
+}
+
+// TestStreamIsNotHeldBack fails when an event waits for the one behind it.
+func TestStreamIsNotHeldBack(t *testing.T) {
+	overEachProtocol(t, func(t *testing.T, start func(http.Handler) inference.HTTPInferenceClientConfig) {
+		received := make(chan struct{})
+		client := newClient(t, start(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			// The CR at the end may be the first half of a CRLF.
+			for _, part := range []string{"data: " + fo + "\r\r", "data: " + ur + "\r\r", sse("[DONE]")} {
+				write(w, part, len(part))
+				select {
+				case <-received:
+				case <-r.Context().Done():
+					return
+				}
+			}
+		})))
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		defer close(received)
+		var text string
+		for ev, err := range client.Stream(ctx, question()) {
+			if err != nil {
+				t.Fatalf("got %v after %q: the event that was sent did not arrive", err, text)
+			}
+			text += ev.Text
+			received <- struct{}{}
+		}
+		if text != "Four" {
+			t.Errorf("got %q, want Four", text)
+		}
+	})
+}
+
+func TestStreamFormat(t *testing.T) {
+	data := func(n int) string { return fmt.Sprintf(`{"n":%d}`, n) }
+	for _, tc := range []struct {
+		name string
+		body string
+		want []string // data; [DONE] is added to the body
+	}{
+		{"events", sse(data(1), data(2)), []string{data(1), data(2)}},
+		{"no space after the colon", "data:" + data(1) + "\n\n", []string{data(1)}},
+		{"two spaces", "data:  " + data(1) + "\n\n", []string{" " + data(1)}},
+		{"data on several lines", "data: {\"n\":\ndata: 1\ndata: }\n\n", []string{"{\"n\":\n1\n}"}},
+		{"byte order mark", "\uFEFF" + sse(data(1)), []string{data(1)}},
+		{"byte order mark elsewhere is not one", sse(data(1)) + "\uFEFFdata: {}\n\n", []string{data(1)}},
+		{"comments", ": hello\n\n:\n" + sse(data(1)) + ":data: 2\n\n", []string{data(1)}},
+		{"comment inside an event", "data: {\n: well\ndata: }\n\n", []string{"{\n}"}},
+		{"other fields", "id: 7\nretry: 100\nother: x\nevent\nevent: message\ndata: {}\ndata\n\n", []string{"{}\n"}},
+		{"event without data", "event: message\n\n" + sse(data(1)), []string{data(1)}},
+		{"blank data", "data:\n\ndata\n\ndata: \ndata:\n\n" + sse(data(1)), []string{data(1)}},
+		{"field name with a space", " data: 1\n\n" + sse(data(1)), []string{data(1)}},
+		{"many empty lines", "\n\n\r\n\r\r" + sse(data(1)) + "\n\n\n", []string{data(1)}},
+		{"CR", "data: {\rdata: }\r\r", []string{"{\n}"}},
+		{"CRLF", "data: {\r\ndata: }\r\n\r\n", []string{"{\n}"}},
+		{"mixed", "data: {\rdata:\r\ndata: }\n\r\n", []string{"{\n\n}"}},
+		{"pings", "event: ping\ndata: {\"type\":\"ping\"}\n\n" + sse(data(1), `{"type":"ping"}`), []string{data(1)}},
+		{"error that is none", sse(`{"error":null}`, `{"error":{}}`), []string{`{"error":null}`, `{"error":{}}`}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			step := eventStream(tc.body + sse("[DONE]", data(99)))
+			client := newClient(t, inference.HTTPInferenceClientConfig{BaseURL: fakeURL, Transport: flaky.New(step).Transport(nil)})
+			got, _, err := collect(t, client.Stream(t.Context(), question()))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(tc.want, got); diff != "" {
+				t.Errorf("events (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestStreamEvent(t *testing.T) {
+	for _, tc := range []struct {
+		name, data   string
+		text, reason string
+	}{
+		{"chat", fo, "Fo", ""},
+		{"completion", `{"choices":[{"index":0,"text":"Fo","finish_reason":null}]}`, "Fo", ""},
+		{"last", finish, "", "stop"},
+		{"last with text", `{"choices":[{"index":0,"text":"ur","finish_reason":"length"}]}`, "ur", "length"},
+		{"other choice", `{"choices":[{"index":1,"delta":{"content":"Fo"},"finish_reason":"stop"}]}`, "", ""},
+		{"both", `{"choices":[{"index":1,"text":"a"},{"index":0,"text":"b"}]}`, "b", ""},
+		{"no index", `{"choices":[{"delta":{"content":"Fo"}}]}`, "Fo", ""},
+		{"tool call", `{"choices":[{"index":0,"delta":{"content":null,"tool_calls":[{"index":0}]}}]}`, "", ""},
+		{"content in parts", `{"choices":[{"index":0,"delta":{"content":[{"text":"Fo"}]}}]}`, "", ""},
+		{"other types", `{"object":7,"choices":[{"index":"0","text":[],"delta":"x","finish_reason":1}]}`, "", ""},
+		{"something else", `[1,2]`, "", ""},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			client := newClient(t, inference.HTTPInferenceClientConfig{
+				BaseURL: fakeURL, Transport: flaky.New(eventStream(sse(tc.data, "[DONE]"))).Transport(nil),
+			})
+			var got []inference.StreamEvent
+			for ev, err := range client.Stream(t.Context(), question()) {
+				if err != nil {
+					t.Fatal(err)
+				}
+				got = append(got, ev)
+			}
+			want := []inference.StreamEvent{{Data: []byte(tc.data), Text: tc.text, FinishReason: tc.reason}}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("events (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestStreamIsRetriedUntilContent(t *testing.T) {
+	const s = time.Second
+	comments := strings.Repeat(": still here\n\n", 5)
+	for _, tc := range []struct {
+		name string
+		step flaky.Step
+		next time.Duration // when the second attempt starts; Timeout is 10 s
+	}{
+		{"503", flaky.Status(503), 1 * s},
+		{"429 with Retry-After", flaky.Status(429).WithHeader("Retry-After", "5"), 5 * s},
+		{"529", flaky.Status(529), 1 * s},
+		{"reset", flaky.Reset(), 1 * s},
+		{"refused", flaky.Refuse(), 1 * s},
+		{"no answer in time", flaky.Hang(), 11 * s},
+		{"error event", eventStream(sse(failed)), 1 * s},
+		{"error event after the role", eventStream(sse(begin, failed)), 1 * s},
+		{"error event after comments and pings", eventStream(comments + sse(`{"type":"ping"}`, failed)), 1 * s},
+		{"error event by its name", eventStream("event: error\ndata: out of memory\n\n"), 1 * s},
+		{"error event with RetryInfo", eventStream(sse(geminiRate)), 34070 * time.Millisecond},
+		{"error event, and the stream stays open", eventStream(sse(failed)+comments).Slow(len(sse(failed)), time.Hour), 1 * s},
+		{"error event in a stream with Retry-After", eventStream(sse(failed)).WithHeader("Retry-After", "7"), 7 * s},
+		{"nothing", eventStream(""), 1 * s},
+		{"only comments", eventStream(comments), 1 * s},
+		{"only the role", eventStream(sse(begin)), 1 * s},
+		{"only a filter's result", eventStream(sse(`{"choices":[],"prompt_filter_results":[]}`)), 1 * s},
+		{"first event without its end", eventStream("data: " + fo + "\n"), 1 * s},
+		{"cut in the first event", eventStream(four).Truncate(9), 1 * s},
+		{"cut after the role", eventStream(four).Truncate(int64(len(sse(begin)))), 1 * s},
+		{"stuck after the headers", eventStream(four).Slow(0, time.Hour), 11 * s},
+		{"stuck after the role", eventStream(four).Slow(len(sse(begin)), time.Hour), 11 * s},
+		{"comments for ever", eventStream(strings.Repeat(": still here\n\n", 1000)).Slow(14, s), 11 * s},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				script := flaky.New(tc.step, eventStream(four))
+				client := inference.NewHTTPInferenceClient(inference.HTTPInferenceClientConfig{
+					BaseURL: fakeURL, MaxRetries: 1, Timeout: 10 * s, JitterFraction: noJitter, Transport: script.Transport(nil),
+				})
+				got, _, err := collect(t, client.Stream(t.Context(), question()))
+				if err != nil {
+					t.Fatalf("after a failure and a success: got %v, want the answer", err)
+				}
+				if diff := cmp.Diff([]string{begin, fo, ur, finish, usage}, got); diff != "" {
+					t.Errorf("events, of the second attempt alone (-want +got):\n%s", diff)
+				}
+				if diff := cmp.Diff([]time.Duration{0, tc.next}, starts(script)); diff != "" {
+					t.Errorf("starts of the attempts (-want +got):\n%s", diff)
+				}
+			})
+		})
+	}
+}
+
+// TestStreamIsNeverRetriedAfterContent also checks what is told of a stream
+// that fails too late.
+func TestStreamIsNeverRetriedAfterContent(t *testing.T) {
+	const server, notEnded = inference.ErrCategoryServer, "failed to execute request: event stream ended without [DONE] or a finish reason: unexpected EOF"
+	for _, tc := range []struct {
+		name     string
+		step     flaky.Step
+		text     string
+		category inference.ErrorCategory
+		message  string
+		is       error
+	}{
+		{"error event", eventStream(sse(begin, fo, failed, ur)), "Fo", server, "HTTP 529: too busy", nil},
+		{
+			"error event beside content", eventStream(sse(fo, ur, `{"error":{"code":429,"message":"slow down"},"choices":[{"index":0,"delta":{"content":"!"},"finish_reason":"error"}]}`)),
+			"Four", inference.ErrCategoryRateLimit, "HTTP 429: slow down", nil,
+		},
+		{"error event after the finish reason", eventStream(sse(fo, finish, failed)), "Fo", server, "HTTP 529: too busy", nil},
+		{"end", eventStream(sse(begin, fo, ur)), "Four", server, notEnded, io.ErrUnexpectedEOF},
+		{"end in an event", eventStream(sse(begin, fo) + "data: " + finish + "\n"), "Fo", server, notEnded, io.ErrUnexpectedEOF},
+		{"end of one of two choices", eventStream(sse(fo, `{"choices":[{"index":1,"text":"x"}]}`, finish)), "Fo", server, notEnded, io.ErrUnexpectedEOF},
+		{
+			"cut", eventStream(four).Truncate(int64(len(sse(begin, fo)) + 5)), "Fo",
+			server, "failed to execute request: unexpected EOF", io.ErrUnexpectedEOF,
+		},
+		{
+			"cut after the finish reason", eventStream(four).Truncate(int64(len(sse(begin, fo, ur, finish)))), "Four",
+			server, "failed to execute request: unexpected EOF", io.ErrUnexpectedEOF,
+		},
+		{"stuck", eventStream(four).Slow(len(sse(begin, fo)), time.Hour), "Fo", server, "request timeout", context.DeadlineExceeded},
+		{"event that is not JSON", eventStream(sse(fo, "{", ur, "[DONE]")), "Fo", server, "HTTP 200: event is not JSON", nil},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				script := repeat(tc.step)
+				client := inference.NewHTTPInferenceClient(inference.HTTPInferenceClientConfig{
+					BaseURL: fakeURL, MaxRetries: 5, Timeout: 10 * time.Second, Transport: script.Transport(nil),
+				})
+				_, text, err := collect(t, client.Stream(t.Context(), question()))
+				checkError(t, err, tc.category, tc.message)
+				var partial *inference.StreamError
+				if !errors.As(err, &partial) || partial.Text != tc.text || text != tc.text {
+					t.Errorf("got %q, and %#v, want both to have %q", text, err.RawError, tc.text)
+				}
+				if tc.is != nil && !errors.Is(err, tc.is) {
+					t.Errorf("got %#v, want an error that is %v", partial.Err, tc.is)
+				}
+				var status *inference.StatusError
+				if strings.HasPrefix(tc.message, "HTTP ") != errors.As(err, &status) {
+					t.Errorf("got %#v, want a *StatusError for a failure that has a status", partial.Err)
+				}
+				if strings.Contains(err.Error()+err.RawError.Error(), tc.text) {
+					t.Errorf("%v, or %v, quotes the answer", err, err.RawError)
+				}
+				if n := len(script.Requests()); n != 1 {
+					t.Errorf("got %d attempts, want 1", n)
+				}
+			})
+		})
+	}
+}
+
+// TestStreamFailuresOverTheWire repeats on real connections what a fake
+// transport may have made too easy.
+func TestStreamFailuresOverTheWire(t *testing.T) {
+	overEachProtocol(t, func(t *testing.T, start func(http.Handler) inference.HTTPInferenceClientConfig) {
+		first := len(sse(begin, fo))
+		for _, tc := range []struct {
+			name     string
+			steps    []flaky.Step // after the last, each request gets the answer
+			text     string
+			timeout  bool // rather than an unexpected end
+			attempts int  // at least
+		}{
+			{
+				name: "before content",
+				steps: []flaky.Step{
+					flaky.Status(503), eventStream(sse(begin, failed)), eventStream(four).Truncate(9),
+					eventStream(four).Slow(len(sse(begin)), time.Hour), eventStream(""),
+				},
+				text: "Four", attempts: 6,
+			},
+			{"cut after content", []flaky.Step{eventStream(four).Truncate(int64(first))}, "Fo", false, 1},
+			{"end after content", []flaky.Step{eventStream(four[:first])}, "Fo", false, 1},
+			{"stuck after content", []flaky.Step{eventStream(four).Slow(first, time.Hour)}, "Fo", true, 1},
+		} {
+			t.Run(tc.name, func(t *testing.T) {
+				script := flaky.New(tc.steps...)
+				config := start(script.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { write(w, four, 1) })))
+				config.Timeout, config.StreamIdleTimeout = 500*time.Millisecond, 200*time.Millisecond
+				config.MaxRetries, config.InitialBackoff = 10, time.Millisecond
+				_, text, err := collect(t, newClient(t, config).Stream(t.Context(), question()))
+				if text != tc.text || len(script.Requests()) < tc.attempts {
+					t.Errorf("got %q after %d attempts, want %q after %d", text, len(script.Requests()), tc.text, tc.attempts)
+				}
+				var partial *inference.StreamError
+				switch {
+				case text == "Four" && err != nil:
+					t.Error(err)
+				case text == "Four":
+				case !errors.As(err, &partial) || partial.Text != tc.text:
+					t.Errorf("got %#v, want a *StreamError with %q", err, tc.text)
+				case tc.timeout != errors.Is(err, context.DeadlineExceeded):
+					t.Errorf("got %v, want a timeout: %t", err, tc.timeout)
+				}
+			})
+		}
+	})
+}
+
+func TestStreamFailure(t *testing.T) {
+	const server, noContent = inference.ErrCategoryServer, "event stream ended before its first content: unexpected EOF"
+	for _, tc := range []struct {
+		name     string
+		step     flaky.Step
+		category inference.ErrorCategory
+		message  string
+		attempts int
+	}{
+		{"503", flaky.Status(503), server, "HTTP 503: Service Unavailable", 3},
+		{"401", flaky.Status(401).WithBody(`{"error":{"message":"no key"}}`), inference.ErrCategoryAuth, "HTTP 401: no key", 1},
+		{"quota", flaky.Status(429).WithBody(openAIQuota), inference.ErrCategoryRateLimit, "HTTP 429: You exceeded your current quota", 1},
+		{"quota as an event", eventStream(sse(openAIQuota)), inference.ErrCategoryRateLimit, "HTTP 429: You exceeded your current quota", 1},
+		{"bad request as an event", eventStream(sse(`{"error":{"message":"no","type":"invalid_request_error"}}`)), inference.ErrCategoryInvalidReq, "HTTP 400: no", 1},
+		{"nothing", eventStream(""), server, "failed to execute request: httpretry: no response after 3 attempts (policy): " + noContent, 3},
+		{"reset", flaky.Error(syscall.ECONNRESET), server, "failed to execute request: httpretry: no response after 3 attempts (policy): connection reset by peer", 3},
+		{"stuck", flaky.Hang(), server, "request timeout", 3},
+		{"not a stream", ok(), server, "HTTP 200: response is not an event stream (application/json)", 1},
+		{"nothing at all", flaky.Status(204), server, "HTTP 204: response is not an event stream (no Content-Type)", 1},
+		{"first event is not JSON", eventStream(sse("hello", "[DONE]")), server, "HTTP 200: event is not JSON", 1},
+		{"redirect to a GET", flaky.Status(303).WithHeader("Location", "/"), inference.ErrCategoryUnknown, "HTTP 303: See Other", 1},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				script := repeat(tc.step)
+				client := inference.NewHTTPInferenceClient(inference.HTTPInferenceClientConfig{
+					BaseURL: fakeURL, MaxRetries: 2, Transport: script.Transport(nil),
+				})
+				data, _, err := collect(t, client.Stream(t.Context(), question()))
+				checkError(t, err, tc.category, tc.message)
+				var partial *inference.StreamError
+				if errors.As(err, &partial) || len(data) > 0 {
+					t.Errorf("got %q and %#v, want neither events nor a *StreamError", data, partial)
+				}
+				if n := len(script.Requests()); n != tc.attempts {
+					t.Errorf("got %d attempts, want %d", n, tc.attempts)
+				}
+			})
+		})
+	}
+}
+
+// TestErrorEventStatus is the table of what error events stand for.
+func TestErrorEventStatus(t *testing.T) {
+	for _, tc := range []struct {
+		data string
+		want int
+	}{
+		{`{"error":{"code":502}}`, 502},
+		{`{"error":{"code":"503"}}`, 503},
+		{`{"error":{"code":200}}`, 500},
+		{`{"error":{"code":"rate_limit_exceeded","type":"tokens"}}`, 429},
+		{`{"error":{"code":null,"type":"rate_limit_error"}}`, 429},
+		{`{"error":{"code":"invalid_api_key","type":"invalid_request_error"}}`, 401},
+		{`{"error":{"type":"billing_hard_limit_reached"}}`, 429},
+		{`{"error":{"code":429,"status":"RESOURCE_EXHAUSTED"}}`, 429},
+		{`{"error":{"status":"UNAVAILABLE"}}`, 503},
+		{`{"error":{"status":"DEADLINE_EXCEEDED"}}`, 504},
+		{`{"error":{"status":"PERMISSION_DENIED"}}`, 403},
+		{`{"type":"error","error":{"type":"overloaded_error"}}`, 529},
+		{`{"type":"error","error":{"type":"api_error"}}`, 500},
+		{`{"type":"error","error":{"type":"timeout_error"}}`, 504},
+		{`{"type":"error","error":{"type":"not_found_error"}}`, 404},
+		{`{"type":"error","error":{"type":"request_too_large"}}`, 413},
+		{`{"error":{"type":"BadRequestError","code":400}}`, 400},
+		{`{"error":{"type":"InternalServerError"}}`, 500},
+		{`{"object":"error","type":"NotFoundError","code":null}`, 404},
+		{`{"error":"out of memory"}`, 500},
+		{`{"error":true}`, 500},
+		{`{"error":{"code":"new_kind"}}`, 500},
+	} {
+		t.Run(tc.data, func(t *testing.T) {
+			var heard []int
+			client := newClient(t, inference.HTTPInferenceClientConfig{
+				BaseURL: fakeURL, Transport: flaky.New(eventStream(sse(tc.data))).Transport(nil),
+				OnAttempt: func(a httpretry.Attempt, _ httpretry.Decision) { heard = append(heard, a.Response.StatusCode) },
+			})
+			_, _, err := collect(t, client.Stream(t.Context(), question()))
+			var status *inference.StatusError
+			if !errors.As(err, &status) || status.StatusCode != tc.want || string(status.Body) != tc.data {
+				t.Errorf("got %#v, want a *StatusError with %d and the event's data", err, tc.want)
+			}
+			if diff := cmp.Diff([]int{tc.want}, heard); diff != "" {
+				t.Errorf("status that OnAttempt heard of (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestStreamEnds(t *testing.T) {
+	other := func(reason string) string {
+		return `{"choices":[{"index":1,"text":"x","finish_reason":` + reason + `}]}`
+	}
+	for _, tc := range []struct {
+		name string
+		body string
+		want int // events
+	}{
+		{"[DONE]", sse(fo, "[DONE]"), 1},
+		{"[DONE] and more", sse(fo, "[DONE]", ur, failed), 1},
+		{"[DONE] without an empty line", sse(fo) + "data: [DONE]\n", 1},
+		{"[DONE] without the end of its line", sse(fo) + "data: [DONE]", 1},
+		{"[DONE] without a space", sse(fo) + "data:[DONE]\n\n", 1},
+		{"[DONE] at once", sse("[DONE]"), 0},
+		{"finish reason", sse(fo, finish), 2},
+		{"finish reason and usage", sse(fo, finish, usage), 3},
+		{"finish reason alone", sse(finish), 1},
+		{"finish reasons of two choices", sse(fo, other("null"), finish, other(`"length"`)), 4},
+		{"empty piece after the finish reason", sse(fo, finish, begin), 3},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			script := flaky.New(eventStream(tc.body))
+			client := newClient(t, inference.HTTPInferenceClientConfig{
+				BaseURL: fakeURL, MaxRetries: 2, Transport: script.Transport(nil),
+			})
+			got, _, err := collect(t, client.Stream(t.Context(), question()))
+			if err != nil || len(got) != tc.want {
+				t.Errorf("got %d events and %v, want %d and no error", len(got), err, tc.want)
+			}
+		})
+	}
+}
+
+func TestStreamTimes(t *testing.T) {
+	const s = time.Second
+	size := len(sse(begin, fo)) // the first content comes at once
+	pings := sse(fo) + strings.Repeat(": \n\n\n", len(sse(fo))) + four
+	for _, tc := range []struct {
+		name          string
+		timeout, idle time.Duration
+		step          flaky.Step
+		work          time.Duration // by the caller, for each event
+		fails         bool
+		after         time.Duration
+	}{
+		{"Timeout ends with the first content", 5 * s, 20 * s, eventStream(four).Slow(size, 15*s), 0, false, 30 * s},
+		{"an event in time starts the wait anew", 20 * s, 6 * s, eventStream(sse(fo, fo, fo, fo, "[DONE]")).Slow(len(sse(fo)), 5*s), 0, false, 20 * s},
+		{"too long a wait", 20 * s, 6 * s, eventStream(four).Slow(size, 7*s), 0, true, 6 * s},
+		{"if zero, Timeout", 20 * s, 0, eventStream(four).Slow(size, 21*s), 0, true, 20 * s},
+		{"if both are zero, 5 minutes", 0, 0, eventStream(four).Slow(size, time.Hour), 0, true, 300 * s},
+		{"comments are no events", 20 * s, 6 * s, eventStream(pings).Slow(len(sse(fo)), s), 0, true, 6 * s},
+		{"the caller's time does not count", 5 * s, 5 * s, eventStream(four), 10 * s, false, 50 * s},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				client := inference.NewHTTPInferenceClient(inference.HTTPInferenceClientConfig{
+					BaseURL: fakeURL, Timeout: tc.timeout, StreamIdleTimeout: tc.idle, MaxRetries: 1,
+					Transport: repeat(tc.step).Transport(nil),
+				})
+				start := time.Now()
+				var failure error
+				for _, err := range client.Stream(t.Context(), question()) {
+					failure = err
+					time.Sleep(tc.work)
+				}
+				if elapsed := time.Since(start); elapsed != tc.after {
+					t.Errorf("ended after %v, want %v", elapsed, tc.after)
+				}
+				var timeout net.Error
+				if tc.fails != (errors.As(failure, &timeout) && timeout.Timeout()) {
+					t.Errorf("got %v, want a timeout: %t", failure, tc.fails)
+				}
+			})
+		})
+	}
+}
+
+func TestStreamCancellation(t *testing.T) {
+	own := errors.New("shutting down")
+	for _, tc := range []struct {
+		name  string
+		step  flaky.Step
+		after time.Duration
+	}{
+		{"before the first attempt", eventStream(four), 0},
+		{"while waiting for a retry", flaky.Status(503), 1500 * time.Millisecond},
+		{"while waiting for the response", flaky.Hang(), 1500 * time.Millisecond},
+		{"while waiting for content", eventStream(four).Slow(len(sse(begin)), time.Hour), 1500 * time.Millisecond},
+		{"while waiting for an event", eventStream(four).Slow(len(sse(begin, fo)), time.Hour), 1500 * time.Millisecond},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				client := inference.NewHTTPInferenceClient(inference.HTTPInferenceClientConfig{
+					BaseURL: fakeURL, MaxRetries: 5, JitterFraction: noJitter, Transport: repeat(tc.step).Transport(nil),
+				})
+				ctx, cancel := context.WithCancelCause(t.Context())
+				if tc.after == 0 {
+					cancel(own)
+				}
+				timer := time.AfterFunc(tc.after, func() { cancel(own) })
+				defer timer.Stop()
+				start := time.Now()
+				_, _, err := collect(t, client.Stream(ctx, question()))
+				checkError(t, err, inference.ErrCategoryUnknown, "request cancelled")
+				if !errors.Is(err, context.Canceled) || !errors.Is(err, own) {
+					t.Errorf("got %#v, want an error that is context.Canceled, and the cause", err.RawError)
+				}
+				if elapsed := time.Since(start); elapsed != tc.after {
+					t.Errorf("ended after %v, want %v: as soon as cancelled", elapsed, tc.after)
+				}
+			})
+		})
+	}
+}
+
+func TestStreamDeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client := inference.NewHTTPInferenceClient(inference.HTTPInferenceClientConfig{
+			BaseURL: fakeURL, Transport: flaky.New(eventStream(four).Slow(len(sse(begin, fo)), time.Hour)).Transport(nil),
+		})
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		_, text, err := collect(t, client.Stream(ctx, question()))
+		checkError(t, err, inference.ErrCategoryServer, "request timeout")
+		if !errors.Is(err, context.DeadlineExceeded) || text != "Fo" {
+			t.Errorf("got %#v after %q, want an error that is context.DeadlineExceeded after Fo", err.RawError, text)
+		}
+	})
+}
+
+// TestStreamStopsForACallerWhoHasGone has all events at hand.
+func TestStreamStopsForACallerWhoHasGone(t *testing.T) {
+	client := newClient(t, inference.HTTPInferenceClientConfig{
+		BaseURL: fakeURL, Transport: flaky.New(eventStream(four)).Transport(nil),
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	n := 0
+	var last error
+	for _, err := range client.Stream(ctx, question()) {
+		n, last = n+1, err
+		cancel()
+	}
+	if n != 2 || !errors.Is(last, context.Canceled) {
+		t.Errorf("cancelled after the first event: got %d results, the last %v; want context.Canceled at once", n, last)
+	}
+}
+
+func TestStreamLeftBehindIsClosed(t *testing.T) {
+	overEachProtocol(t, func(t *testing.T, start func(http.Handler) inference.HTTPInferenceClientConfig) {
+		for _, tc := range []struct {
+			name  string
+			leave func(iter.Seq2[inference.StreamEvent, error])
+		}{
+			{"break", func(events iter.Seq2[inference.StreamEvent, error]) {
+				for range events {
+					break
+				}
+			}},
+			{"panic", func(events iter.Seq2[inference.StreamEvent, error]) {
+				defer func() { recover() }()
+				for range events {
+					panic("enough")
+				}
+			}},
+			{"stopped iterator", func(events iter.Seq2[inference.StreamEvent, error]) {
+				next, stop := iter.Pull2(events)
+				next()
+				stop()
+			}},
+		} {
+			t.Run(tc.name, func(t *testing.T) {
+				gone := make(chan struct{})
+				client := newClient(t, start(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					io.Copy(io.Discard, r.Body)
+					write(w, sse(begin, fo), 1<<10)
+					<-r.Context().Done()
+					close(gone)
+				})))
+				tc.leave(client.Stream(t.Context(), question()))
+				select {
+				case <-gone:
+				case <-time.After(10 * time.Second):
+					t.Error("the server was still sending after 10s")
+				}
+			})
+		}
+	})
+}
+
+func TestStreamGivesItsConnectionBack(t *testing.T) {
+	long := strings.Repeat(sse(fo), 100) // too long for a Content-Length
+	for _, tc := range []struct{ name, body string }{
+		{"[DONE]", long + four},
+		{"finish reason", long + sse(finish)},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			var opened atomic.Int32
+			server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Content-Type", "text/event-stream")
+				io.WriteString(w, tc.body)
+			}))
+			server.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+				if state == http.StateNew {
+					opened.Add(1)
+				}
+			}
+			server.Start()
+			t.Cleanup(server.Close)
+			client := newClient(t, inference.HTTPInferenceClientConfig{BaseURL: server.URL})
+			for range 10 {
+				if _, _, err := collect(t, client.Stream(t.Context(), question())); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if n := opened.Load(); n != 1 {
+				t.Errorf("10 streams opened %d connections, want 1", n)
+			}
+		})
+	}
+}
+
+// TestStreamWithoutAnEnd is a server that says [DONE] and stays.
+func TestStreamWithoutAnEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client := inference.NewHTTPInferenceClient(inference.HTTPInferenceClientConfig{
+			BaseURL: fakeURL, Transport: flaky.New(eventStream(four+": still here\n").Slow(len(four), time.Hour)).Transport(nil),
+		})
+		start := time.Now()
+		if _, _, err := collect(t, client.Stream(t.Context(), question())); err != nil {
+			t.Fatal(err)
+		}
+		if elapsed := time.Since(start); elapsed > 10*time.Millisecond {
+			t.Errorf("ended %v after [DONE], want 10ms at most", elapsed)
+		}
+	})
+}
+
+// A body gives one result of Read after another: text, and errors, which come
+// together with the text before them and only once.
+type body struct {
+	results []any
+	ended   bool // io.EOF has been read
+	closed  bool
+}
+
+func (b *body) Read(p []byte) (int, error) {
+	if b.closed || len(b.results) == 0 {
+		b.ended = !b.closed
+		return 0, io.EOF
+	}
+	text := b.results[0].(string)
+	n := copy(p, text)
+	if n < len(text) {
+		b.results[0] = text[n:]
+		return n, nil
+	}
+	if b.results = b.results[1:]; len(b.results) > 0 {
+		if err, ok := b.results[0].(error); ok {
+			b.results = b.results[1:]
+			return n, err
+		}
+	}
+	return n, nil
+}
+
+func (b *body) Close() error {
+	b.closed = true
+	return nil
+}
+
+// streamFrom returns a client whose requests are answered with the bodies, one
+// after the other.
+func streamFrom(t *testing.T, config inference.HTTPInferenceClientConfig, bodies ...io.ReadCloser) *inference.HTTPInferenceClient {
+	config.BaseURL = fakeURL
+	config.Transport = roundTripFunc(func(req *http.Request) (*http.Response, error) {
+		req.Body.Close()
+		next := bodies[0]
+		bodies = bodies[1:]
+		return &http.Response{StatusCode: 200, Header: http.Header{"Content-Type": {"text/event-stream"}}, Body: next}, nil
+	})
+	return newClient(t, config)
+}
+
+func TestStreamClosesEveryBody(t *testing.T) {
+	bodies := []*body{
+		{results: []any{sse(begin)}},
+		{results: []any{sse(begin), io.ErrUnexpectedEOF}},
+		{results: []any{sse(failed)}},
+		{results: []any{four}},
+	}
+	var closers []io.ReadCloser
+	for _, b := range bodies {
+		closers = append(closers, b)
+	}
+	client := streamFrom(t, inference.HTTPInferenceClientConfig{MaxRetries: 3, InitialBackoff: time.Millisecond}, closers...)
+	if _, _, err := collect(t, client.Stream(t.Context(), question())); err != nil {
+		t.Fatal(err)
+	}
+	for i, b := range bodies {
+		if !b.closed {
+			t.Errorf("the body of attempt %d was left open", i+1)
+		}
+	}
+}
+
+// TestStreamErrorThatComesOnce has a body that returns its error together with
+// the first content, and never again.
+func TestStreamErrorThatComesOnce(t *testing.T) {
+	client := streamFrom(t, inference.HTTPInferenceClientConfig{}, &body{results: []any{sse(fo), syscall.ECONNRESET, sse(ur, finish)}})
+	_, text, err := collect(t, client.Stream(t.Context(), question()))
+	if !errors.Is(err, syscall.ECONNRESET) || text != "Fo" {
+		t.Errorf("got %q and %v, want Fo and the reset", text, err)
+	}
+}
+
+// TestStreamIsReadToItsEnd fails when a connection can't be used again because
+// something is left on it.
+func TestStreamIsReadToItsEnd(t *testing.T) {
+	b := &body{results: []any{four, ": bye\n\n"}}
+	if _, _, err := collect(t, streamFrom(t, inference.HTTPInferenceClientConfig{}, b).Stream(t.Context(), question())); err != nil {
+		t.Fatal(err)
+	}
+	if !b.ended || !b.closed {
+		t.Errorf("after [DONE]: read to the end: %t, closed: %t; want both", b.ended, b.closed)
+	}
+}
+
+func TestStreamIsBounded(t *testing.T) {
+	const mib = 1 << 20
+	filled := func(n int) string { return `"` + strings.Repeat("x", n-2) + `"` }
+	const tooLarge = "failed to execute request: event is larger than 8 MiB"
+	for _, tc := range []struct {
+		name    string
+		body    string
+		events  int
+		message string // of the error; "": none
+	}{
+		{"largest event", sse(filled(8*mib-8), "[DONE]"), 1, ""},
+		{"event too large", sse(filled(8*mib), "[DONE]"), 0, tooLarge},
+		{"event too large on many lines", "data: " + strings.Repeat(strings.Repeat("x", mib)+"\ndata: ", 9), 0, tooLarge},
+		{"line too large after content", sse(fo) + ":" + strings.Repeat("x", 9*mib), 1, tooLarge},
+		{"more comments than are kept", strings.Repeat(": still here\n\n", mib/10) + four, 5, ""},
+		{"more openings than are kept", strings.Repeat(sse(begin), mib/90) + four, mib/90 + 5, ""},
+		{"large first event", sse(filled(2*mib), "[DONE]"), 1, ""},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			client := streamFrom(t, inference.HTTPInferenceClientConfig{}, &body{results: []any{tc.body}})
+			events, _, err := collect(t, client.Stream(t.Context(), question()))
+			if len(events) != tc.events {
+				t.Errorf("got %d events, want %d", len(events), tc.events)
+			}
+			if tc.message != "" {
+				checkError(t, err, inference.ErrCategoryServer, tc.message)
+			} else if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func TestStreamOfAnInvalidRequest(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		config inference.HTTPInferenceClientConfig
+		req    *inference.InferenceRequest
+		want   string
+	}{
+		{"nil", inference.HTTPInferenceClientConfig{BaseURL: fakeURL}, nil, "request cannot be nil"},
+		{
+			"config", inference.HTTPInferenceClientConfig{BaseURL: fakeURL, StreamIdleTimeout: -1}, question(),
+			"invalid client configuration: inference: StreamIdleTimeout is -1ns: it must be at least 0",
+		},
+		{
+			"params", inference.HTTPInferenceClientConfig{BaseURL: fakeURL}, &inference.InferenceRequest{Params: map[string]any{"tools": make(chan int)}},
+			`invalid params: "tools": json: unsupported type: chan int`,
+		},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			_, _, err := collect(t, newClient(t, tc.config).Stream(t.Context(), tc.req))
+			checkError(t, err, inference.ErrCategoryInvalidReq, tc.want)
+		})
+	}
+	t.Run("nil context", func(t *testing.T) {
+		client := newClient(t, inference.HTTPInferenceClientConfig{BaseURL: fakeURL})
+		//lint:ignore SA1012 a mistake that must not become a panic
+		_, _, err := collect(t, client.Stream(nil, question()))
+		checkError(t, err, inference.ErrCategoryInvalidReq, "invalid request: net/http: nil Context")
+	})
+}
+
+func TestStreamBody(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		params map[string]any
+		path   string
+		want   string
+	}{
+		{"not told", map[string]any{"prompt": "2+2="}, "/v1/completions", `{"model":"small","prompt":"2+2=","stream":true}`},
+		{"on", map[string]any{"messages": []any{}, "stream": true}, "/v1/chat/completions", `{"messages":[],"model":"small","stream":true}`},
+		{"off", map[string]any{"stream": false}, "/v1/chat/completions", `{"model":"small","stream":true}`},
+		{"nil", nil, "/v1/chat/completions", `{"model":"small","stream":true}`},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			script := repeat(eventStream(four))
+			client := newClient(t, inference.HTTPInferenceClientConfig{BaseURL: fakeURL, Transport: script.Transport(nil)})
+			before, _ := json.Marshal(tc.params)
+			events := client.Stream(t.Context(), &inference.InferenceRequest{Model: "small", Params: tc.params})
+			if n := len(script.Requests()); n != 0 {
+				t.Errorf("got %d requests before the first range, want none", n)
+			}
+			for range 2 {
+				if _, text, err := collect(t, events); text != "Four" || err != nil {
+					t.Errorf("got %q and %v, want Four, each time", text, err)
+				}
+			}
+			for _, sent := range script.Requests() {
+				if string(sent.Body) != tc.want || sent.URL.Path != tc.path {
+					t.Errorf("sent %s to %s, want %s to %s", sent.Body, sent.URL.Path, tc.want, tc.path)
+				}
+			}
+			if after, _ := json.Marshal(tc.params); string(after) != string(before) {
+				t.Errorf("Stream changed the caller's Params from %s to %s", before, after)
+			}
+		})
+	}
+}
+
+func TestStreamErrorHoldsNoSecret(t *testing.T) {
+	quoting := `{"error":{"message":"key sk-1234567890 may not ask: What is two plus two?","code":400}}`
+	for _, tc := range []struct {
+		name string
+		body string
+	}{
+		{"before content", sse(quoting)},
+		{"after content", sse(fo, quoting)},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			client := newClient(t, inference.HTTPInferenceClientConfig{
+				BaseURL: fakeURL, APIKey: "sk-1234567890", Transport: flaky.New(eventStream(tc.body)).Transport(nil),
+			})
+			_, _, err := collect(t, client.Stream(t.Context(), question()))
+			checkError(t, err, inference.ErrCategoryInvalidReq, "HTTP 400: key [redacted] may not ask: [redacted]")
+			for _, secret := range []string{"sk-1234567890", "two plus two"} {
+				if text := err.RawError.Error(); strings.Contains(text, secret) {
+					t.Errorf("%q holds %q", text, secret)
+				}
+			}
+		})
+	}
+}
+
+func TestStreamIsLogged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		client := inference.NewHTTPInferenceClient(inference.HTTPInferenceClientConfig{
+			BaseURL: fakeURL, MaxRetries: 3, JitterFraction: noJitter, Logger: newLogger(&log, slog.Level(-3)),
+			Transport: flaky.New(eventStream(sse(begin, geminiRate)), eventStream(""), eventStream(four)).Transport(nil),
+		})
+		if _, _, err := collect(t, client.Stream(t.Context(), question())); err != nil {
+			t.Fatal(err)
+		}
+		want := `level=DEBUG+1 msg="inference attempt failed, retrying" request_id=request-1 delay=34.07s attempt=1 max=4 category=RATE_LIMIT
+level=DEBUG+1 msg="inference attempt failed, retrying" request_id=request-1 delay=2s attempt=2 max=4 category=SERVER_ERROR
+level=DEBUG+1 msg="inference request succeeded after retries" request_id=request-1 attempt=3 max=4
+`
+		if diff := cmp.Diff(want, log.String()); diff != "" {
+			t.Errorf("log lines (-want +got):\n%s", diff)
+		}
+	})
+}
+
+// split returns a body of which each Read gets as many bytes as the next of
+// sizes says, over and over.
+type split struct {
+	text  string
+	sizes []byte
+	reads int
+}
+
+func (s *split) Read(p []byte) (int, error) {
+	if s.text == "" {
+		return 0, io.EOF
+	}
+	n := 1
+	if len(s.sizes) > 0 {
+		n += int(s.sizes[s.reads%len(s.sizes)])
+	}
+	s.reads++
+	n = copy(p, s.text[:min(n, len(s.text))])
+	s.text = s.text[n:]
+	return n, nil
+}
+
+// FuzzEventStream checks that what is made of an event stream does not depend
+// on how its bytes are split.
+func FuzzEventStream(f *testing.F) {
+	for _, seed := range []string{
+		four, sse(begin, failed), sse(fo, failed), sse(fo), sse(fo) + "data: [DONE]",
+		"\uFEFF: hello\r\rdata: {\rdata: }\r\n\r\nevent: ping\ndata: 1\n\ndata:[DONE]\n\n",
+		strings.ReplaceAll(four, "\n", "\r\n"), "event: error\ndata: x\n\n", "data\n\n\uFEFFdata: 1\n\r", "retry: 1\nid\n:\n\n",
+	} {
+		f.Add(seed, []byte{})
+		f.Add(seed, []byte{3, 0, 11})
+	}
+	f.Fuzz(func(t *testing.T, text string, sizes []byte) {
+		type result struct {
+			Data        []string
+			Text, Error string
+		}
+		read := func(body io.Reader) result {
+			client := streamFrom(t, inference.HTTPInferenceClientConfig{}, io.NopCloser(body))
+			data, text, err := collect(t, client.Stream(t.Context(), question()))
+			if err == nil {
+				return result{data, text, ""}
+			}
+			var partial *inference.StreamError
+			if errors.As(err, &partial) != (len(data) > 0) || partial != nil && partial.Text != text {
+				t.Errorf("got %#v after %d events with the text %q", err, len(data), text)
+			}
+			return result{data, text, err.Error()}
+		}
+		whole := read(strings.NewReader(text))
+		for _, data := range whole.Data {
+			if !json.Valid([]byte(data)) {
+				t.Errorf("got an event with %q, which is not JSON", data)
+			}
+		}
+		if diff := cmp.Diff(whole, read(&split{text: text, sizes: sizes})); diff != "" {
+			t.Errorf("split by %v (-whole +split):\n%s", sizes, diff)
+		}
+	})
+}
