@@ -209,7 +209,8 @@ type Attempt struct {
 	// Verdict is what the [Classifier] made of the outcome.
 	Verdict Verdict
 
-	// Elapsed is the time since RoundTrip was called.
+	// Elapsed is the time since RoundTrip was called; in a download that goes
+	// on, since it last broke off after bytes had come.
 	Elapsed time.Duration
 
 	// Delay is how long the layer waited before this attempt; 0 for the first.

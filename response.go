@@ -112,6 +112,9 @@ func readAhead(ctx context.Context, resp *http.Response, limit int64) *aheadBody
 	a.view = a.ahead[:min(int64(len(a.ahead)), limit)]
 	if err == nil && int64(len(a.ahead)) <= limit {
 		a.err = io.EOF
+		if int64(len(a.ahead)) < resp.ContentLength {
+			a.err = io.ErrUnexpectedEOF // http.Transport says so itself
+		}
 	}
 	if a.err != nil {
 		closeBody()

@@ -5,14 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
 )
 
-var errDownloadClosed = errors.New("httpretry: read on closed response body")
+var errSurplus = errors.New("httpretry: the response body goes on beyond the length that it was said to have")
 
 // A download is a response body that goes on where it broke off. It holds the
 // call that brought the response, and makes further attempts through that:
@@ -24,17 +26,17 @@ type download struct {
 	limit string // the last byte that the caller asked for, "" if all
 
 	// What Read alone touches.
-	offset int64 // of the next byte, in the whole representation
-	end    int64 // where the download ends; negative: not known yet
-	total  int64 // length of the whole representation; negative: not known yet
-	moved  bool  // bytes have come since the last attempt
-	broken error // to be resumed from at the next Read
-	err    error // what Read returns from now on
+	resp   *http.Response // the latest
+	offset int64          // of the next byte, in the whole representation
+	end    int64          // where the download ends; negative: not known yet
+	total  int64          // length of the whole representation; negative: not known yet
+	moved  bool           // bytes have come since the last attempt
+	broken error          // to be resumed from at the next Read
+	err    error          // what Read returns from now on
 
 	mu     sync.Mutex
-	resp   *http.Response // the latest
-	body   io.ReadCloser  // its body; nil: closed because it broke off
-	closed bool
+	body   io.ReadCloser      // the latest response's; nil: closed
+	closed bool               // by the caller
 	cancel context.CancelFunc // nil before the first break
 }
 
@@ -42,18 +44,19 @@ type download struct {
 // GET, and has what it takes to know that a continuation belongs to it.
 func resumable(req *http.Request, resp *http.Response) bool {
 	if req.Method != http.MethodGet && req.Method != "" || hasBody(req) || resp.Uncompressed ||
-		resp.Body == nil || resp.Body == http.NoBody || isEventStream(resp.Header) {
-		return false
-	}
-	if _, ok := strongValidator(resp.Header); !ok {
+		resp.Body == nil || resp.ContentLength == 0 || isEventStream(resp.Header) || isMultipart(resp.Header) {
 		return false
 	}
 	if resp.StatusCode == http.StatusPartialContent {
 		ranges := req.Header["Range"]
-		_, ok := partOf(resp)
-		return ok && len(ranges) == 1 && !strings.Contains(ranges[0], ",")
+		if _, ok := partOf(resp); !ok || len(ranges) != 1 || strings.Contains(ranges[0], ",") {
+			return false
+		}
+	} else if resp.StatusCode != http.StatusOK {
+		return false
 	}
-	return resp.StatusCode == http.StatusOK
+	_, ok := strongValidator(resp.Header)
+	return ok
 }
 
 // newDownload makes the body of c's response, which is resumable, go on.
@@ -72,19 +75,19 @@ func newDownload(c *call) *download {
 
 // Read implements [io.Reader].
 func (d *download) Read(p []byte) (int, error) {
-	for {
-		if d.broken != nil {
-			d.err = d.resume(d.broken)
+	for d.err == nil {
+		if broken := d.broken; broken != nil {
 			d.broken = nil
+			if err := d.resume(broken); err != nil {
+				d.finish(err)
+			}
+			continue
 		}
-		if d.err != nil {
-			return 0, d.err
-		}
-		n, err := d.readBody(p)
-		if n > 0 || err == nil || d.err != nil {
+		if n, err := d.readBody(p); n > 0 || err == nil {
 			return n, d.err
 		}
 	}
+	return 0, d.err
 }
 
 // readBody reads from what the last attempt brought. It leaves in d.err the
@@ -92,32 +95,62 @@ func (d *download) Read(p []byte) (int, error) {
 func (d *download) readBody(p []byte) (int, error) {
 	body := d.current()
 	if body == nil {
-		d.err = errDownloadClosed
+		d.finish(http.ErrBodyReadAfterClose)
 		return 0, d.err
 	}
+	left := d.end - d.offset
+	if d.end >= 0 && int64(len(p)) > left {
+		p = p[:max(left, 1)] // at the end one byte tells that there is more
+	}
 	n, err := body.Read(p)
+	if d.end >= 0 && int64(n) > left {
+		d.finish(errSurplus)
+		return 0, d.err
+	}
 	d.offset += int64(n)
 	d.moved = d.moved || n > 0
 	switch {
-	case err == io.EOF && (d.end < 0 || d.offset == d.end):
-		d.err = io.EOF
-		d.first.Trailer = d.resp.Trailer
-		d.release()
-	case err == io.EOF:
+	case err == io.EOF && d.offset < d.end:
 		d.broken = io.ErrUnexpectedEOF
+	case err == io.EOF:
+		d.passTrailers()
+		d.finish(err)
 	default:
 		d.broken = err
 	}
 	return n, err
 }
 
+// current is the body to read from, nil if the caller has closed it.
 func (d *download) current() io.ReadCloser {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.closed {
-		return nil
-	}
 	return d.body
+}
+
+// passTrailers gives the caller the trailers of the last part. A map that was
+// there from the start is filled, as net/http does: it may have been copied.
+func (d *download) passTrailers() {
+	if d.first.Trailer == nil {
+		d.first.Trailer = d.resp.Trailer
+	} else {
+		maps.Copy(d.first.Trailer, d.resp.Trailer)
+	}
+}
+
+// finish makes err what Read returns from now on.
+func (d *download) finish(err error) {
+	d.err = err
+	d.release()
+}
+
+// release frees what the attempts after the first took.
+func (d *download) release() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.cancel != nil {
+		d.cancel()
+	}
 }
 
 // Close implements [io.Closer]. It ends a Read too, also while that waits for
@@ -134,26 +167,17 @@ func (d *download) Close() error {
 	return body.Close()
 }
 
-// release frees what the attempts after the first took.
-func (d *download) release() {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.cancel != nil {
-		d.cancel()
-	}
-}
-
 // resume makes attempts to get the rest, after the body has failed with
 // broken. It returns nil when the rest is on its way, and else what the
 // caller's Read is to return: broken, or why the wait for an attempt ended.
 func (d *download) resume(broken error) error {
-	if d.end >= 0 && d.offset >= d.end {
-		return broken
+	if d.offset == d.end {
+		return broken // all bytes have come, but perhaps not the trailers
+	}
+	if !d.begin() {
+		return http.ErrBodyReadAfterClose
 	}
 	c := d.call
-	if !d.begin() {
-		return errDownloadClosed
-	}
 	c.resp, c.ahead, c.err = nil, nil, broken
 	for {
 		c.judge()
@@ -162,38 +186,38 @@ func (d *download) resume(broken error) error {
 			break
 		}
 		if c.wait(decision.Delay) != nil {
-			return d.interrupted()
+			return d.interruption()
 		}
 		c.sent.Header = d.rangeHeader(c.req.Header)
 		c.exchange()
 	}
 	if c.resp != nil && d.goesOn(c.resp) {
-		return d.accept()
+		return d.accept(c.resp)
 	}
 	if c.resp != nil {
 		closeResponse(c.resp)
 	}
 	if c.ctx.Err() != nil {
-		return d.interrupted()
+		return d.interruption()
 	}
-	d.release()
 	return broken
 }
 
 // begin prepares the call for further attempts. It reports false if the caller
 // has closed the body.
 func (d *download) begin() bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.closed {
-		return false
-	}
-	d.body.Close()
-	d.body = nil
 	c := d.call
-	if d.cancel == nil {
+	d.mu.Lock()
+	body := d.body
+	d.body = nil
+	if body != nil && d.cancel == nil {
 		c.ctx, d.cancel = context.WithCancel(c.ctx)
 	}
+	d.mu.Unlock()
+	if body == nil {
+		return false
+	}
+	body.Close()
 	if d.moved {
 		// A long download may break off many times; a dead server may not.
 		d.moved = false
@@ -205,28 +229,29 @@ func (d *download) begin() bool {
 	return true
 }
 
-// interrupted is the error of a Read that Close or the caller's context ended.
-func (d *download) interrupted() error {
-	d.release()
+// interruption is the error of a Read that Close or the caller's context
+// ended.
+func (d *download) interruption() error {
 	if err := context.Cause(d.call.req.Context()); err != nil {
 		return err
 	}
-	return errDownloadClosed
+	return http.ErrBodyReadAfterClose
 }
 
-// accept takes the rest from the call.
-func (d *download) accept() error {
-	resp := d.call.resp
-	r, _ := partOf(resp)
-	d.end = r.last + 1
-	d.total = max(d.total, r.total)
+// accept goes on with resp. The caller may have closed the body meanwhile.
+func (d *download) accept(resp *http.Response) error {
 	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.closed {
-		closeResponse(resp)
-		return errDownloadClosed
+	closed := d.closed
+	if !closed {
+		d.body = resp.Body
 	}
-	d.resp, d.body = resp, resp.Body
+	d.mu.Unlock()
+	if closed {
+		closeResponse(resp)
+		return http.ErrBodyReadAfterClose
+	}
+	r, _ := partOf(resp)
+	d.resp, d.end, d.total = resp, r.last+1, max(d.total, r.total)
 	return nil
 }
 
@@ -247,14 +272,15 @@ func (d *download) rangeHeader(h http.Header) http.Header {
 // with all that is known of its end.
 func (d *download) goesOn(resp *http.Response) bool {
 	r, ok := partOf(resp)
-	return ok && resp.StatusCode == http.StatusPartialContent &&
-		r.first == d.offset &&
-		(d.end < 0 || d.end == r.last+1) &&
+	end := d.end
+	if end < 0 {
+		// If that is not known either, the part may be less than the rest.
+		end = r.total
+	}
+	return ok && resp.StatusCode == http.StatusPartialContent && resp.Body != nil && !resp.Uncompressed &&
+		r.first == d.offset && r.last+1 == end &&
 		(d.total < 0 || r.total < 0 || d.total == r.total) &&
-		(d.limit != "" || r.total < 0 || r.total == r.last+1) &&
-		(resp.ContentLength < 0 || resp.ContentLength == r.last+1-r.first) &&
-		!resp.Uncompressed &&
-		resp.Header.Get("Content-Encoding") == d.first.Header.Get("Content-Encoding") &&
+		slices.Equal(resp.Header["Content-Encoding"], d.first.Header["Content-Encoding"]) &&
 		d.tag.matches(resp.Header)
 }
 
@@ -263,41 +289,64 @@ type validator struct{ name, value string }
 
 // strongValidator returns a validator that differs whenever a byte does.
 func strongValidator(h http.Header) (validator, bool) {
-	if tag := h.Get("ETag"); tag != "" {
-		// A weak one begins with W/ (RFC 9110, section 8.8.3). If-Range takes
-		// neither it nor, beside it, a date (section 13.1.5).
-		return validator{"Etag", tag}, len(tag) >= 2 && tag[0] == '"' && tag[len(tag)-1] == '"'
+	if tags := h["Etag"]; len(tags) > 0 {
+		// If-Range takes no weak tag and, beside one, no date (RFC 9110,
+		// section 13.1.5).
+		return validator{"Etag", tags[0]}, len(tags) == 1 && isStrongTag(tags[0])
+	}
+	const name = "Last-Modified"
+	if len(h[name]) != 1 || len(h["Date"]) != 1 {
+		return validator{}, false
 	}
 	// A date counts in full seconds. It is strong if the representation had
 	// not been changed for a while when it was sent (RFC 9110, section
 	// 8.8.2.2): for a minute, in case the two clocks are not the same.
-	modified, err := http.ParseTime(h.Get("Last-Modified"))
+	modified, err := http.ParseTime(h[name][0])
 	if err != nil {
 		return validator{}, false
 	}
-	date, err := http.ParseTime(h.Get("Date"))
-	return validator{"Last-Modified", h.Get("Last-Modified")}, err == nil && date.Sub(modified) >= time.Minute
+	date, err := http.ParseTime(h["Date"][0])
+	return validator{name, h[name][0]}, err == nil && date.Sub(modified) >= time.Minute
+}
+
+// isStrongTag reports whether s is one entity tag, and not a weak one (RFC
+// 9110, section 8.8.3).
+func isStrongTag(s string) bool {
+	if len(s) < 2 || s[0] != '"' || s[len(s)-1] != '"' {
+		return false
+	}
+	return !strings.ContainsFunc(s[1:len(s)-1], func(c rune) bool { return c <= ' ' || c == '"' || c == 0x7f })
 }
 
 // matches reports whether a 206 with header h is of the same representation.
 // It must repeat an ETag; it may leave out the date that was in If-Range (RFC
 // 9110, section 15.3.7).
 func (v validator) matches(h http.Header) bool {
-	got := h.Get(v.name)
-	return got == v.value || v.name == "Last-Modified" && got == "" && h.Get("ETag") == ""
+	values := h[v.name]
+	if len(values) == 0 {
+		return v.name != "Etag" && len(h["Etag"]) == 0
+	}
+	return len(values) == 1 && values[0] == v.value
 }
 
 // A byteRange is a Content-Range in bytes. A negative total is unknown.
 type byteRange struct{ first, last, total int64 }
 
 // partOf returns which part of its representation resp holds. It is false for
-// several parts, and for a Content-Range that is missing or malformed.
+// several parts, for a Content-Range that is missing or malformed, and for one
+// of another length than resp.
 func partOf(resp *http.Response) (byteRange, bool) {
 	values := resp.Header["Content-Range"]
-	if len(values) != 1 || strings.HasPrefix(strings.ToLower(resp.Header.Get("Content-Type")), "multipart/byteranges") {
+	if len(values) != 1 || isMultipart(resp.Header) {
 		return byteRange{}, false
 	}
-	return parseContentRange(values[0])
+	r, ok := parseContentRange(values[0])
+	return r, ok && (resp.ContentLength < 0 || resp.ContentLength == r.last+1-r.first)
+}
+
+func isMultipart(h http.Header) bool {
+	mediaType, _, _ := strings.Cut(h.Get("Content-Type"), ";")
+	return strings.EqualFold(strings.TrimSpace(mediaType), "multipart/byteranges")
 }
 
 // parseContentRange reads "bytes first-last/total", where total may be "*"

@@ -77,7 +77,7 @@ type RetryTransport struct {
 
 	// ResumeDownloads continues a GET whose response body breaks off: from the
 	// byte that is missing, as an attempt like any other, under the same
-	// Policy, Classifier and OnAttempt. Bytes that have come since the last
+	// Policy, Classifier, Budget and OnAttempt. Bytes that have come since the last
 	// attempt start the count of attempts, and MaxElapsed, anew. It takes a 200,
 	// or a 206 to a single range that the caller asked for, with a strong ETag
 	// or a strong Last-Modified date; the rest is taken only from a 206 that
@@ -87,8 +87,9 @@ type RetryTransport struct {
 	ResumeDownloads bool
 
 	// OnAttempt, if not nil, is called after each attempt, the last one too,
-	// with the decision what follows it. It is called from the goroutine that
-	// called RoundTrip and holds it up. What it gets is only lent to it.
+	// with the decision about what follows. It is called from the goroutine
+	// that called RoundTrip, or that reads a download, and holds it up. What it
+	// gets is only lent to it.
 	OnAttempt func(Attempt, Decision)
 }
 
@@ -515,7 +516,7 @@ func (c *call) result(reason Reason) (*http.Response, error) {
 	if c.err != nil && c.retries > 0 {
 		return nil, &Error{Attempts: c.retries + 1, Reason: reason, Err: c.err}
 	}
-	if c.t.ResumeDownloads && c.err == nil && (c.ahead == nil || c.ahead.err == nil) && resumable(c.req, c.resp) {
+	if c.t.ResumeDownloads && c.err == nil && c.ahead.broken() == nil && resumable(c.req, c.resp) {
 		c.resp.Body = newDownload(c)
 	}
 	return c.resp, c.err

@@ -1,0 +1,1776 @@
+package httpretry_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"go.uber.org/goleak"
+
+	"github.com/httpretry/httpretry"
+)
+
+// alphabet is what most of these tests download.
+const alphabet = "abcdefghijklmnopqrstuvwxyz"
+
+// errBreak is what bodies break off with.
+var errBreak = errors.New("the line broke")
+
+// A reply answers one attempt.
+type reply func(*http.Request) (*http.Response, error)
+
+// whole answers 200 with a strong ETag. After n bytes the body ends with err,
+// nil for io.EOF.
+func whole(n int, err error) reply {
+	return func(req *http.Request) (*http.Response, error) {
+		resp := response(req, 200, "")
+		resp.Header.Set("ETag", `"v1"`)
+		resp.ContentLength = int64(len(alphabet))
+		resp.Body = bodyOf(alphabet[:n], err)
+		return resp, nil
+	}
+}
+
+// part answers 206 with the range that was asked for, of which n bytes come
+// before the body ends with err. A negative n is all of it.
+func part(n int, err error) reply {
+	return func(req *http.Request) (*http.Response, error) {
+		first, last := askedRange(req)
+		resp := response(req, 206, "")
+		resp.Header.Set("ETag", `"v1"`)
+		resp.Header.Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", first, last, len(alphabet)))
+		resp.ContentLength = int64(last + 1 - first)
+		if n < 0 {
+			n = last + 1 - first
+		}
+		resp.Body = bodyOf(alphabet[first:first+n], err)
+		return resp, nil
+	}
+}
+
+// askedRange is the range of alphabet that a request asks for.
+func askedRange(req *http.Request) (first, last int) {
+	a, b, _ := strings.Cut(strings.TrimPrefix(req.Header.Get("Range"), "bytes="), "-")
+	last = len(alphabet) - 1
+	if n, err := strconv.Atoi(b); err == nil {
+		last = n
+	}
+	if n, err := strconv.Atoi(a); err == nil {
+		return n, last
+	}
+	return len(alphabet) - last, len(alphabet) - 1 // bytes=-n
+}
+
+func bodyOf(s string, err error) io.ReadCloser {
+	if err == nil {
+		return io.NopCloser(strings.NewReader(s))
+	}
+	return brokenReader(s, err)
+}
+
+// status answers with a status and the alphabet, which must not be mistaken
+// for what is missing.
+func status(code int) reply {
+	return func(req *http.Request) (*http.Response, error) {
+		resp := response(req, code, alphabet)
+		resp.Header.Set("ETag", `"v1"`)
+		return resp, nil
+	}
+}
+
+func fails(err error) reply {
+	return func(*http.Request) (*http.Response, error) { return nil, err }
+}
+
+// with is a reply that change has had a hand in.
+func (r reply) with(change func(*http.Response)) reply {
+	return func(req *http.Request) (*http.Response, error) {
+		resp, err := r(req)
+		if err == nil {
+			change(resp)
+		}
+		return resp, err
+	}
+}
+
+// An origin is a Base that answers one attempt after the other, and keeps what
+// it was asked. When the test ends, each body that it gave must have been
+// closed exactly once.
+type origin struct {
+	replies []reply
+
+	mu     sync.Mutex
+	sent   []*http.Request
+	at     []time.Time
+	bodies []*countedBody
+}
+
+type countedBody struct {
+	io.ReadCloser
+	closes atomic.Int32
+}
+
+func (b *countedBody) Close() error {
+	b.closes.Add(1)
+	return b.ReadCloser.Close()
+}
+
+func newOrigin(replies ...reply) *origin { return &origin{replies: replies} }
+
+func (o *origin) RoundTrip(req *http.Request) (*http.Response, error) {
+	o.mu.Lock()
+	o.sent, o.at = append(o.sent, req), append(o.at, time.Now())
+	n := len(o.sent)
+	o.mu.Unlock()
+	if n > len(o.replies) {
+		return nil, fmt.Errorf("attempt %d, want no more than %d", n, len(o.replies))
+	}
+	resp, err := o.replies[n-1](req)
+	if err == nil && resp.Body != nil {
+		body := &countedBody{ReadCloser: resp.Body}
+		resp.Body = body
+		o.mu.Lock()
+		o.bodies = append(o.bodies, body)
+		o.mu.Unlock()
+	}
+	return resp, err
+}
+
+// wantClosed reports what the origin gave and nobody closed, or closed again.
+func (o *origin) wantClosed(t *testing.T) {
+	t.Helper()
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for i, body := range o.bodies {
+		if got := body.closes.Load(); got != 1 {
+			t.Errorf("response body %d of %d was closed %d times, want exactly once", i+1, len(o.bodies), got)
+		}
+	}
+}
+
+// ranges are the Range headers of what was sent.
+func (o *origin) ranges() []string {
+	var ranges []string
+	for _, req := range o.sent {
+		ranges = append(ranges, req.Header.Get("Range"))
+	}
+	return ranges
+}
+
+// downloads returns rt on top of o, resuming.
+func (o *origin) downloads(rt httpretry.RetryTransport) *httpretry.RetryTransport {
+	rt.Base, rt.ResumeDownloads = o, true
+	if rt.Policy == nil {
+		rt.Policy = now
+	}
+	return &rt
+}
+
+// download reads all of a response to req, and closes it.
+func download(t *testing.T, rt http.RoundTripper, req *http.Request) (string, error) {
+	t.Helper()
+	resp, err := rt.RoundTrip(req)
+	if err != nil {
+		t.Fatalf("got error %v in place of a response", err)
+	}
+	b, err := io.ReadAll(resp.Body)
+	if n, again := resp.Body.Read(make([]byte, 1)); n != 0 || err != nil && again != err || err == nil && again != io.EOF {
+		t.Errorf("another Read after the end: got %d bytes and error %v, want none and %v again", n, again, err)
+	}
+	if err := resp.Body.Close(); err != nil {
+		t.Errorf("Close: %v", err)
+	}
+	resp.Body.Close()
+	if _, err := resp.Body.Read(make([]byte, 1)); err == nil {
+		t.Error("Read after Close: got no error")
+	}
+	return string(b), err
+}
+
+func TestDownloadGoesOn(t *testing.T) {
+	tests := []struct {
+		name    string
+		replies []reply
+		ranges  []string
+		reason  string
+	}{
+		{"no break", []reply{whole(26, nil)}, []string{""}, "nothing to do"},
+		{"one break", []reply{whole(10, errBreak), part(-1, nil)}, []string{"", "bytes=10-"}, "from the byte that is missing"},
+		{"several", []reply{whole(10, errBreak), part(1, errBreak), part(2, io.ErrUnexpectedEOF), part(-1, nil)},
+			[]string{"", "bytes=10-", "bytes=11-", "bytes=13-"}, "each from where the last stopped"},
+		{"before the first byte", []reply{whole(0, errBreak), part(-1, nil)}, []string{"", "bytes=0-"}, "the body is there, all of it is missing"},
+		{"again and again before the first byte", []reply{whole(0, errBreak), part(0, errBreak), part(0, nil), part(-1, nil)},
+			[]string{"", "bytes=0-", "bytes=0-", "bytes=0-"}, "as long as the policy allows"},
+		{"before the last byte", []reply{whole(25, errBreak), part(-1, nil)}, []string{"", "bytes=25-"}, "one byte is a part"},
+		{"ends early", []reply{whole(10, nil), part(3, nil), part(-1, nil)}, []string{"", "bytes=10-", "bytes=13-"}, "an end before the end is a break"},
+		{"errors and statuses in between", []reply{whole(10, errBreak), fails(io.EOF), status(503), status(500), part(-1, nil)},
+			[]string{"", "bytes=10-", "bytes=10-", "bytes=10-", "bytes=10-"}, "are retried as ever"},
+		{"stall and reset", []reply{whole(10, &net.OpError{Op: "read", Err: os.ErrDeadlineExceeded}), part(1, &net.OpError{Op: "read", Err: syscall.ECONNRESET}), part(-1, nil)},
+			[]string{"", "bytes=10-", "bytes=11-"}, "a read deadline on the connection makes a stall a break"},
+		{"failure first", []reply{status(503), whole(10, errBreak), part(-1, nil)}, []string{"", "", "bytes=10-"}, "the response of a retry goes on too"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			o := newOrigin(tt.replies...)
+			got, err := download(t, o.downloads(httpretry.RetryTransport{}), newRequest(t, "GET", "http://example.com/", nil))
+			if got != alphabet || err != nil {
+				t.Errorf("got %q, %v, want the alphabet: %s", got, err, tt.reason)
+			}
+			if diff := cmp.Diff(tt.ranges, o.ranges()); diff != "" {
+				t.Errorf("Range headers (-want +got): %s\n%s", tt.reason, diff)
+			}
+			for _, req := range o.sent {
+				if want := req.Header.Get("Range") != ""; want != (req.Header.Get("If-Range") == `"v1"`) {
+					t.Errorf("got If-Range %q with Range %q", req.Header.Get("If-Range"), req.Header.Get("Range"))
+				}
+			}
+			o.wantClosed(t)
+		})
+	}
+}
+
+// A candidate is a first response that is a download, or is none.
+type candidate struct {
+	name   string
+	req    func(*http.Request)  // nil: a plain GET
+	resp   func(*http.Response) // nil: a 200 with a strong ETag
+	want   bool
+	reason string
+}
+
+// setting sets header fields, and there is no ETag beside them.
+func setting(namesAndValues ...string) func(*http.Response) {
+	return func(resp *http.Response) {
+		resp.Header.Del("ETag")
+		for name, values := range headerOf(namesAndValues...) {
+			resp.Header[name] = values
+		}
+	}
+}
+
+func asking(ranges ...string) func(*http.Request) {
+	return func(r *http.Request) { r.Header["Range"] = ranges }
+}
+
+// ranged makes a response a 206 with all of the alphabet.
+func ranged(change func(*http.Response)) func(*http.Response) {
+	return func(resp *http.Response) {
+		resp.StatusCode = 206
+		resp.Header.Set("Content-Range", "bytes 0-25/26")
+		if change != nil {
+			change(resp)
+		}
+	}
+}
+
+var byRequestAndContent = []candidate{
+	{"GET", nil, nil, true, "200 with a strong ETag"},
+	{"no method", func(r *http.Request) { r.Method = "" }, nil, true, "is GET"},
+	{"HEAD", func(r *http.Request) { r.Method = "HEAD" }, nil, false, "Range is for GET only"},
+	{"POST", func(r *http.Request) { r.Method = "POST" }, nil, false, "Range is for GET only"},
+	{"PUT", func(r *http.Request) { r.Method = "PUT" }, nil, false, "Range is for GET only"},
+	{"with a body", func(r *http.Request) {
+		r.Body = io.NopCloser(strings.NewReader("x"))
+		r.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader("x")), nil }
+	}, nil, false, "it is not known what a GET with a body means"},
+	{"101", nil, func(r *http.Response) { r.StatusCode = 101 }, false, "another protocol's bytes"},
+	{"203", nil, func(r *http.Response) { r.StatusCode = 203 }, false, "a proxy may have changed it"},
+	{"404", nil, func(r *http.Response) { r.StatusCode = 404 }, false, "not the resource"},
+	{"Uncompressed", nil, func(r *http.Response) { r.Uncompressed = true }, false, "offsets mean nothing"},
+	{"event stream", nil, setting("Etag", `"v1"`, "Content-Type", "Text/Event-Stream; charset=utf-8"), false, "has another way to go on"},
+	{"multipart/byteranges", nil, setting("Etag", `"v1"`, "Content-Type", "multipart/byteranges; boundary=x"), false, "several parts"},
+	{"empty", nil, func(r *http.Response) { r.ContentLength = 0 }, false, "there is nothing to go on with"},
+	{"length unknown", nil, func(r *http.Response) { r.ContentLength = -1 }, true, "the continuation tells it"},
+}
+
+const noon, minuteAgo, justNow = "Mon, 02 Nov 2026 12:00:00 GMT", "Mon, 02 Nov 2026 11:59:00 GMT", "Mon, 02 Nov 2026 11:59:01 GMT"
+
+var byValidator = []candidate{
+	{"no validator", nil, setting(), false, "a continuation could be of anything"},
+	{"weak ETag", nil, setting("Etag", `W/"v1"`), false, "other bytes may have the same"},
+	{"weak ETag in lower case", nil, setting("Etag", `w/"v1"`), false, "no entity tag at all"},
+	{"weak ETag with a date", nil, setting("Etag", `W/"v1"`, "Last-Modified", minuteAgo, "Date", noon), false, "the server has said how sure it is"},
+	{"empty ETag", nil, setting("Etag", `""`), true, "is one"},
+	{"ETag of other characters", nil, setting("Etag", "\"!#\x80\xff~\""), true, "RFC 9110, section 8.8.3"},
+	{"bare ETag", nil, setting("Etag", `v1`), false, "not quoted"},
+	{"half an ETag", nil, setting("Etag", `"`), false, "not quoted"},
+	{"ETag with a space", nil, setting("Etag", `"v 1"`), false, "RFC 9110, section 8.8.3"},
+	{"list of ETags", nil, setting("Etag", `"v1", "v2"`), false, "one too many"},
+	{"two ETags", nil, setting("Etag", `"v1"`, "Etag", `"v2"`), false, "one too many"},
+	{"date", nil, setting("Last-Modified", minuteAgo, "Date", noon), true, "unchanged for a minute"},
+	{"date in another form", nil, setting("Last-Modified", "Monday, 02-Nov-26 11:00:00 GMT", "Date", noon), true, "RFC 9110, section 5.6.7"},
+	{"recent date", nil, setting("Last-Modified", justNow, "Date", noon), false, "may change again within the second, if the clocks differ"},
+	{"date of the future", nil, setting("Last-Modified", noon, "Date", minuteAgo), false, "clocks differ"},
+	{"date without Date", nil, setting("Last-Modified", minuteAgo), false, "how old it is can't be told"},
+	{"date with a malformed Date", nil, setting("Last-Modified", minuteAgo, "Date", "noon"), false, "how old it is can't be told"},
+	{"malformed date", nil, setting("Last-Modified", "yesterday", "Date", noon), false, "no validator"},
+	{"two dates", nil, setting("Last-Modified", minuteAgo, "Last-Modified", justNow, "Date", noon), false, "one too many"},
+}
+
+var byRange = []candidate{
+	{"206 without being asked", nil, ranged(nil), false, "nobody knows of what"},
+	{"206", asking("bytes=0-25"), ranged(nil), true, "the caller's own range"},
+	{"206, open", asking("bytes=0-"), ranged(nil), true, "the caller's own range"},
+	{"206, suffix", asking("bytes=-26"), ranged(nil), true, "the caller's own range"},
+	{"206, total unknown", asking("bytes=0-25"),
+		ranged(func(r *http.Response) { r.Header.Set("Content-Range", "bytes 0-25/*") }), true, "its end is known all the same"},
+	{"206, several ranges", asking("bytes=0-9,10-25"), ranged(nil), false, "which of them is not known"},
+	{"206, several Range headers", asking("bytes=0-25", "bytes=3-"), ranged(nil), false, "which of them is not known"},
+	{"206, multipart", asking("bytes=0-25"),
+		ranged(func(r *http.Response) { r.Header.Set("Content-Type", "Multipart/ByteRanges; boundary=x") }), false, "several parts"},
+	{"206 without Content-Range", asking("bytes=0-25"),
+		ranged(func(r *http.Response) { r.Header.Del("Content-Range") }), false, "of what is not known"},
+	{"206, malformed", asking("bytes=0-25"),
+		ranged(func(r *http.Response) { r.Header.Set("Content-Range", "bytes 25-0/26") }), false, "of what is not known"},
+	{"206, other unit", asking("lines=0-25"),
+		ranged(func(r *http.Response) { r.Header.Set("Content-Range", "lines 0-25/26") }), false, "lines are not bytes"},
+	{"206 that contradicts itself", asking("bytes=0-25"),
+		ranged(func(r *http.Response) { r.Header.Set("Content-Range", "bytes 0-24/26") }), false, "its length is another"},
+	{"200 to several ranges", asking("bytes=0-9,20-25"), nil, true, "all of it, as if no range had been asked for"},
+}
+
+func TestWhatIsDownloaded(t *testing.T) {
+	for _, c := range slices.Concat(byRequestAndContent, byValidator, byRange) {
+		t.Run(c.name, c.test)
+	}
+}
+
+func (c candidate) test(t *testing.T) {
+	first := whole(10, errBreak)
+	if c.resp != nil {
+		first = first.with(c.resp)
+	}
+	rest := part(-1, nil).with(func(resp *http.Response) {
+		if c.resp != nil {
+			length := resp.ContentLength
+			contentRange := resp.Header["Content-Range"]
+			c.resp(resp)
+			resp.StatusCode, resp.ContentLength, resp.Header["Content-Range"] = 206, length, contentRange
+		}
+	})
+	o := newOrigin(first, rest)
+	req := newRequest(t, "GET", "http://example.com/", nil)
+	if c.req != nil {
+		c.req(req)
+	}
+	resp, err := o.downloads(httpretry.RetryTransport{}).RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if untouched := resp.Body == io.ReadCloser(o.bodies[0]); untouched == c.want {
+		t.Errorf("body handed through untouched: %v, want %v: %s", untouched, !c.want, c.reason)
+	}
+	got, err := io.ReadAll(resp.Body)
+	resp.Body.Close()
+	if c.want && (string(got) != alphabet || err != nil) {
+		t.Errorf("got %q, %v, want the alphabet: %s", got, err, c.reason)
+	}
+	if !c.want && (string(got) != alphabet[:10] || err != errBreak || len(o.sent) != 1) {
+		t.Errorf("got %q, %v in %d attempts, want the first ten letters and the error, in one: %s", got, err, len(o.sent), c.reason)
+	}
+	o.wantClosed(t)
+}
+
+// withHeader is all of the rest, with one field that is another.
+func withHeader(name string, values ...string) reply {
+	return part(-1, nil).with(func(r *http.Response) { r.Header[name] = values })
+}
+
+// shifted is a part that is not what was asked for.
+func shifted(first, last, total int) reply {
+	return part(-1, nil).with(func(r *http.Response) {
+		r.Header.Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", first, last, total))
+		r.ContentLength = int64(last + 1 - first)
+		r.Body = io.NopCloser(strings.NewReader(strings.Repeat("x", last+1-first)))
+	})
+}
+
+// continuations are what comes when the letters from the eleventh on are
+// asked for.
+var continuations = []struct {
+	name   string
+	rest   reply
+	want   bool
+	reason string
+}{
+	{"the rest", part(-1, nil), true, "what was asked for"},
+	{"total unknown", withHeader("Content-Range", "bytes 10-25/*"), true, "it is known from before"},
+	{"length unknown", part(-1, nil).with(func(r *http.Response) { r.ContentLength = -1 }), true, "the range tells it"},
+	{"unit in upper case", withHeader("Content-Range", "BYTES 10-25/26"), true, "RFC 9110, section 14.1"},
+
+	{"200", status(200), false, "it has changed, or the server knows no ranges"},
+	{"204", status(204), false, "no part"},
+	{"304", status(304), false, "no part"},
+	{"401", status(401), false, "the credentials are too old"},
+	{"403", status(403), false, "so is the signature of the URL"},
+	{"404", status(404), false, "it is gone"},
+	{"412", status(412), false, "it has changed"},
+	{"416", status(416), false, "it has shrunk"},
+	{"200 that looks like a part", part(-1, nil).with(func(r *http.Response) { r.StatusCode = 200 }), false, "Content-Range means nothing there"},
+	{"starts early", shifted(9, 25, 26), false, "a byte would be repeated"},
+	{"starts late", shifted(11, 25, 26), false, "a byte would be missing"},
+	{"starts anew", shifted(0, 25, 26), false, "ten bytes would be repeated"},
+	{"ends early", shifted(10, 24, 26), false, "a byte would be missing"},
+	{"ends late", shifted(10, 26, 27), false, "there was no such byte"},
+	{"other total", withHeader("Content-Range", "bytes 10-25/27"), false, "another representation"},
+	{"no Content-Range", part(-1, nil).with(func(r *http.Response) { r.Header.Del("Content-Range") }), false, "of what is not known"},
+	{"empty Content-Range", withHeader("Content-Range", ""), false, "malformed"},
+	{"two Content-Ranges", withHeader("Content-Range", "bytes 10-25/26", "bytes 10-25/26"), false, "malformed"},
+	{"two in one", withHeader("Content-Range", "bytes 10-25/26, bytes 0-9/26"), false, "malformed"},
+	{"syntax of Range", withHeader("Content-Range", "bytes=10-25/26"), false, "malformed"},
+	{"syntax of 416", withHeader("Content-Range", "bytes */26"), false, "malformed"},
+	{"backwards", withHeader("Content-Range", "bytes 25-10/26"), false, "malformed"},
+	{"overflow", withHeader("Content-Range", "bytes 10-18446744073709551641/26"), false, "malformed"},
+	{"other unit", withHeader("Content-Range", "letters 10-25/26"), false, "letters are not bytes"},
+	{"other ETag", withHeader("Etag", `"v2"`), false, "another representation"},
+	{"weak ETag", withHeader("Etag", `W/"v1"`), false, "perhaps other bytes"},
+	{"no ETag", part(-1, nil).with(func(r *http.Response) { r.Header.Del("ETag") }), false, "a 206 must repeat it: RFC 9110, section 15.3.7"},
+	{"two ETags", withHeader("Etag", `"v1"`, `"v2"`), false, "which one is not known"},
+	{"shorter than it says", part(-1, nil).with(func(r *http.Response) { r.ContentLength-- }), false, "contradicts itself"},
+	{"longer than it says", part(-1, nil).with(func(r *http.Response) { r.ContentLength++ }), false, "contradicts itself"},
+	{"empty", part(-1, nil).with(func(r *http.Response) { r.Body, r.ContentLength = http.NoBody, 0 }), false, "contradicts itself"},
+	{"no body", part(-1, nil).with(func(r *http.Response) { r.Body = nil }), false, "a breach of contract"},
+	{"compressed", withHeader("Content-Encoding", "gzip"), false, "other bytes"},
+	{"Uncompressed", part(-1, nil).with(func(r *http.Response) { r.Uncompressed = true }), false, "other bytes"},
+	{"multipart", withHeader("Content-Type", "multipart/byteranges; boundary=x"), false, "the parts have headers among them"},
+}
+
+// Only what fits is taken. After anything else the caller has the error that
+// the body broke off with, and not one byte more.
+func TestWhatGoesOn(t *testing.T) {
+	for _, tt := range continuations {
+		t.Run(tt.name, func(t *testing.T) {
+			o := newOrigin(whole(10, errBreak), tt.rest)
+			got, err := download(t, o.downloads(httpretry.RetryTransport{}), newRequest(t, "GET", "http://example.com/", nil))
+			switch {
+			case len(o.sent) != 2:
+				t.Errorf("%d attempts, want 2: %s", len(o.sent), tt.reason)
+			case tt.want && (got != alphabet || err != nil):
+				t.Errorf("got %q, %v, want the alphabet: %s", got, err, tt.reason)
+			case !tt.want && (got != alphabet[:10] || err != errBreak):
+				t.Errorf("got %q, %v, want the first ten letters and the original error: %s", got, err, tt.reason)
+			}
+			o.wantClosed(t)
+		})
+	}
+}
+
+// How it goes on when the length was not known before, or a date or a content
+// coding is what must stay the same.
+func TestWhatGoesOnAfterLess(t *testing.T) {
+	unknown := func(r *http.Response) { r.ContentLength = -1 }
+	spanning := func(value string) func(*http.Response) {
+		return func(r *http.Response) { r.Header.Set("Content-Range", value) }
+	}
+	const earlier, later = "Mon, 02 Nov 2026 10:00:00 GMT", "Mon, 02 Nov 2026 10:00:01 GMT"
+	dated := func(modified string) func(*http.Response) {
+		return func(r *http.Response) {
+			r.Header.Del("ETag")
+			r.Header.Set("Date", noon)
+			if modified != "" {
+				r.Header.Set("Last-Modified", modified)
+			}
+		}
+	}
+	coded := func(codings ...string) func(*http.Response) {
+		return func(r *http.Response) { r.Header["Content-Encoding"] = codings }
+	}
+	tests := []struct {
+		name        string
+		first, rest func(*http.Response)
+		want        bool
+		reason      string
+	}{
+		{"length told", unknown, nil, true, "by the total"},
+		{"length not told", unknown, spanning("bytes 10-25/*"), false, "the part may be shorter than what is missing"},
+		{"not the end", unknown, spanning("bytes 10-25/27"), false, "a byte would be missing"},
+		{"same date", dated(earlier), dated(earlier), true, "unchanged"},
+		{"no date", dated(earlier), dated(""), true, "it was in If-Range: RFC 9110, section 15.3.7"},
+		{"other date", dated(earlier), dated(later), false, "changed"},
+		{"ETag for a date", dated(earlier), nil, false, "from another server, which may not know dates"},
+		{"same coding", coded("gzip"), coded("gzip"), true, "the caller asked for it, and the offsets are those of the coded bytes"},
+		{"no coding", coded("gzip"), nil, false, "perhaps not the coded bytes"},
+		{"one coding more", coded("gzip"), coded("gzip", "br"), false, "other bytes"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			rest := part(-1, nil)
+			if tt.rest != nil {
+				rest = rest.with(tt.rest)
+			}
+			o := newOrigin(whole(10, errBreak).with(tt.first), rest)
+			got, err := download(t, o.downloads(httpretry.RetryTransport{}), newRequest(t, "GET", "http://example.com/", nil))
+			if tt.want && (got != alphabet || err != nil) {
+				t.Errorf("got %q, %v, want the alphabet: %s", got, err, tt.reason)
+			}
+			if !tt.want && (got != alphabet[:10] || err != errBreak) {
+				t.Errorf("got %q, %v, want the first ten letters and the original error: %s", got, err, tt.reason)
+			}
+			if want := o.sent[1].Header.Get("If-Range"); want != `"v1"` && want != earlier {
+				t.Errorf("got If-Range %q, want what the first response said", want)
+			}
+			o.wantClosed(t)
+		})
+	}
+}
+
+// What is known of the length, once it is, holds for every later part, and for
+// the bytes that come.
+func TestLengthsMustAgree(t *testing.T) {
+	unknown := func(r *http.Response) { r.ContentLength = -1 }
+	total := func(n int) func(*http.Response) {
+		return func(r *http.Response) {
+			first, _ := askedRange(r.Request)
+			r.Header.Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", first, n-1, n))
+			r.ContentLength = int64(n - first)
+		}
+	}
+	spanning := func(value string) func(*http.Response) {
+		return func(r *http.Response) { r.Header.Set("Content-Range", value) }
+	}
+	surplus := func(s string) func(*http.Response) {
+		return func(r *http.Response) {
+			r.ContentLength = -1
+			r.Body = io.NopCloser(strings.NewReader(s))
+		}
+	}
+	tests := []struct {
+		name    string
+		replies []reply
+		want    string
+		err     error // nil: any, but not io.EOF
+		reason  string
+	}{
+		{"another total later", []reply{whole(10, errBreak).with(unknown), part(5, io.ErrUnexpectedEOF), part(-1, nil).with(total(25))},
+			alphabet[:15], io.ErrUnexpectedEOF, "the second part says 26, the third 25"},
+		{"more than the range", []reply{whole(10, errBreak), part(-1, nil).with(surplus("klmnopqrstuvwxyz!!"))},
+			alphabet, nil, "what is beyond the end is not part of it"},
+		{"more than the length", []reply{whole(10, nil).with(func(r *http.Response) { r.Body = io.NopCloser(strings.NewReader(alphabet + "!!")) })},
+			alphabet, nil, "what is beyond the end is not part of it"},
+		{"another total later, for a range", []reply{part(10, errBreak).with(spanning("bytes 0-19/*")), part(5, io.ErrUnexpectedEOF), part(-1, nil).with(spanning("bytes 15-19/27"))},
+			alphabet[:15], io.ErrUnexpectedEOF, "the second part says 26, the third 27"},
+		{"breaks at the end, length unknown", []reply{whole(26, errBreak).with(unknown), status(416)},
+			alphabet, errBreak, "whether that was all is not known"},
+		{"breaks at the end", []reply{whole(26, errBreak)}, alphabet, errBreak, "all bytes are there, but perhaps not the trailers"},
+		{"a part breaks at the end", []reply{whole(10, nil), part(16, errBreak)}, alphabet, errBreak, "all bytes are there, but perhaps not the trailers"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			o := newOrigin(tt.replies...)
+			req := newRequest(t, "GET", "http://example.com/", nil)
+			if strings.HasSuffix(tt.name, "for a range") {
+				req.Header.Set("Range", "bytes=0-19")
+			}
+			got, err := download(t, o.downloads(httpretry.RetryTransport{}), req)
+			if got != tt.want || err == nil || tt.err != nil && err != tt.err {
+				t.Errorf("got %q, %v, want %q and an error (%v): %s", got, err, tt.want, tt.err, tt.reason)
+			}
+			if len(o.sent) != len(tt.replies) {
+				t.Errorf("%d attempts, want %d: %s", len(o.sent), len(tt.replies), tt.reason)
+			}
+			o.wantClosed(t)
+		})
+	}
+}
+
+// A caller's own range is continued inside its limits.
+func TestCallersRange(t *testing.T) {
+	tests := []struct{ asked, want, first, second string }{
+		{"bytes=5-19", "fghijklmnopqrst", "bytes=9-19", "bytes=12-19"},
+		{"bytes=5-", "fghijklmnopqrstuvwxyz", "bytes=9-25", "bytes=12-25"},
+		{"bytes=-10", "qrstuvwxyz", "bytes=20-25", "bytes=23-25"},
+		{"bytes=0-25", alphabet, "bytes=4-25", "bytes=7-25"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.asked, func(t *testing.T) {
+			o := newOrigin(part(4, errBreak), part(3, errBreak), part(-1, nil))
+			req := newRequest(t, "GET", "http://example.com/", nil)
+			req.Header.Set("Range", tt.asked)
+			req.Header.Set("If-Range", `"an older one"`)
+			got, err := download(t, o.downloads(httpretry.RetryTransport{}), req)
+			if got != tt.want || err != nil {
+				t.Errorf("got %q, %v, want %q", got, err, tt.want)
+			}
+			if diff := cmp.Diff([]string{tt.asked, tt.first, tt.second}, o.ranges()); diff != "" {
+				t.Errorf("Range headers (-want +got):\n%s", diff)
+			}
+			if got := o.sent[1].Header["If-Range"]; len(got) != 1 || got[0] != `"v1"` {
+				t.Errorf("got If-Range %q, want the ETag that came", got)
+			}
+			o.wantClosed(t)
+		})
+	}
+}
+
+// Progress starts the policy's count anew; a dead server ends it.
+func TestDownloadFollowsThePolicy(t *testing.T) {
+	doubling := httpretry.RetryConfig{MaxRetries: 3, InitialBackoff: time.Second, Jitter: httpretry.None()}
+	steady := httpretry.RetryConfig{MaxRetries: 1000, InitialBackoff: time.Second, BackoffFactor: 1, Jitter: httpretry.None(), MaxElapsed: 3 * time.Second}
+	dead := []reply{fails(io.EOF), fails(io.EOF), fails(io.EOF), fails(io.EOF)}
+	after := func(d time.Duration, r reply) reply {
+		return func(req *http.Request) (*http.Response, error) {
+			time.Sleep(d)
+			return r(req)
+		}
+	}
+	busy := status(503).with(func(r *http.Response) { r.Header.Set("Retry-After", "20") })
+	tests := []struct {
+		name    string
+		policy  httpretry.Policy
+		replies []reply
+		at      []int // seconds, when the attempts are made
+		err     error
+		reason  string
+	}{
+		{"survives", doubling, []reply{whole(1, errBreak), part(1, errBreak), part(1, errBreak), part(1, errBreak), part(1, errBreak), part(-1, nil)},
+			[]int{0, 1, 2, 3, 4, 5}, nil, "each break is a first one"},
+		{"gives up", doubling, append([]reply{whole(10, errBreak)}, dead[:3]...), []int{0, 1, 3, 7}, errBreak, "three retries"},
+		{"gives up later", doubling, append([]reply{whole(10, errBreak), fails(io.EOF), part(1, errBreak)}, dead[:3]...),
+			[]int{0, 1, 3, 4, 6, 10}, errBreak, "three retries after the last byte"},
+		{"no progress", doubling, []reply{whole(10, errBreak), part(0, errBreak), part(0, nil), part(0, io.ErrUnexpectedEOF)},
+			[]int{0, 1, 3, 7}, io.ErrUnexpectedEOF, "a body without a byte is no progress"},
+		{"no progress from the start", doubling, []reply{status(503), whole(0, errBreak), part(0, errBreak), part(0, errBreak)},
+			[]int{0, 1, 3, 7}, errBreak, "the count goes on from that of the response"},
+		{"asked to wait", doubling, []reply{whole(10, errBreak), busy, part(-1, nil)}, []int{0, 1, 21}, nil, "the server's wish counts"},
+		{"MaxElapsed", steady, append([]reply{after(10*time.Second, whole(10, errBreak))}, dead[:3]...), []int{0, 11, 12, 13}, errBreak, "counted from the break"},
+		{"MaxElapsed after progress", steady, append([]reply{whole(10, errBreak), fails(io.EOF), part(1, errBreak)}, dead[:3]...),
+			[]int{0, 1, 2, 3, 4, 5}, errBreak, "counted from the last break"},
+		{"MaxElapsed without progress", steady, []reply{after(10*time.Second, whole(0, errBreak))}, []int{0}, errBreak, "counted from the start"},
+		{"never", httpretry.Never, []reply{whole(10, errBreak)}, []int{0}, errBreak, "a policy that never retries is obeyed"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				o := newOrigin(tt.replies...)
+				start := time.Now()
+				got, err := download(t, o.downloads(httpretry.RetryTransport{Policy: tt.policy}), newRequest(t, "GET", "http://example.com/", nil))
+				if err != tt.err || err == nil && got != alphabet || !strings.HasPrefix(alphabet, got) {
+					t.Errorf("got %q, %v, want error %v: %s", got, err, tt.err, tt.reason)
+				}
+				var at []int
+				for _, when := range o.at {
+					at = append(at, int(when.Sub(start)/time.Second))
+				}
+				if diff := cmp.Diff(tt.at, at); diff != "" {
+					t.Errorf("seconds at which attempts were made (-want +got): %s\n%s", tt.reason, diff)
+				}
+				o.wantClosed(t)
+			})
+		})
+	}
+}
+
+func TestDownloadAndDeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), 2500*time.Millisecond)
+		defer cancel()
+		o := newOrigin(whole(10, errBreak), fails(io.EOF))
+		rt := o.downloads(httpretry.RetryTransport{Policy: httpretry.RetryConfig{MaxRetries: 9, Jitter: httpretry.None()}})
+		start := time.Now()
+		got, err := download(t, rt, newRequest(t, "GET", "http://example.com/", nil).WithContext(ctx))
+		if got != alphabet[:10] || err != errBreak || time.Since(start) != time.Second {
+			t.Errorf("got %q, %v after %v, want the first ten letters and %v after 1s: the next wait would end after the deadline", got, err, time.Since(start), errBreak)
+		}
+		o.wantClosed(t)
+	})
+}
+
+// downloadStages are where a download may be when something ends it after a
+// second: each has an attempt, or a body, that ends with its context or its
+// Close.
+func downloadStages() map[string][]reply {
+	hangs := func(req *http.Request) (*http.Response, error) {
+		<-req.Context().Done()
+		return nil, req.Context().Err() // and not the cause, as older transports do
+	}
+	hanging := func(r *http.Response) {
+		ctx, hung := r.Request.Context(), newHangingBody("")
+		context.AfterFunc(ctx, func() { hung.Close() })
+		r.Body = hung
+	}
+	slow := status(503).with(func(r *http.Response) { r.Body, r.ContentLength = newHangingBody("x"), -1 })
+	return map[string][]reply{
+		"the first body":            {whole(10, nil).with(hanging)},
+		"the wait":                  {whole(10, errBreak), fails(io.EOF), fails(io.EOF)},
+		"the wait after a response": {whole(10, errBreak), slow, slow},
+		"the attempt":               {whole(10, errBreak), hangs},
+		"a later body":              {whole(10, errBreak), part(0, nil).with(hanging)},
+	}
+}
+
+// stagePolicy waits for 0.3 s, then for 300 s.
+var stagePolicy = httpretry.RetryConfig{MaxRetries: 9, InitialBackoff: 300 * time.Millisecond, BackoffFactor: 1000, MaxBackoff: time.Hour, Jitter: httpretry.None()}
+
+func TestDownloadEndsAtOnce(t *testing.T) {
+	cause := errors.New("the reason")
+	for stage, replies := range downloadStages() {
+		for _, by := range []string{"cancellation", "Close"} {
+			t.Run(by+" during "+stage, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					ctx, cancel := context.WithCancelCause(t.Context())
+					defer cancel(nil)
+					o := newOrigin(replies...)
+					rt := o.downloads(httpretry.RetryTransport{Policy: stagePolicy})
+					resp, err := rt.RoundTrip(newRequest(t, "GET", "http://example.com/", nil).WithContext(ctx))
+					if err != nil {
+						t.Fatal(err)
+					}
+					want := cause
+					time.AfterFunc(time.Second, func() { cancel(cause) })
+					if by == "Close" {
+						want = http.ErrBodyReadAfterClose
+						time.AfterFunc(time.Second-1, func() { resp.Body.Close() })
+					}
+					start := time.Now()
+					got, err := io.ReadAll(resp.Body)
+					if elapsed := time.Since(start).Round(time.Millisecond); err != want || elapsed != time.Second || !strings.HasPrefix(alphabet, string(got)) {
+						t.Errorf("got %q, %v after %v, want %v after 1s", got, err, elapsed, want)
+					}
+					if _, again := resp.Body.Read(make([]byte, 1)); again != err {
+						t.Errorf("another Read: got %v, want %v again", again, err)
+					}
+					resp.Body.Close()
+					synctest.Wait()
+					o.wantClosed(t)
+				})
+			})
+		}
+	}
+}
+
+// Close may be called at any time, also while Read is.
+func TestCloseWhileReading(t *testing.T) {
+	replies := []reply{whole(1, errBreak)}
+	for range 24 {
+		replies = append(replies, part(1, errBreak), fails(io.EOF), status(503))
+	}
+	for i := range 500 {
+		synctest.Test(t, func(t *testing.T) {
+			o := newOrigin(replies...)
+			resp, err := o.downloads(httpretry.RetryTransport{}).RoundTrip(newRequest(t, "GET", "http://example.com/", nil))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for range 2 {
+				go func() {
+					for range rand.IntN(i + 1) {
+						runtime.Gosched()
+					}
+					resp.Body.Close()
+				}()
+			}
+			got, err := io.ReadAll(resp.Body)
+			if err == nil || !strings.HasPrefix(alphabet, string(got)) {
+				t.Errorf("got %q, %v, want a part of the alphabet and an error", got, err)
+			}
+			synctest.Wait()
+			o.wantClosed(t)
+		})
+	}
+}
+
+// While nobody reads, nothing happens.
+func TestDownloadIsLazy(t *testing.T) {
+	running := goleak.IgnoreCurrent()
+	o := newOrigin(whole(10, errBreak), part(10, errBreak), part(-1, nil))
+	resp, err := o.downloads(httpretry.RetryTransport{}).RoundTrip(newRequest(t, "GET", "http://example.com/", nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []string{alphabet[:10], alphabet[10:20]} {
+		buf := make([]byte, 10)
+		if _, err := io.ReadFull(resp.Body, buf); err != nil || string(buf) != want {
+			t.Errorf("got %q, %v, want %q", buf, err, want)
+		}
+		if len(o.sent) != i+1 {
+			t.Errorf("%d attempts although nobody has read beyond the break, want %d", len(o.sent), i+1)
+		}
+		if err := goleak.Find(running); err != nil {
+			t.Errorf("while nobody reads: %v", err)
+		}
+	}
+	resp.Body.Close()
+	o.wantClosed(t)
+}
+
+// The end of a download, good or bad, frees what it took, also if the caller
+// forgets to close it.
+func TestDownloadFreesItsContext(t *testing.T) {
+	for _, last := range []reply{part(-1, nil), status(404), fails(io.EOF)} {
+		o := newOrigin(whole(10, errBreak), part(5, errBreak), last)
+		policy := httpretry.PolicyFunc(func(a httpretry.Attempt) (time.Duration, bool) { return 0, a.Number < 2 })
+		resp, err := o.downloads(httpretry.RetryTransport{Policy: policy}).RoundTrip(newRequest(t, "GET", "http://example.com/", nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		buf := make([]byte, 12)
+		if _, err := io.ReadFull(resp.Body, buf); err != nil || o.sent[1].Context().Err() != nil {
+			t.Errorf("got %v and a context with %v in the middle of the download, want none", err, o.sent[1].Context().Err())
+		}
+		io.Copy(io.Discard, resp.Body)
+		for i, req := range o.sent[1:] {
+			if req.Context().Err() == nil {
+				t.Errorf("the context of attempt %d outlives the download", i+2)
+			}
+		}
+		resp.Body.Close()
+	}
+}
+
+func TestDownloadIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := newOrigin(status(503), whole(10, errBreak), fails(io.EOF), status(500), part(5, nil), status(404))
+		var told []string
+		rt := o.downloads(httpretry.RetryTransport{
+			Policy: httpretry.RetryConfig{MaxRetries: 5, Jitter: httpretry.None()},
+			OnAttempt: func(a httpretry.Attempt, d httpretry.Decision) {
+				what := fmt.Sprint(a.Err)
+				if a.Response != nil {
+					what = fmt.Sprint(a.Response.StatusCode)
+				}
+				told = append(told, fmt.Sprintf("%d after %v: %s; then %v %q, at %v", a.Number, a.Delay, what, d.Delay, d.Reason, a.Elapsed))
+			},
+		})
+		req := newRequest(t, "GET", "http://example.com/", nil)
+		got, err := download(t, rt, req)
+		if got != alphabet[:15] || err != io.ErrUnexpectedEOF {
+			t.Errorf("got %q, %v, want the first fifteen letters and %v", got, err, io.ErrUnexpectedEOF)
+		}
+		want := []string{
+			`1 after 0s: 503; then 1s "", at 0s`,
+			`2 after 1s: 200; then 0s "final", at 1s`,
+			`1 after 0s: the line broke; then 1s "", at 0s`,
+			`2 after 1s: EOF; then 2s "", at 1s`,
+			`3 after 2s: 500; then 4s "", at 3s`,
+			`4 after 4s: 206; then 0s "final", at 7s`,
+			`1 after 0s: unexpected EOF; then 1s "", at 0s`,
+			`2 after 1s: 404; then 0s "final", at 1s`,
+		}
+		if diff := cmp.Diff(want, told); diff != "" {
+			t.Errorf("OnAttempt (-want +got):\n%s", diff)
+		}
+		for i, want := range []int{1, 2, 2, 3, 4, 2} {
+			if got := httpretry.AttemptNumber(o.sent[i].Context()); got != want {
+				t.Errorf("request %d: got attempt number %d, want %d", i+1, got, want)
+			}
+		}
+		o.wantClosed(t)
+	})
+}
+
+// Who is asked about other attempts is asked about these.
+func TestDownloadAsksEveryone(t *testing.T) {
+	final := httpretry.ClassifierFunc(func(_ *http.Request, _ *http.Response, err error) httpretry.Verdict { return httpretry.Verdict{} })
+	strange := httpretry.ClassifierFunc(func(_ *http.Request, resp *http.Response, err error) httpretry.Verdict {
+		if resp != nil && resp.StatusCode == 206 || err != nil {
+			return httpretry.Verdict{Outcome: httpretry.Uncertain}
+		}
+		return httpretry.Verdict{}
+	})
+	twice := httpretry.PolicyFunc(func(a httpretry.Attempt) (time.Duration, bool) { return 0, a.Number < 3 })
+	tests := []struct {
+		name     string
+		rt       httpretry.RetryTransport
+		replies  []reply
+		attempts int
+		err      error
+		reason   string
+	}{
+		{"classifier", httpretry.RetryTransport{Classifier: final}, []reply{whole(10, errBreak)}, 1, errBreak, "it calls the break final"},
+		{"classifier that never has enough", httpretry.RetryTransport{Classifier: strange, Policy: twice},
+			[]reply{whole(10, errBreak), part(-1, nil), part(-1, nil)}, 3, nil, "the last part is taken when the policy ends"},
+		{"policy", httpretry.RetryTransport{Policy: httpretry.Never}, []reply{whole(10, errBreak)}, 1, errBreak, "it wants no retry"},
+		{"idempotent", httpretry.RetryTransport{Idempotent: func(*http.Request) bool { return false }}, []reply{whole(10, errBreak)}, 1, errBreak, "a break is uncertain"},
+		{"budget", httpretry.RetryTransport{Budget: &httpretry.TokenBudget{Ratio: -1, MinPerSecond: -1, Burst: 1}},
+			[]reply{whole(10, errBreak), part(1, errBreak)}, 2, errBreak, "it has one retry"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			o := newOrigin(tt.replies...)
+			_, err := download(t, o.downloads(tt.rt), newRequest(t, "GET", "http://example.com/", nil))
+			if err != tt.err || len(o.sent) != tt.attempts {
+				t.Errorf("got %v after %d attempts, want %v after %d: %s", err, len(o.sent), tt.err, tt.attempts, tt.reason)
+			}
+			o.wantClosed(t)
+		})
+	}
+	t.Run("policy of the context", func(t *testing.T) {
+		o := newOrigin(whole(10, errBreak))
+		req := newRequest(t, "GET", "http://example.com/", nil)
+		req = req.WithContext(httpretry.WithPolicy(req.Context(), httpretry.Never))
+		if _, err := download(t, o.downloads(httpretry.RetryTransport{}), req); err != errBreak {
+			t.Errorf("got %v, want %v: the request's own policy wants no retry", err, errBreak)
+		}
+	})
+}
+
+func TestDownloadLeavesTheRequestAlone(t *testing.T) {
+	for _, header := range []http.Header{{"X-Test": {"1"}, "Range": {"bytes=0-25"}}, nil} {
+		first := whole(10, errBreak)
+		if header != nil {
+			first = part(10, errBreak)
+		}
+		o := newOrigin(first, part(3, errBreak), part(-1, nil))
+		req := newRequest(t, "GET", "http://example.com/", nil)
+		req.Header = header
+		before := *req
+		want := header.Clone()
+		if got, err := download(t, o.downloads(httpretry.RetryTransport{}), req); got != alphabet || err != nil {
+			t.Errorf("got %q, %v, want the alphabet", got, err)
+		}
+		if diff := cmp.Diff(want, req.Header); diff != "" || req.Context() != before.Context() || req.URL != before.URL {
+			t.Errorf("the caller's request was modified, its header (-want +got):\n%s", diff)
+		}
+		if header != nil && o.sent[1].Header.Get("X-Test") != "1" {
+			t.Error("the caller's header is missing in the request for the rest")
+		}
+	}
+}
+
+// Middleware below sees an ordinary request, and signs it as it is sent.
+func TestDownloadIsSignedAnew(t *testing.T) {
+	o := newOrigin(whole(10, errBreak), status(503), part(-1, nil))
+	signer := roundTripFunc(func(req *http.Request) (*http.Response, error) {
+		n := httpretry.AttemptNumber(req.Context())
+		req = req.Clone(req.Context())
+		req.Header.Set("Authorization", fmt.Sprintf("%d %q %q", n, req.Header.Get("Range"), req.Header.Get("If-Range")))
+		return o.RoundTrip(req)
+	})
+	rt := &httpretry.RetryTransport{Base: signer, Policy: now, ResumeDownloads: true}
+	if got, err := download(t, rt, newRequest(t, "GET", "http://example.com/", nil)); got != alphabet || err != nil {
+		t.Errorf("got %q, %v, want the alphabet", got, err)
+	}
+	for i, want := range []string{`1 "" ""`, `2 "bytes=10-" "\"v1\""`, `3 "bytes=10-" "\"v1\""`} {
+		if got := o.sent[i].Header["Authorization"]; len(got) != 1 || got[0] != want {
+			t.Errorf("request %d: got signature %q, want %q alone", i+1, got, want)
+		}
+	}
+}
+
+func TestDownloadWithAttemptTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hangs := func(req *http.Request) (*http.Response, error) {
+			<-req.Context().Done()
+			return nil, context.Cause(req.Context())
+		}
+		slow := func(r *http.Response) {
+			r.Body = &contextBody{ctx: r.Request.Context(), after: time.Minute, data: alphabet[10:]}
+		}
+		o := newOrigin(whole(10, errBreak), hangs, part(-1, nil).with(slow))
+		rt := o.downloads(httpretry.RetryTransport{AttemptTimeout: time.Second})
+		start := time.Now()
+		got, err := download(t, rt, newRequest(t, "GET", "http://example.com/", nil))
+		if elapsed := time.Since(start); got != alphabet || err != nil || elapsed < 61*time.Second || elapsed > 3*time.Minute {
+			t.Errorf("got %q, %v after %v, want the alphabet: the timeout is for the headers, once for each attempt", got, err, elapsed)
+		}
+		o.wantClosed(t)
+		for i, req := range o.sent[1:] {
+			if req.Context().Err() == nil {
+				t.Errorf("the context of attempt %d outlives the download", i+2)
+			}
+		}
+	})
+}
+
+func TestDownloadWithReadAhead(t *testing.T) {
+	tests := []struct {
+		name    string
+		limit   int64
+		replies []reply
+		ranges  []string
+		reason  string
+	}{
+		{"fits", 26, []reply{whole(10, errBreak), whole(26, nil)}, []string{"", ""}, "an attempt that is held back is made again as a whole"},
+		{"does not fit", 5, []reply{whole(10, errBreak), part(8, errBreak), part(-1, nil)}, []string{"", "bytes=10-", "bytes=18-"}, "what was handed on goes on"},
+		{"the rest fits", 16, []reply{whole(20, errBreak), part(3, errBreak), part(-1, nil)}, []string{"", "bytes=20-", "bytes=20-"}, "it is held back, and asked for again as a whole"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			o := newOrigin(tt.replies...)
+			got, err := download(t, o.downloads(httpretry.RetryTransport{MaxResponseBytes: tt.limit}), newRequest(t, "GET", "http://example.com/", nil))
+			if got != alphabet || err != nil {
+				t.Errorf("got %q, %v, want the alphabet: %s", got, err, tt.reason)
+			}
+			if diff := cmp.Diff(tt.ranges, o.ranges()); diff != "" {
+				t.Errorf("Range headers (-want +got): %s\n%s", tt.reason, diff)
+			}
+			o.wantClosed(t)
+		})
+	}
+	t.Run("what was read ahead is not lost", func(t *testing.T) {
+		once := httpretry.PolicyFunc(func(a httpretry.Attempt) (time.Duration, bool) { return 0, a.Number < 2 })
+		o := newOrigin(whole(20, errBreak), part(3, errBreak), part(-1, nil))
+		got, err := download(t, o.downloads(httpretry.RetryTransport{MaxResponseBytes: 16, Policy: once}), newRequest(t, "GET", "http://example.com/", nil))
+		if diff := cmp.Diff([]string{"", "bytes=20-", "bytes=23-"}, o.ranges()); diff != "" || got != alphabet || err != nil {
+			t.Errorf("got %q, %v, want the alphabet; Range headers (-want +got):\n%s", got, err, diff)
+		}
+		o.wantClosed(t)
+	})
+}
+
+func TestTrailersOfTheLastPart(t *testing.T) {
+	for _, announced := range []bool{true, false} {
+		// As net/http does: announced ones are in the map from the start.
+		trailing := func(sum string) func(*http.Response) {
+			return func(r *http.Response) {
+				if announced {
+					r.Trailer = http.Header{"X-Sum": nil}
+				}
+				body := r.Body
+				r.Body = closeFunc{readFunc{body, func(err error) {
+					if err == io.EOF {
+						r.Trailer = http.Header{"X-Sum": {sum}}
+					}
+				}}, func() {}}
+			}
+		}
+		o := newOrigin(whole(10, errBreak).with(trailing("first")), part(-1, nil).with(trailing("last")))
+		resp, err := o.downloads(httpretry.RetryTransport{}).RoundTrip(newRequest(t, "GET", "http://example.com/", nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		copied := *resp // as a middleware above may have done
+		if got := readAll(t, resp); got != alphabet || resp.Trailer.Get("X-Sum") != "last" {
+			t.Errorf("got %q and trailer %q, want the alphabet and %q", got, resp.Trailer.Get("X-Sum"), "last")
+		}
+		if announced && copied.Trailer.Get("X-Sum") != "last" {
+			t.Errorf("a copy of the response has trailer %q, want %q too: the map is the same", copied.Trailer.Get("X-Sum"), "last")
+		}
+	}
+}
+
+// readFunc tells f how each Read ended.
+type readFunc struct {
+	io.ReadCloser
+	f func(error)
+}
+
+func (r readFunc) Read(p []byte) (int, error) {
+	n, err := r.ReadCloser.Read(p)
+	r.f(err)
+	return n, err
+}
+
+// A transport that could resume, but has nothing to, costs nothing.
+func TestNoDownloadAllocatesNothing(t *testing.T) {
+	tests := []struct {
+		name   string
+		method string
+		status int
+		header http.Header
+	}{
+		{"no validator", "GET", 200, http.Header{}},
+		{"date without Date", "GET", 200, http.Header{"Last-Modified": {"Mon, 02 Nov 2026 10:00:00 GMT"}}},
+		{"recent date", "GET", 200, http.Header{"Last-Modified": {"Mon, 02 Nov 2026 10:00:00 GMT"}, "Date": {"Mon, 02 Nov 2026 10:00:00 GMT"}}},
+		{"weak ETag", "GET", 200, http.Header{"Etag": {`W/"v1"`}}},
+		{"event stream", "GET", 200, http.Header{"Etag": {`"v1"`}, "Content-Type": {"text/event-stream"}}},
+		{"multipart", "GET", 206, http.Header{"Etag": {`"v1"`}, "Content-Type": {"Multipart/Byteranges; boundary=x"}, "Content-Range": {"bytes 0-9/10"}}},
+		{"HEAD", "HEAD", 200, http.Header{"Etag": {`"v1"`}}},
+		{"POST", "POST", 200, http.Header{"Etag": {`"v1"`}}},
+		{"404", "GET", 404, http.Header{"Etag": {`"v1"`}}},
+	}
+	for _, tt := range tests {
+		body := io.NopCloser(strings.NewReader("x"))
+		resp := &http.Response{StatusCode: tt.status, Header: tt.header, Body: body, ContentLength: 10}
+		rt := &httpretry.RetryTransport{ResumeDownloads: true, Base: roundTripFunc(func(*http.Request) (*http.Response, error) { return resp, nil })}
+		req := newRequest(t, tt.method, "http://example.com/", nil)
+		if got := testing.AllocsPerRun(100, func() { rt.RoundTrip(req) }); got != 0 {
+			t.Errorf("%s: %v allocations, want none where it does not apply", tt.name, got)
+		}
+		if resp.Body != body {
+			t.Errorf("%s: the body was wrapped", tt.name)
+		}
+	}
+}
+
+// A faultyOrigin answers at random, mostly wrong. What it sends where it
+// should not be taken is not what the caller wants.
+type faultyOrigin struct {
+	*rand.Rand
+	content []byte
+	unknown bool // the length, to begin with
+	changed bool
+	opened  int
+	closed  int
+}
+
+func (o *faultyOrigin) RoundTrip(req *http.Request) (*http.Response, error) {
+	if req.Header.Get("If-Range") == "" {
+		return o.begin(req), nil
+	}
+	var first, last int
+	size := len(o.content)
+	if n, _ := fmt.Sscanf(req.Header.Get("Range"), "bytes=%d-%d", &first, &last); n < 2 {
+		last = size - 1
+	}
+	if o.IntN(60) == 0 {
+		o.changed = true
+	}
+	if o.IntN(8) == 0 {
+		return nil, errBreak
+	}
+	if first >= size {
+		return o.respond(req, 416, nil, nil), nil
+	}
+	resp := o.part(req, first, last)
+	if o.IntN(3) == 0 {
+		o.spoil(resp, first, last)
+	}
+	if o.changed {
+		resp.Header.Set("ETag", `"v2"`)
+		resp.Body.(*faultyBody).content = bytes.Repeat([]byte{'!'}, size)
+	}
+	return resp, nil
+}
+
+// begin answers the first attempt, whose ETag and length are the ones to hold.
+func (o *faultyOrigin) begin(req *http.Request) *http.Response {
+	if req.Header.Get("Range") != "" {
+		var first, last int
+		fmt.Sscanf(req.Header.Get("Range"), "bytes=%d-%d", &first, &last)
+		return o.part(req, first, last)
+	}
+	resp := o.respond(req, 200, o.content, o.end(req))
+	if o.IntN(2) == 0 {
+		o.unknown = true
+		resp.ContentLength = -1
+		resp.Body.(*faultyBody).end = errBreak // or no end could be told from another
+	}
+	return resp
+}
+
+func (o *faultyOrigin) part(req *http.Request, first, last int) *http.Response {
+	resp := o.respond(req, 206, o.content[first:last+1], o.end(req))
+	total := strconv.Itoa(len(o.content))
+	if o.IntN(4) == 0 {
+		total = "*"
+	}
+	resp.Header.Set("Content-Range", fmt.Sprintf("bytes %d-%d/%s", first, last, total))
+	if o.IntN(4) == 0 {
+		resp.ContentLength = -1
+	}
+	return resp
+}
+
+// end is how a body ends that is cut off.
+func (o *faultyOrigin) end(req *http.Request) error {
+	return []error{io.EOF, io.ErrUnexpectedEOF, errBreak}[o.IntN(3)]
+}
+
+func (o *faultyOrigin) respond(req *http.Request, status int, content []byte, end error) *http.Response {
+	resp := response(req, status, "")
+	resp.Header.Set("ETag", `"v1"`)
+	resp.ContentLength = int64(len(content))
+	o.opened++
+	body := &faultyBody{origin: o, content: content, end: end, left: len(content)}
+	if o.IntN(3) > 0 {
+		body.left = o.IntN(len(content) + 1)
+	}
+	resp.Body = body
+	return resp
+}
+
+// spoil makes a part one that must not be taken.
+func (o *faultyOrigin) spoil(resp *http.Response, first, last int) {
+	total := len(o.content)
+	ranged := func(format string, args ...any) { resp.Header.Set("Content-Range", fmt.Sprintf(format, args...)) }
+	switch o.IntN(22) {
+	case 0:
+		resp.StatusCode = []int{500, 502, 503, 504, 429}[o.IntN(5)]
+	case 1:
+		resp.StatusCode = []int{200, 204, 304, 401, 403, 404, 410, 412, 416}[o.IntN(9)]
+	case 2:
+		ranged("bytes %d-%d/%d", max(0, first-1), last, total)
+		if first == 0 {
+			resp.Header.Del("Content-Range")
+		}
+	case 3:
+		ranged("bytes %d-%d/%d", first+1, max(last, first+1), total+1)
+	case 4:
+		ranged("bytes 0-%d/%d", last, total)
+		if first == 0 {
+			resp.Header.Del("Content-Range")
+		}
+	case 5:
+		ranged("bytes %d-%d/%d", first, last+1, total+1)
+		if o.unknown { // or it would be the truth, as far as anybody can tell
+			resp.Header.Del("Content-Range")
+		}
+	case 6:
+		ranged("bytes %d-%d/%d", first, last-1, total)
+	case 7:
+		ranged("bytes %d-%d/%d", first, last, total+1)
+		resp.Header.Set("ETag", `"v2"`)
+	case 8:
+		resp.Header.Del("ETag")
+	case 9:
+		resp.Header.Set("ETag", `W/"v1"`)
+	case 10:
+		resp.Header.Set("ETag", `"v2"`)
+	case 11:
+		resp.Header.Add("ETag", `"v2"`)
+	case 12:
+		resp.ContentLength = int64(last + 2 - first)
+	case 13:
+		resp.ContentLength = int64(last - first)
+	case 14:
+		resp.Header.Set("Content-Encoding", "gzip")
+	case 15:
+		resp.Uncompressed = true
+	case 16:
+		resp.Header.Set("Content-Type", "multipart/byteranges; boundary=x")
+	case 17:
+		resp.Header.Add("Content-Range", resp.Header.Get("Content-Range"))
+	case 18:
+		ranged("bytes %d-%d", first, last)
+	case 19:
+		ranged("bytes */%d", total)
+	case 20:
+		ranged("bytes %d-%d/%d", first, uint64(1<<63)+uint64(last), total)
+	case 21:
+		// The one part that may be taken for what it is: more than it says.
+		body := resp.Body.(*faultyBody)
+		resp.ContentLength = -1
+		body.surplus = "!!!"
+		return
+	}
+	body := resp.Body.(*faultyBody)
+	body.content = bytes.Repeat([]byte{'!'}, len(body.content))
+}
+
+// A faultyBody yields pieces of random size, at times none, and the end
+// together with the last or after it.
+type faultyBody struct {
+	origin  *faultyOrigin
+	content []byte
+	left    int // bytes before it ends
+	end     error
+	surplus string // after all of the content
+	closed  bool
+}
+
+func (b *faultyBody) Read(p []byte) (int, error) {
+	if b.closed {
+		return 0, errors.New("read of a closed body")
+	}
+	if b.left == 0 && len(b.content) == 0 && b.surplus != "" {
+		n := copy(p, b.surplus)
+		b.surplus = b.surplus[n:]
+		return n, nil
+	}
+	n := min(len(p), b.left)
+	if n > 0 && b.origin.IntN(3) > 0 {
+		n = b.origin.IntN(n + 1)
+	}
+	copy(p, b.content[:n])
+	b.content, b.left = b.content[n:], b.left-n
+	if b.left > 0 || len(b.content) == 0 && b.surplus != "" || n > 0 && b.origin.IntN(2) == 0 {
+		return n, nil
+	}
+	if len(b.content) == 0 && b.origin.IntN(4) > 0 {
+		return n, io.EOF // all of it
+	}
+	return n, b.end
+}
+
+func (b *faultyBody) Close() error {
+	if !b.closed {
+		b.closed = true
+		b.origin.closed++
+	}
+	return nil
+}
+
+// Whatever a server does, the caller gets the right bytes or an error: never a
+// wrong byte, never one twice, never an end before the end.
+func TestRandomDownloads(t *testing.T) {
+	const runs = 10_000
+	var complete, failed int
+	synctest.Test(t, func(t *testing.T) {
+		for seed := range uint64(runs) {
+			if randomDownload(t, seed) {
+				complete++
+			} else {
+				failed++
+			}
+		}
+	})
+	t.Logf("%d complete, %d failed", complete, failed)
+	if complete < runs/10 || failed < runs/10 {
+		t.Errorf("%d downloads were complete and %d failed, want many of both: else this tests nothing", complete, failed)
+	}
+}
+
+func randomDownload(t *testing.T, seed uint64) (complete bool) {
+	rng := rand.New(rand.NewPCG(seed, 1))
+	o := &faultyOrigin{Rand: rng, content: pattern(1 + rng.IntN(200))}
+	for i := range o.content {
+		o.content[i] |= 0x80 // no byte of it is one of the wrong ones
+	}
+	rt := &httpretry.RetryTransport{Base: o, ResumeDownloads: true, Policy: httpretry.RetryConfig{MaxRetries: 1 + rng.IntN(5)}}
+	if rng.IntN(4) == 0 {
+		rt.MaxResponseBytes = 1 + rng.Int64N(int64(len(o.content)))
+	}
+	want := o.content
+	req := newRequest(t, "GET", "http://example.com/", nil)
+	if rng.IntN(3) == 0 {
+		first := rng.IntN(len(want))
+		last := first + rng.IntN(len(want)-first)
+		want = want[first : last+1]
+		req.Header.Set("Range", fmt.Sprintf("bytes=%d-%d", first, last))
+	}
+	resp, err := rt.RoundTrip(req)
+	if err != nil {
+		return false // the first attempt was held back and broke off to the last
+	}
+	var got []byte
+	buf := make([]byte, 1+rng.IntN(300))
+	for err == nil {
+		var n int
+		n, err = resp.Body.Read(buf)
+		got = append(got, buf[:n]...)
+	}
+	if !bytes.HasPrefix(want, got) {
+		t.Errorf("seed %d: got wrong bytes: %d that are not the beginning of the %d", seed, len(got), len(want))
+	}
+	if err == io.EOF && len(got) != len(want) {
+		t.Errorf("seed %d: got an end after %d of %d bytes", seed, len(got), len(want))
+	}
+	if _, again := resp.Body.Read(buf); again != err {
+		t.Errorf("seed %d: another Read: got %v, want %v again", seed, again, err)
+	}
+	resp.Body.Close()
+	if synctest.Wait(); o.opened != o.closed {
+		t.Errorf("seed %d: %d of %d response bodies were closed", seed, o.closed, o.opened)
+	}
+	return err == io.EOF
+}
+
+// The rest of this file is about the wire.
+
+// cutOff lets h write n bytes of content in answer to each of the first few
+// requests, and then breaks the connection, or the stream, off.
+func cutOff(few, n int, h http.HandlerFunc) http.HandlerFunc {
+	var requests atomic.Int32
+	return func(w http.ResponseWriter, r *http.Request) {
+		if int(requests.Add(1)) > few {
+			h(w, r)
+			return
+		}
+		h(&cutWriter{ResponseWriter: w, left: n}, r)
+	}
+}
+
+type cutWriter struct {
+	http.ResponseWriter
+	left int
+}
+
+func (w *cutWriter) Write(p []byte) (int, error) {
+	if len(p) < w.left {
+		w.left -= len(p)
+		return w.ResponseWriter.Write(p)
+	}
+	w.ResponseWriter.Write(p[:w.left])
+	http.NewResponseController(w.ResponseWriter).Flush()
+	panic(http.ErrAbortHandler)
+}
+
+func (w *cutWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// quiet keeps a server's log out of the test's.
+func quiet(srv *httptest.Server) *httptest.Server {
+	srv.Config.ErrorLog = log.New(io.Discard, "", 0)
+	return srv
+}
+
+// What http.ServeContent serves goes on, over either protocol, behind a
+// redirect, by its ETag or its date.
+func TestServeContent(t *testing.T) {
+	content := pattern(1 << 20)
+	serve := func(etag string, modified time.Time) http.HandlerFunc {
+		return func(w http.ResponseWriter, r *http.Request) {
+			if etag != "" {
+				w.Header().Set("ETag", etag)
+			}
+			w.Header().Set("Content-Type", "application/octet-stream")
+			http.ServeContent(w, r, "", modified, bytes.NewReader(content))
+		}
+	}
+	old, recent := time.Now().Add(-time.Hour), time.Now()
+	tests := []struct {
+		name  string
+		serve http.HandlerFunc
+		asked string
+		goes  bool
+	}{
+		{"ETag", serve(`"v1"`, time.Time{}), "", true},
+		{"ETag and a recent date", serve(`"v1"`, recent), "", true},
+		{"old date", serve("", old), "", true},
+		{"recent date", serve("", recent), "", false},
+		{"weak ETag", serve(`W/"v1"`, old), "", false},
+		{"neither", serve("", time.Time{}), "", false},
+		{"a range", serve(`"v1"`, time.Time{}), "bytes=1000-900000", true},
+		{"an open range", serve("", old), "bytes=1000-", true},
+		{"a suffix", serve(`"v1"`, time.Time{}), "bytes=-900000", true},
+	}
+	for _, tt := range tests {
+		for _, proto := range []int{1, 2} {
+			t.Run(fmt.Sprint(tt.name, ", HTTP/", proto), func(t *testing.T) {
+				cut := cutOff(3, 200_000, tt.serve)
+				srv := quiet(newProtoServer(t, proto, func(w http.ResponseWriter, r *http.Request) {
+					if r.URL.Path == "/latest" {
+						http.Redirect(w, r, "/v1", http.StatusFound)
+						return
+					}
+					cut(w, r)
+				}))
+				client := newClient(t, srv, &httpretry.RetryTransport{Policy: now, ResumeDownloads: true})
+				req := newRequest(t, "GET", srv.URL+"/latest", nil)
+				want := content
+				if tt.asked != "" {
+					req.Header.Set("Range", tt.asked)
+					want = map[string][]byte{
+						"bytes=1000-900000": content[1000:900001], "bytes=1000-": content[1000:], "bytes=-900000": content[len(content)-900000:],
+					}[tt.asked]
+				}
+				resp, err := client.Do(req)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer resp.Body.Close()
+				got, err := io.ReadAll(resp.Body)
+				if tt.goes && (!bytes.Equal(got, want) || err != nil) {
+					t.Errorf("got %d bytes, %v, want all %d", len(got), err, len(want))
+				}
+				if !tt.goes && (!bytes.Equal(got, want[:200_000]) || err == nil) {
+					t.Errorf("got %d bytes, %v, want 200000 and the error", len(got), err)
+				}
+			})
+		}
+	}
+}
+
+// A body that ends before the length it was said to have, or before its last
+// chunk, is broken, and what tells the length of a chunked one is the rest.
+func TestBodyThatEndsEarly(t *testing.T) {
+	const header = "HTTP/1.1 200 OK\r\nETag: \"v1\"\r\nConnection: close\r\n"
+	tests := []struct{ name, first string }{
+		{"Content-Length not reached", header + "Content-Length: 26\r\n\r\nabcdefghij"},
+		{"no byte of it", header + "Content-Length: 26\r\n\r\n"},
+		{"chunked, after a chunk", header + "Transfer-Encoding: chunked\r\n\r\na\r\nabcdefghij\r\n"},
+		{"chunked, in a chunk", header + "Transfer-Encoding: chunked\r\n\r\n1a\r\nabcdefghij"},
+		{"chunked, before a chunk", header + "Transfer-Encoding: chunked\r\n\r\n"},
+		{"chunked, in the size", header + "Transfer-Encoding: chunked\r\n\r\na\r\nabcdefghij\r\n1"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			attempts := 0
+			addr := serveRaw(t, func(conn net.Conn) {
+				defer conn.Close()
+				req, err := http.ReadRequest(bufio.NewReader(conn))
+				if err != nil {
+					return
+				}
+				if attempts++; attempts == 1 {
+					io.WriteString(conn, tt.first)
+					return
+				}
+				first, last := askedRange(req)
+				fmt.Fprintf(conn, "HTTP/1.1 206 Partial Content\r\nETag: \"v1\"\r\nConnection: close\r\nContent-Range: bytes %d-%d/26\r\n\r\n%s",
+					first, last, alphabet[first:last+1])
+			})
+			tr := &http.Transport{}
+			defer tr.CloseIdleConnections()
+			rt := &httpretry.RetryTransport{Base: tr, Policy: now, ResumeDownloads: true}
+			if got, err := download(t, rt, get(t, "http://"+addr)); got != alphabet || err != nil || attempts != 2 {
+				t.Errorf("got %q, %v in %d attempts, want the alphabet in 2", got, err, attempts)
+			}
+		})
+	}
+	t.Run("HTTP/2", func(t *testing.T) {
+		var attempts atomic.Int32
+		srv := newProtoServer(t, 2, func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("ETag", `"v1"`)
+			if attempts.Add(1) == 1 {
+				w.Header().Set("Content-Length", "26")
+				io.WriteString(w, alphabet[:10]) // and no more, although the stream ends well
+				return
+			}
+			http.ServeContent(w, r, "", time.Time{}, strings.NewReader(alphabet))
+		})
+		rt := newClient(t, srv, &httpretry.RetryTransport{Policy: now, ResumeDownloads: true}).Transport
+		if got, err := download(t, rt, get(t, srv.URL)); got != alphabet || err != nil || attempts.Load() != 2 {
+			t.Errorf("got %q, %v in %d attempts, want the alphabet in 2", got, err, attempts.Load())
+		}
+	})
+}
+
+func TestTrailersOverTheWire(t *testing.T) {
+	for _, proto := range []int{1, 2} {
+		t.Run(fmt.Sprint("HTTP/", proto), func(t *testing.T) {
+			srv := quiet(newProtoServer(t, proto, cutOff(1, 10, func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("ETag", `"v1"`)
+				w.Header().Set("Trailer", "X-Sum")
+				first, last := 0, len(alphabet)-1
+				if r.Header.Get("Range") != "" {
+					first, last = askedRange(r)
+					w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", first, last, len(alphabet)))
+					w.WriteHeader(http.StatusPartialContent)
+				}
+				io.WriteString(w, alphabet[first:last+1])
+				w.Header().Set("X-Sum", "sum")
+			})))
+			client := newClient(t, srv, &httpretry.RetryTransport{Policy: now, ResumeDownloads: true})
+			resp, err := client.Do(get(t, srv.URL))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := readAll(t, resp); got != alphabet || resp.Trailer.Get("X-Sum") != "sum" {
+				t.Errorf("got %q with trailer %q, want the alphabet and %q", got, resp.Trailer.Get("X-Sum"), "sum")
+			}
+		})
+	}
+}
+
+// A CDN has the file anew and answers the range of the old one with all of the
+// new one.
+func TestStaleRange(t *testing.T) {
+	var attempts atomic.Int32
+	cut := cutOff(1, 200_000, func(w http.ResponseWriter, r *http.Request) {
+		version := min(attempts.Add(1), 2)
+		w.Header().Set("ETag", fmt.Sprintf(`"v%d"`, version))
+		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(bytes.Repeat([]byte{byte(version)}, 1<<20)))
+	})
+	srv := quiet(newServer(t, cut))
+	client := newClient(t, srv, &httpretry.RetryTransport{Policy: now, ResumeDownloads: true})
+	resp, err := client.Do(get(t, srv.URL))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	got, err := io.ReadAll(resp.Body)
+	if !bytes.Equal(got, bytes.Repeat([]byte{1}, 200_000)) || err != io.ErrUnexpectedEOF || attempts.Load() != 2 {
+		t.Errorf("got %d bytes, %v in %d attempts, want 200000 of the first version and %v in 2", len(got), err, attempts.Load(), io.ErrUnexpectedEOF)
+	}
+}
+
+var downloadMiB = flag.Int64("download.mib", 64, "size of the download over a line that breaks, in MiB")
+
+// A largeFile is content of any size that takes no memory.
+type largeFile struct {
+	table        []byte // of a length that has nothing to do with powers of 2
+	size, offset int64
+}
+
+func newLargeFile(size int64) *largeFile { return &largeFile{table: pattern(1_000_003), size: size} }
+
+func (f *largeFile) Read(p []byte) (int, error) {
+	if f.offset >= f.size {
+		return 0, io.EOF
+	}
+	p = p[:min(int64(len(p)), f.size-f.offset)]
+	n := copy(p, f.table[f.offset%int64(len(f.table)):])
+	f.offset += int64(n)
+	return n, nil
+}
+
+func (f *largeFile) Seek(offset int64, whence int) (int64, error) {
+	f.offset = offset + map[int]int64{io.SeekStart: 0, io.SeekCurrent: f.offset, io.SeekEnd: f.size}[whence]
+	return f.offset, nil
+}
+
+// A badLine forwards connections to a server, at 100 MiB/s, and cuts each after
+// a random number of bytes, by a FIN or a reset.
+type badLine struct {
+	ln   net.Listener
+	to   string
+	mean int64 // bytes; 0: no cuts
+	cuts atomic.Int32
+	wg   sync.WaitGroup
+}
+
+func newBadLine(t *testing.T, to string, mean int64) *badLine {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := &badLine{ln: ln, to: to, mean: mean}
+	l.wg.Go(func() {
+		for {
+			conn, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			l.wg.Go(func() { l.forward(conn.(*net.TCPConn)) })
+		}
+	})
+	return l
+}
+
+func (l *badLine) forward(client *net.TCPConn) {
+	defer client.Close()
+	server, err := net.Dial("tcp", l.to)
+	if err != nil {
+		return
+	}
+	defer server.Close()
+	server.(*net.TCPConn).SetReadBuffer(256 << 10) // what is in there is lost with each cut
+	l.wg.Go(func() {
+		io.Copy(server, client)
+		server.(*net.TCPConn).CloseWrite()
+	})
+	if l.mean == 0 {
+		io.Copy(client, &pacedReader{r: server, start: time.Now()})
+		return
+	}
+	if _, err := io.CopyN(client, &pacedReader{r: server, start: time.Now()}, 1+rand.Int64N(2*l.mean)); err != nil {
+		return
+	}
+	l.cuts.Add(1)
+	if rand.IntN(2) == 0 {
+		client.SetLinger(0)
+	}
+}
+
+// A pacedReader reads 100 MiB/s.
+type pacedReader struct {
+	r     io.Reader
+	start time.Time
+	read  int64
+}
+
+func (p *pacedReader) Read(b []byte) (int, error) {
+	time.Sleep(time.Until(p.start.Add(time.Duration(p.read) * time.Second / (100 << 20))))
+	n, err := p.r.Read(b)
+	p.read += int64(n)
+	return n, err
+}
+
+func (l *badLine) close() {
+	l.ln.Close()
+	l.wg.Wait()
+}
+
+// fetch downloads url in one go and returns its SHA-256, how long it took, and
+// by how much the heap has grown at most.
+func fetch(t *testing.T, url string, policy httpretry.Policy) (sum [sha256.Size]byte, took time.Duration, grown int64) {
+	t.Helper()
+	tr := &http.Transport{DisableKeepAlives: true}
+	defer tr.CloseIdleConnections()
+	client := &http.Client{Transport: &httpretry.RetryTransport{Base: tr, Policy: policy, ResumeDownloads: true}}
+	runtime.GC()
+	var before, during runtime.MemStats
+	runtime.ReadMemStats(&before)
+	start := time.Now()
+	resp, err := client.Do(get(t, url))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	hash := sha256.New()
+	for err == nil {
+		if _, err = io.CopyN(hash, resp.Body, 16<<20); err == nil || err == io.EOF {
+			runtime.ReadMemStats(&during)
+			grown = max(grown, int64(during.HeapAlloc)-int64(before.HeapAlloc))
+		}
+	}
+	if err != io.EOF {
+		t.Fatalf("the download ended with %v", err)
+	}
+	return [sha256.Size]byte(hash.Sum(nil)), time.Since(start), grown
+}
+
+// A large file over a line that breaks every few MiB arrives as it is, in
+// constant memory, and about as fast as over a good line.
+func TestDownloadOverABadLine(t *testing.T) {
+	const backoff = 10 * time.Millisecond
+	size := *downloadMiB << 20
+	hash := sha256.New()
+	io.Copy(hash, newLargeFile(size))
+	want := [sha256.Size]byte(hash.Sum(nil))
+	srv := quiet(newServer(t, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("ETag", `"v1"`)
+		http.ServeContent(w, r, "large.bin", time.Time{}, newLargeFile(size))
+	}))
+	policy := httpretry.RetryConfig{MaxRetries: 5, InitialBackoff: backoff, Jitter: httpretry.None()}
+
+	good := newBadLine(t, srv.Listener.Addr().String(), 0)
+	sum, uncut, _ := fetch(t, "http://"+good.ln.Addr().String(), policy)
+	good.close()
+	if sum != want {
+		t.Errorf("over a good line: got SHA-256 %x, want %x", sum, want)
+	}
+	bad := newBadLine(t, srv.Listener.Addr().String(), 4<<20)
+	sum, took, grown := fetch(t, "http://"+bad.ln.Addr().String(), policy)
+	bad.close()
+	if sum != want {
+		t.Errorf("over a bad line: got SHA-256 %x, want %x", sum, want)
+	}
+	cuts := bad.cuts.Load()
+	if cuts == 0 {
+		t.Error("the line was never cut")
+	}
+	const limit = 16 << 20
+	if grown > limit {
+		t.Errorf("the heap grew by %d bytes, want less than %d for any size", grown, limit)
+	}
+	waits := time.Duration(cuts) * backoff
+	longer := float64(took)/float64(uncut+waits) - 1
+	t.Logf("%d MiB: uncut %v; %d cuts, with %v of backoffs: %v (%+.1f %%); heap grew by %d KiB", *downloadMiB,
+		uncut, cuts, waits, took, 100*longer, grown>>10)
+	if longer > 1 { // a few percent on an idle machine
+		t.Errorf("the download took %v, want not even twice the %v of an uncut one and the backoffs", took, uncut+waits)
+	}
+}
+
+// The page on downloads has a program that compiles and runs as it stands.
+func TestDownloadsPage(t *testing.T) {
+	page, err := os.ReadFile("docs/downloads.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	programs := regexp.MustCompile("(?s)```go\n(package main\n.*?)```").FindAllSubmatch(page, -1)
+	if len(programs) != 1 {
+		t.Fatalf("the page has %d programs, want 1", len(programs))
+	}
+	file := filepath.Join(t.TempDir(), "main.go")
+	if err := os.WriteFile(file, programs[0][1], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), "go", "run", file)
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, stderr.String())
+	}
+	if got, want := strings.TrimSpace(string(out)), "67108864 bytes, as they should be"; got != want {
+		t.Errorf("the program printed %q, want %q", got, want)
+	}
+}
