@@ -334,28 +334,6 @@ func TestPanicLeavesNothingOpen(t *testing.T) {
 	}
 }
 
-// An attempt must not begin when the wait and the context end at once.
-func TestNoAttemptWithDoneContext(t *testing.T) {
-	for range 50 {
-		synctest.Test(t, func(t *testing.T) {
-			ctx, cancel := context.WithCancel(t.Context())
-			rt := &httpretry.RetryTransport{
-				Policy: httpretry.PolicyFunc(func(httpretry.Attempt) (time.Duration, bool) {
-					time.AfterFunc(time.Second, cancel)
-					return time.Second, true
-				}),
-				Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
-					if req.Context().Err() != nil {
-						t.Error("an attempt began with a context that was done")
-					}
-					return response(req, 503, ""), nil
-				}),
-			}
-			rt.RoundTrip(newRequest(t, "GET", "http://example.com/", nil).WithContext(ctx))
-		})
-	}
-}
-
 // Response.Request is the caller's, also when Base has put its own there.
 func TestResponseRequest(t *testing.T) {
 	for _, fail := range []int{1, 3} {
