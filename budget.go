@@ -26,8 +26,8 @@ type Budget interface {
 // A TokenBudget allows retries in proportion to requests: each request brings
 // Ratio tokens, each second MinPerSecond, and each retry takes one. What is not
 // taken is saved, up to Burst. So the load on a server that rejects everything
-// is at most 1 + Ratio times that of its callers, plus MinPerSecond; and it
-// takes no coordination for that to hold for any number of processes.
+// is at most 1 + Ratio times that of its callers, plus MinPerSecond from each
+// process, once Burst is spent; it takes no coordination for that to hold.
 //
 // The model is that of Finagle's RetryBudget, a ratio and a floor for low
 // traffic, with the cap of a token bucket in the place of Finagle's window of
@@ -35,8 +35,9 @@ type Budget interface {
 // gRPC (proposal A6), also forbids the last retries of a total outage, but
 // lets a client with little traffic retry hardly ever.
 //
-// The zero value has the defaults and is full. A TokenBudget must not be
-// copied after its first use, nor its fields be changed.
+// The zero value has the defaults and is full. A TokenBudget is safe for
+// concurrent use; it must not be copied after its first use, nor its fields be
+// changed. In a field, NaN counts as negative.
 type TokenBudget struct {
 	// Ratio is how many retries each request allows for. If zero, 0.2; if
 	// negative, none.
@@ -50,7 +51,7 @@ type TokenBudget struct {
 	// what ten seconds of MinPerSecond bring.
 	Burst float64
 
-	spent atomic.Int64 // microtokens that are missing to Burst, at least 0
+	spent atomic.Int64 // nanotokens that are missing to Burst, at least 0
 
 	mu   sync.Mutex // guards paid
 	paid time.Time  // until when MinPerSecond has been credited
@@ -60,7 +61,7 @@ type TokenBudget struct {
 func (b *TokenBudget) Deposit(*http.Request) {
 	// While nothing fails nothing is spent, and nobody writes.
 	for spent := b.spent.Load(); spent > 0; spent = b.spent.Load() {
-		if b.spent.CompareAndSwap(spent, max(0, spent-micro(b.ratio()))) {
+		if b.spent.CompareAndSwap(spent, max(0, spent-nano(b.ratio()))) {
 			return
 		}
 	}
@@ -68,13 +69,13 @@ func (b *TokenBudget) Deposit(*http.Request) {
 
 // Withdraw implements [Budget].
 func (b *TokenBudget) Withdraw(Attempt) bool {
-	credit, limit := b.credit(time.Now()), micro(b.burst())
+	credit, limit := b.credit(time.Now()), nano(b.burst())
 	for {
 		spent := b.spent.Load()
 		left := max(0, spent-credit)
-		granted := left+micro(1) <= limit
+		granted := left+nano(1) <= limit
 		if granted {
-			left += micro(1)
+			left += nano(1)
 		}
 		if b.spent.CompareAndSwap(spent, left) {
 			return granted
@@ -87,12 +88,15 @@ func (b *TokenBudget) credit(now time.Time) int64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	since := now.Sub(b.paid) // saturates for the zero time, when nothing is spent yet
-	b.paid = now
-	return micro(since.Seconds() * b.minPerSecond())
+	credit := nano(since.Seconds() * b.minPerSecond())
+	if credit > 0 { // else the fraction would be lost
+		b.paid = now
+	}
+	return credit
 }
 
-// micro is a number of tokens in microtokens.
-func micro(tokens float64) int64 { return int64(min(tokens, math.MaxInt32) * 1e6) }
+// nano is a number of tokens in nanotokens.
+func nano(tokens float64) int64 { return int64(min(tokens, math.MaxInt32) * 1e9) }
 
 func (b *TokenBudget) ratio() float64 { return orDefault(b.Ratio, 0.2) }
 
@@ -116,7 +120,8 @@ func orDefault(v, byDefault float64) float64 {
 
 // PerHost returns a budget that keeps the hosts of requests apart, by
 // URL.Host: each has a budget of its own, which newBudget makes when the host
-// is first seen. newBudget must be safe for concurrent use.
+// is first seen. newBudget is called with a lock held, for several hosts at
+// once: it must not use the budget that PerHost returned, nor return nil.
 //
 // It remembers thousands of hosts: of those that were used least recently it
 // forgets some, and their budgets begin anew when they come back.

@@ -73,6 +73,29 @@ func TestTokenBudget(t *testing.T) {
 	}
 }
 
+// Asking often does not make the seconds' tokens trickle away.
+func TestTokenBudgetCreditsFractions(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := &httpretry.TokenBudget{Ratio: -1, MinPerSecond: 10, Burst: 1}
+		withdrawals(b, 1)
+		allowed := 0
+		for range 100_000 {
+			time.Sleep(10 * time.Nanosecond)
+			allowed += withdrawals(b, 1)
+		}
+		if allowed != 0 {
+			t.Errorf("%d retries were allowed within a millisecond, want none", allowed)
+		}
+		for range 1000 {
+			time.Sleep(time.Millisecond)
+			allowed += withdrawals(b, 1)
+		}
+		if allowed < 9 || allowed > 10 {
+			t.Errorf("%d retries were allowed within a second, want about 10", allowed)
+		}
+	})
+}
+
 // However it is used at once, no more is taken than there is.
 func TestTokenBudgetIsExactUnderConcurrency(t *testing.T) {
 	b := &httpretry.TokenBudget{Ratio: 1, MinPerSecond: -1, Burst: 50}

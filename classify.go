@@ -72,8 +72,8 @@ func (f ClassifierFunc) Classify(req *http.Request, resp *http.Response, err err
 // Statuses: 429 and 503 are [Rejected]; 500, 502 and 504 are [Uncertain]; every
 // other one is [Final]. A 503 says that the server could not handle the
 // request (RFC 9110, section 15.6.4), but some proxies also say it after an
-// upstream died half-way. Who talks to such a proxy and must not have a POST
-// processed twice wraps this classifier in one that makes 503 Uncertain.
+// upstream died half-way. Anyone who talks to such a proxy and must not have a
+// POST processed twice can wrap this classifier in one that makes 503 Uncertain.
 //
 // Errors: those from before a connection stood, and those by which an HTTP/2
 // server says that it did not process the stream (RFC 9113, section 8.7), are

@@ -12,8 +12,9 @@ import (
 )
 
 // An Error is what [RetryTransport.RoundTrip] returns when more than one
-// attempt was made and the last ended without a response. [errors.Is] and
-// [errors.As] see through it.
+// attempt was made and there is no response to return: the last attempt brought
+// none, or the wait after it was cut short. [errors.Is] and [errors.As] see
+// through it.
 //
 // An error after a single attempt comes back as it is, and so does every
 // response, whatever its status.
@@ -52,7 +53,7 @@ func (e *timeoutError) Is(target error) bool { return target == context.Deadline
 // Error names the number of attempts, the reason and the last failure. It
 // holds no userinfo, query string or header value of the request.
 func (e *Error) Error() string {
-	text := fmt.Sprintf("httpretry: no response after %d attempts (%s): %s", e.Attempts, e.Reason, redacted(e.Err))
+	text := fmt.Sprintf("httpretry: gave up after %d attempts (%s): %s", e.Attempts, e.Reason, redacted(e.Err))
 	if e.last != nil {
 		text += "; the last attempt: " + redacted(e.last)
 	}
@@ -62,7 +63,7 @@ func (e *Error) Error() string {
 // Unwrap returns e.Err.
 func (e *Error) Unwrap() error { return e.Err }
 
-// Timeout reports whether the last failure was a timeout. It is what
+// Timeout reports whether Err is, or wraps, a timeout. It is what
 // [net/url.Error] asks, which asserts the method and does not unwrap.
 func (e *Error) Timeout() bool { return isTimeout(e.Err, 0) }
 

@@ -521,3 +521,37 @@ func ExampleJitter_own() {
 	fmt.Println(config.Backoff(httpretry.Attempt{Number: 1}))
 	// Output: 1.3s true
 }
+
+// Each host has a budget of its own: what one of them uses up in an outage, the
+// others still have.
+func ExamplePerHost() {
+	budget := httpretry.PerHost(func(string) httpretry.Budget {
+		return &httpretry.TokenBudget{Ratio: 0.1, MinPerSecond: 1, Burst: 2}
+	})
+	down := func(req *http.Request) (*http.Response, error) {
+		return &http.Response{StatusCode: http.StatusServiceUnavailable, Body: http.NoBody}, nil
+	}
+	client := &http.Client{Transport: &httpretry.RetryTransport{
+		Base:   middleware(down),
+		Policy: httpretry.RetryConfig{MaxRetries: 5, InitialBackoff: time.Millisecond},
+		Budget: budget,
+		OnAttempt: func(a httpretry.Attempt, d httpretry.Decision) {
+			fmt.Printf("%s %d %q\n", a.Request.URL.Host, a.Number, d.Reason)
+		},
+	}}
+	for _, url := range []string{"http://a.example", "http://b.example"} {
+		resp, err := client.Get(url)
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		resp.Body.Close()
+	}
+	// Output:
+	// a.example 1 ""
+	// a.example 2 ""
+	// a.example 3 "budget"
+	// b.example 1 ""
+	// b.example 2 ""
+	// b.example 3 "budget"
+}

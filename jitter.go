@@ -49,11 +49,12 @@ func None() Jitter {
 }
 
 // Decorrelated makes a wait uniform over base to three times the previous
-// wait, or three times base if there is none, at most max. It grows by chance
-// and takes no notice of the computed backoff.
-func Decorrelated(base, max time.Duration) Jitter {
+// wait, or three times base if there is none, at most limit. It grows by chance
+// and takes no notice of the computed backoff. Both must be positive: a base of
+// 0 means no wait at all.
+func Decorrelated(base, limit time.Duration) Jitter {
 	return func(_, previous time.Duration) time.Duration {
-		return decorrelated(base, max, previous, rand.Float64())
+		return decorrelated(base, limit, previous, rand.Float64())
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"math"
-	"math/rand/v2"
 	"net/http"
 	"sync/atomic"
 	"time"
@@ -12,15 +11,16 @@ import (
 
 // A Policy decides whether a failed attempt is followed by another, and when.
 //
-// It is asked last: after the [Classifier] found that trying again may help,
-// and after it is known that the request may be sent again and that its body
-// can be. Backoff is called from many goroutines at once.
+// It is asked after the [Classifier] found that trying again may help, and after
+// it is known that the request may be sent again and that its body can be; only
+// the context's deadline and the [Budget] come after it. Backoff is called from
+// many goroutines at once.
 type Policy interface {
 	// Backoff returns how long to wait before the attempt after a, and
 	// whether to make it at all. A negative delay counts as 0.
 	//
 	// The wait that the server asked for is in a.Verdict.RetryAfter; a policy
-	// that ignores it knocks early. The context's deadline is not the
+	// that ignores it comes back too early. The context's deadline is not the
 	// policy's concern: a wait that would end after it is not begun.
 	Backoff(a Attempt) (delay time.Duration, retry bool)
 }
@@ -43,13 +43,26 @@ type never struct{}
 
 func (never) Backoff(Attempt) (time.Duration, bool) { return 0, false }
 
+// makesOneAttempt reports whether p is known never to retry.
+func makesOneAttempt(p Policy) bool {
+	switch p := p.(type) {
+	case RetryConfig:
+		return p.MaxRetries <= 0
+	case *RetryConfig:
+		return p.MaxRetries <= 0
+	case never:
+		return true
+	}
+	return false
+}
+
 // RetryConfig is exponential backoff: the wait before retry n, counted from 0, is
 //
 //	min(InitialBackoff × BackoffFactor^n, MaxBackoff) × (1 ± JitterFraction)
 //
 // A longer wait that the server asked for takes its place. Jitter that would
 // make a wait shorter than was asked makes it longer by as much, so that
-// clients spread out without knocking early.
+// clients spread out without coming back too early.
 //
 // The zero value never retries; every other zero field has the default that
 // it names. A field with an impossible value counts as zero, so that a mistake
@@ -71,7 +84,7 @@ type RetryConfig struct {
 
 	// JitterFraction is how much longer or shorter than computed a wait may
 	// be, from 0 to 1. If zero, 0.1; for no jitter at all, set Jitter to
-	// [None].
+	// [None]().
 	JitterFraction float64
 
 	// Jitter, if not nil, is used in place of JitterFraction.
@@ -137,7 +150,7 @@ func (c RetryConfig) maxBackoff() time.Duration {
 }
 
 func (c RetryConfig) backoffFactor() float64 {
-	if c.BackoffFactor >= 1 && c.BackoffFactor <= math.MaxFloat64 { // false for NaN
+	if validFactor(c.BackoffFactor) {
 		return c.BackoffFactor
 	}
 	return defaultBackoffFactor
@@ -147,13 +160,10 @@ func (c RetryConfig) jitter() Jitter {
 	if c.Jitter != nil {
 		return c.Jitter
 	}
-	fraction := c.JitterFraction
-	if !(fraction > 0 && fraction <= 1) { // true for NaN
-		fraction = defaultJitterFraction
+	if c.JitterFraction != 0 && validFraction(c.JitterFraction) {
+		return Proportional(c.JitterFraction)
 	}
-	return func(backoff, _ time.Duration) time.Duration {
-		return proportional(backoff, fraction, rand.Float64())
-	}
+	return Proportional(defaultJitterFraction)
 }
 
 func (c RetryConfig) maxRetryAfter() time.Duration {
@@ -173,9 +183,9 @@ func (c RetryConfig) Validate() error {
 		return invalid("InitialBackoff", c.InitialBackoff, "at least 0")
 	case c.MaxBackoff < 0:
 		return invalid("MaxBackoff", c.MaxBackoff, "at least 0")
-	case c.BackoffFactor != 0 && !(c.BackoffFactor >= 1 && c.BackoffFactor <= math.MaxFloat64):
+	case c.BackoffFactor != 0 && !validFactor(c.BackoffFactor):
 		return invalid("BackoffFactor", c.BackoffFactor, "a number that is at least 1, or 0 for the default")
-	case !(c.JitterFraction >= 0 && c.JitterFraction <= 1):
+	case !validFraction(c.JitterFraction):
 		return invalid("JitterFraction", c.JitterFraction, "from 0 to 1")
 	case c.MaxElapsed < 0:
 		return invalid("MaxElapsed", c.MaxElapsed, "at least 0")
@@ -184,6 +194,11 @@ func (c RetryConfig) Validate() error {
 	}
 	return nil
 }
+
+// Both are false for NaN.
+func validFactor(f float64) bool { return f >= 1 && f <= math.MaxFloat64 }
+
+func validFraction(f float64) bool { return f >= 0 && f <= 1 }
 
 func invalid(field string, value any, must string) error {
 	return fmt.Errorf("httpretry: %s is %v: it must be %s", field, value, must)
@@ -203,14 +218,15 @@ type Attempt struct {
 	// Err is why there is no response, nil if there is one.
 	Err error
 
-	// Number is 1 for the first attempt, 2 for the first retry.
+	// Number is 1 for the first attempt, 2 for the first retry. In a download
+	// that goes on, the attempt that broke off after new bytes is 1 again.
 	Number int
 
 	// Verdict is what the [Classifier] made of the outcome.
 	Verdict Verdict
 
 	// Elapsed is the time since RoundTrip was called; in a download that goes
-	// on, since it last broke off after bytes had come.
+	// on, since it last broke off after new bytes.
 	Elapsed time.Duration
 
 	// Delay is how long the layer waited before this attempt; 0 for the first.
@@ -225,7 +241,9 @@ type Decision struct {
 }
 
 // A Reason says why no attempt follows. The checks are made in the order of
-// the constants; the first that holds is the reason.
+// the constants; the first that holds is the reason. One is found late: a
+// GetBody that fails is called only after the deadline was checked, and gives
+// [ReasonNotReplayable].
 type Reason string
 
 const (
@@ -270,6 +288,10 @@ type attemptKey struct{}
 // belongs to: 1 on the first, 2 on the first retry. Middleware below a
 // [RetryTransport] uses it to label what it sends. It is 1 for a context that
 // no RetryTransport has made.
+//
+// A first attempt keeps the caller's context. If that is itself of an attempt
+// of another RetryTransport, as when one sits below another, the number is that
+// one's.
 func AttemptNumber(ctx context.Context) int {
 	if n, ok := ctx.Value(attemptKey{}).(int); ok {
 		return n

@@ -15,8 +15,19 @@ import (
 var (
 	errAttemptOver   = errors.New("httpretry: the attempt that this request body belonged to is over")
 	errBodyClosed    = errors.New("httpretry: read of a closed request body")
-	errNotReplayable = errors.New("httpretry: the request body is too large to be sent again (MaxReplayBytes)")
+	errNotReplayable = errors.New("httpretry: the request body can't be sent again")
 )
+
+// replaysItself reports whether req can be sent again without any help.
+func replaysItself(req *http.Request) bool { return !hasBody(req) || req.GetBody != nil }
+
+func hasBody(req *http.Request) bool { return req.Body != nil && req.Body != http.NoBody }
+
+func closeBody(req *http.Request) {
+	if req.Body != nil {
+		req.Body.Close()
+	}
+}
 
 // A replay gives every attempt its own copy of one request body that has no
 // GetBody. What it can seek in, it reads again; of anything else it keeps a

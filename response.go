@@ -22,6 +22,14 @@ const (
 	minDrainTime = 10 * time.Millisecond
 )
 
+func hasResponseBody(resp *http.Response) bool { return resp.Body != nil && resp.Body != http.NoBody }
+
+func closeResponse(resp *http.Response) {
+	if resp.Body != nil {
+		resp.Body.Close()
+	}
+}
+
 // A drain reads the rest of a superseded response and closes it.
 type drain struct {
 	resp *http.Response
@@ -33,7 +41,7 @@ type drain struct {
 // be nil.
 func startDrain(resp *http.Response) *drain {
 	d := &drain{resp: resp, done: make(chan struct{})}
-	if resp == nil || resp.Body == nil || resp.Body == http.NoBody {
+	if resp == nil || !hasResponseBody(resp) {
 		close(d.done)
 	} else {
 		go d.run()
@@ -97,7 +105,7 @@ type aheadBody struct {
 // which need not know of ctx.
 func readAhead(ctx context.Context, resp *http.Response, limit int64) *aheadBody {
 	_, upgraded := resp.Body.(io.Writer)
-	if resp.Body == nil || resp.Body == http.NoBody || upgraded || resp.ContentLength > limit || isEventStream(resp.Header) {
+	if !hasResponseBody(resp) || upgraded || resp.ContentLength > limit || isEventStream(resp.Header) {
 		return nil
 	}
 	limit = min(limit, math.MaxInt64-1)

@@ -18,8 +18,7 @@ import (
 //     fraction, or as a date in any of the three forms of section 5.6.7.
 //
 // A date is measured against the response's own Date, so that a client whose
-// clock is wrong waits no longer or shorter for it; without a Date, against the
-// client's clock. A date that has passed is a wait of 0. A number too large for
+// clock is wrong waits just as long; without a Date, against the client's clock. A date that has passed is a wait of 0. A number too large for
 // a Duration is the largest Duration.
 func RetryAfter(resp *http.Response) (time.Duration, bool) {
 	for _, name := range [...]string{"Retry-After-Ms", "X-Ms-Retry-After-Ms"} {

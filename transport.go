@@ -1,6 +1,12 @@
-// Package httpretry makes HTTP calls survive a bad day: [RetryTransport] is an
-// [http.RoundTripper] that repeats what may be repeated, and is invisible when
-// nothing fails.
+// Package httpretry retries HTTP requests: [RetryTransport] is an
+// [http.RoundTripper] around another one.
+//
+//	client := &http.Client{Transport: &httpretry.RetryTransport{}}
+//
+// By default a request is retried up to three times, after about 1, 2 and 4
+// seconds or what Retry-After asks for. [DefaultClassifier] says which failures
+// are retried, [IsIdempotent] which requests after a failure that may have come
+// too late, [RetryConfig] when. When nothing fails, the layer is invisible.
 package httpretry
 
 import (
@@ -41,11 +47,13 @@ type RetryTransport struct {
 
 	// Idempotent reports whether a request may be processed twice, which an
 	// attempt with an [Uncertain] outcome may have been once already. It must
-	// not modify the request. If nil, [IsIdempotent].
+	// not modify the request. It is called from many goroutines at once. If nil,
+	// [IsIdempotent].
 	Idempotent func(*http.Request) bool
 
-	// Budget, if not nil, bounds the retries of all requests together. Several
-	// transports may share one.
+	// Budget bounds the retries of all requests together, such as a
+	// [TokenBudget], or one [PerHost]. Several transports may share one. If nil,
+	// there is no bound.
 	Budget Budget
 
 	// MaxReplayBytes bounds what is kept of a request body that can be read
@@ -63,15 +71,17 @@ type RetryTransport struct {
 	// held back until it has arrived, up to this many bytes; a larger one is
 	// handed through as it comes, and an event stream (text/event-stream) at
 	// once. The body of a failure counts too: one that comes slowly holds up
-	// the retry, for as long as AttemptTimeout allows. If zero, bodies are handed through, and one that breaks off is the
-	// caller's to notice.
+	// the retry, for as long as AttemptTimeout allows. When retries end on a
+	// body that broke off, the caller gets the response, and from its body what
+	// had come and then the error. If zero or negative, bodies are handed
+	// through, and one that breaks off is the caller's to notice.
 	MaxResponseBytes int64
 
 	// AttemptTimeout bounds one attempt: the time to its response headers,
 	// and with MaxResponseBytes to the end of what that reads ahead. It does
 	// not bound the caller's reading of the body. An attempt that takes longer
-	// counts as [Uncertain]; its error is a timeout and matches
-	// [context.DeadlineExceeded]. If zero, an attempt may take as long as the
+	// fails with a timeout that matches [context.DeadlineExceeded]; to
+	// [DefaultClassifier] it is [Uncertain]. If zero or negative, an attempt may take as long as the
 	// request's context allows.
 	AttemptTimeout time.Duration
 
@@ -88,7 +98,8 @@ type RetryTransport struct {
 
 	// OnAttempt, if not nil, is called after each attempt, the last one too,
 	// with the decision about what follows. It is called from the goroutine
-	// that called RoundTrip, or that reads a download, and holds it up. What it
+	// that called RoundTrip, or with ResumeDownloads from one that reads the
+	// body, and holds it up; concurrent requests make concurrent calls. What it
 	// gets is only lent to it.
 	OnAttempt func(Attempt, Decision)
 }
@@ -173,7 +184,7 @@ func (t *RetryTransport) maxReplayBytes() int64 {
 }
 
 // timed reports whether anybody will look at Attempt.Elapsed. Reading the
-// clock, 48 ns, takes longer than all else that an attempt that succeeds costs.
+// clock takes longer than all else that an attempt that succeeds costs.
 func (t *RetryTransport) timed(p Policy) bool {
 	if t.OnAttempt != nil || t.Budget != nil {
 		return true
@@ -189,37 +200,8 @@ func (t *RetryTransport) timed(p Policy) bool {
 // plain reports whether the first attempt is made with req as it is, and
 // nobody but the default classifier is asked about it.
 func (t *RetryTransport) plain(req *http.Request) bool {
-	return (!hasBody(req) || req.GetBody != nil) &&
+	return replaysItself(req) &&
 		t.Classifier == nil && t.OnAttempt == nil && t.AttemptTimeout <= 0 && t.MaxResponseBytes <= 0
-}
-
-// makesOneAttempt reports whether p is known never to retry.
-func makesOneAttempt(p Policy) bool {
-	switch p := p.(type) {
-	case RetryConfig:
-		return p.MaxRetries <= 0
-	case *RetryConfig:
-		return p.MaxRetries <= 0
-	case never:
-		return true
-	}
-	return false
-}
-
-func hasBody(req *http.Request) bool { return req.Body != nil && req.Body != http.NoBody }
-
-func closeBody(req *http.Request) {
-	if req.Body != nil {
-		req.Body.Close()
-	}
-}
-
-func hasResponseBody(resp *http.Response) bool { return resp.Body != nil && resp.Body != http.NoBody }
-
-func closeResponse(resp *http.Response) {
-	if resp.Body != nil {
-		resp.Body.Close()
-	}
 }
 
 // A call is one call of RoundTrip: its request, and how far it has got.
@@ -251,7 +233,7 @@ func newCall(t *RetryTransport, req *http.Request, p Policy, start time.Time) *c
 
 // record makes the request body replayable if it isn't, and could be needed.
 func (c *call) record() {
-	if !hasBody(c.req) || c.req.GetBody != nil {
+	if replaysItself(c.req) {
 		return
 	}
 	limit := c.t.maxReplayBytes()
@@ -263,7 +245,7 @@ func (c *call) record() {
 	}
 }
 
-// conclude makes further attempts for as long as the last one asks for it.
+// conclude retries for as long as that is the decision, and ends the call.
 func (c *call) conclude() (*http.Response, error) {
 	defer c.abandon()
 	for {
@@ -439,7 +421,7 @@ func (c *call) replayable() bool {
 	if c.replay != nil {
 		return c.replay.hold()
 	}
-	return !hasBody(c.req) || c.req.GetBody != nil
+	return replaysItself(c.req)
 }
 
 // wait prepares the next attempt and waits for its time, while what the last

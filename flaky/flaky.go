@@ -1,6 +1,5 @@
-// Package flaky makes HTTP fail on purpose, by a script, so that code which has
-// to live with failures can be tested with exactly the failures it has to live
-// with.
+// Package flaky makes HTTP fail on purpose, by a script, so that code can
+// be tested with exactly the failures it will meet.
 //
 // A [Script] is a list of steps: the first request meets the first [Step], the
 // second the second, and so on. The same script can stand in two places, and a

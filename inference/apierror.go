@@ -75,8 +75,6 @@ func parseAPIErrors(body []byte) []apiError {
 	return errs
 }
 
-func anyError(errs []apiError, is func(apiError) bool) bool { return slices.ContainsFunc(errs, is) }
-
 // isQuota reports whether a quota is used up that does not refill within a
 // request's time.
 func (e apiError) isQuota() bool {

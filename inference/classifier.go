@@ -2,6 +2,7 @@ package inference
 
 import (
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -34,8 +35,8 @@ import (
 //     model behind them did not answer in time, and may have been at work.
 //
 // Most requests to these APIs are POSTs, which are not repeated after an
-// Uncertain attempt. Who would rather pay for an answer twice than miss it sets
-// [httpretry.RetryTransport.Idempotent].
+// Uncertain attempt. A caller who would rather pay for an answer twice
+// than miss it sets [httpretry.RetryTransport.Idempotent].
 //
 // The wait that the server asks for is, the first that there is: what
 // [httpretry.RetryAfter] reads; the retryDelay of a google.rpc.RetryInfo in the
@@ -82,11 +83,11 @@ func outcome(resp *http.Response, errs []apiError, usual httpretry.Outcome) http
 	}
 	switch resp.StatusCode {
 	case http.StatusTooManyRequests:
-		if anyError(errs, apiError.isQuota) {
+		if slices.ContainsFunc(errs, apiError.isQuota) {
 			return httpretry.Final
 		}
 	case http.StatusConflict:
-		if anyError(errs, apiError.isLock) {
+		if slices.ContainsFunc(errs, apiError.isLock) {
 			return httpretry.Rejected
 		}
 	case http.StatusPaymentRequired:

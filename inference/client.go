@@ -14,8 +14,8 @@
 // nor the prompt. But package net/http has log lines of its own, which no
 // transport can turn off or redirect: an "Unsolicited response received on idle
 // HTTP channel" goes to the standard logger of package log, and quotes what the
-// gateway sent. Who must not have that in a log passes it through a filter of
-// their own, or away, with [log.SetOutput].
+// gateway sent. A program that must not have that in a log filters it, or
+// discards it, with [log.SetOutput].
 package inference
 
 import (

@@ -78,7 +78,7 @@ type HTTPInferenceClientConfig struct {
 	// Logger hears of each retry, and of a success after retries, at
 	// slog.Level(-3), which becomes V(3) when bridged to klog. The attributes
 	// are request_id, delay (of the wait that follows), attempt (the number of
-	// the one that failed or succeeded), max (attempts there may be) and
+	// the one that failed or succeeded), max (attempts there may be by MaxRetries) and
 	// category (of the failure). A line never holds the API key, the prompt,
 	// or text from the gateway. A failure that is not retried is not logged:
 	// the caller gets it. If nil, nothing is logged.

@@ -81,8 +81,9 @@ func (e *InferenceError) Unwrap() error {
 }
 
 // IsRetryable reports whether the same request may succeed later: true for
-// [ErrCategoryRateLimit] and [ErrCategoryServer]. It says nothing about
-// whether it was retried. It is false for a nil e.
+// [ErrCategoryRateLimit] and [ErrCategoryServer]. It goes by the category
+// alone; [Classifier], which decides what is retried, knows more. It is false
+// for a nil e.
 func (e *InferenceError) IsRetryable() bool {
 	return e != nil && (e.Category == ErrCategoryRateLimit || e.Category == ErrCategoryServer)
 }

@@ -41,7 +41,8 @@ func (o opener) RoundTrip(req *http.Request) (*http.Response, error) {
 		switch {
 		case opening.full:
 			// Whoever reads the stream will see what it is.
-			return opening.rewound(resp), nil
+			opening.rewind()
+			return resp, nil
 		case err == io.EOF:
 			opening.Close()
 			return nil, errNoContent
@@ -52,7 +53,8 @@ func (o opener) RoundTrip(req *http.Request) (*http.Response, error) {
 			opening.Close()
 			return errorResponse(resp, ev.data), nil
 		case !ev.isKeepAlive(c) && (ev.isDone() || c.isContent()):
-			return opening.rewound(resp), nil
+			opening.rewind()
+			return resp, nil
 		}
 	}
 }
@@ -92,11 +94,8 @@ func (o *opening) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// rewound returns resp with its body to be read from the start.
-func (o *opening) rewound(resp *http.Response) *http.Response {
-	o.replay = true
-	return resp
-}
+// rewind makes the body be read from the start.
+func (o *opening) rewind() { o.replay = true }
 
 // errorResponse is the response that an error event stands for. It has the
 // header of the one that brought the event, which is closed.

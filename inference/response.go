@@ -56,7 +56,7 @@ func readBody(resp *http.Response) ([]byte, error) {
 	switch {
 	case resp.ContentLength > maxResponseBytes:
 		return nil, errResponseTooLarge
-	case resp.StatusCode == http.StatusSwitchingProtocols, strings.EqualFold(contentType(resp), "text/event-stream"):
+	case resp.StatusCode == http.StatusSwitchingProtocols, isEventStream(resp):
 		return nil, nil
 	}
 	var buf bytes.Buffer

@@ -130,7 +130,7 @@ func (b *batch) ask(ctx context.Context, req request) result {
 	case ctx.Err() != nil:
 		r.interrupted = true
 	default:
-		r.answer.Error = &failure{Code: string(failed.Category), Message: b.redact(failed.Message)}
+		r.answer.Error = &failure{Code: string(failed.Category), Message: failed.Message}
 		r.answer.Response = b.refusal(id, failed)
 	}
 	return r

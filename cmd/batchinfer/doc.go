@@ -19,8 +19,9 @@ in their order; what changes is what means nothing in JSON: the body's own keys
 are sorted, blanks go, and some characters in strings are escaped. A key that is
 there twice, in the line or in the body, is an error. The body must not ask for
 a stream. All lines are checked before the first request is sent. A line may
-have 16 MiB, a custom_id 512 bytes. Blank lines, "\r\n" and a byte order mark are accepted. "-"
-is the standard input, which is copied to a temporary file first, as is a pipe.
+have 16 MiB, a custom_id 512 bytes. Blank lines, "\r\n" and a byte order mark
+are accepted. "-" is the standard input, which is copied to a temporary file
+first, as is a pipe.
 
 The output is an OpenAI batch output file: in each line a JSON object with id,
 custom_id, response (status_code, request_id, body) and error, in the order in
@@ -69,11 +70,11 @@ The file of -config is YAML. These are the keys, with their defaults:
 
 An unknown key, a key that stands there twice, and an impossible value are
 errors; no error shows a value that is not a number. Whole numbers are decimal,
-with leading zeros too, in flags as well. Flags override the file: -url the gateway, -concurrency the number of
-requests in flight in all, which is otherwise num_workers times
-max_job_concurrency. A key in the environment variable INFERENCE_API_KEY
-overrides the file's. The key is never printed, and taken out of what a gateway
-says in a failure.
+with leading zeros too, in flags as well. Flags override the file: -url the
+gateway, -concurrency the number of requests in flight in all, which is
+otherwise num_workers times max_job_concurrency. A key in the environment
+variable INFERENCE_API_KEY overrides the file's. The key is never printed, and
+taken out of what a gateway says in a failure, unless it is shorter than 4 bytes.
 
 # Progress, logs, exit status
 

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"net"
-	"net/http"
 	"strconv"
 	"sync"
 	"syscall"
@@ -82,11 +81,6 @@ func cause(a httpretry.Attempt) string {
 		return "HTTP " + strconv.Itoa(a.Response.StatusCode)
 	}
 	err := a.Err
-	if err == nil {
-		// A success that is tried again is one whose body broke off: reading
-		// it tells how.
-		_, err = io.Copy(io.Discard, a.Response.Body)
-	}
 	var timeout interface{ Timeout() bool }
 	var dns *net.DNSError
 	switch {
@@ -100,7 +94,7 @@ func cause(a httpretry.Attempt) string {
 		return "connection reset"
 	case errors.Is(err, io.ErrUnexpectedEOF):
 		return "body truncated"
-	case errors.Is(err, io.EOF), errors.Is(err, http.ErrServerClosed):
+	case errors.Is(err, io.EOF):
 		return "connection closed"
 	}
 	return "other network failure"
