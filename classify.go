@@ -88,23 +88,36 @@ var DefaultClassifier Classifier = defaultClassifier{}
 
 type defaultClassifier struct{}
 
+// passes reports whether DefaultClassifier takes resp as final. It is asked
+// about every response, and so does without a Verdict where it can.
+func passes(req *http.Request, resp *http.Response) bool {
+	if _, ok := DefaultClassifier.(defaultClassifier); ok {
+		return statusOutcome(resp.StatusCode) == Final
+	}
+	return DefaultClassifier.Classify(req, resp, nil).Outcome == Final
+}
+
+func statusOutcome(status int) Outcome {
+	switch status {
+	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
+		return Rejected
+	case http.StatusInternalServerError, http.StatusBadGateway, http.StatusGatewayTimeout:
+		return Uncertain
+	}
+	return Final
+}
+
 // Classify implements [Classifier].
 func (defaultClassifier) Classify(req *http.Request, resp *http.Response, err error) Verdict {
 	if err != nil {
 		return Verdict{Outcome: classifyError(req, err)}
 	}
-	switch resp.StatusCode {
-	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
-		return verdict(Rejected, resp)
-	case http.StatusInternalServerError, http.StatusBadGateway, http.StatusGatewayTimeout:
-		return verdict(Uncertain, resp)
+	outcome := statusOutcome(resp.StatusCode)
+	if outcome == Final {
+		return Verdict{}
 	}
-	return Verdict{Outcome: Final}
-}
-
-func verdict(o Outcome, resp *http.Response) Verdict {
 	wait, _ := RetryAfter(resp)
-	return Verdict{Outcome: o, RetryAfter: wait}
+	return Verdict{Outcome: outcome, RetryAfter: wait}
 }
 
 func classifyError(req *http.Request, err error) Outcome {

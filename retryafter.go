@@ -27,6 +27,9 @@ func RetryAfter(resp *http.Response) (time.Duration, bool) {
 		}
 	}
 	value := strings.TrimSpace(resp.Header.Get("Retry-After"))
+	if value == "" {
+		return 0, false
+	}
 	if d, ok := parseDecimal(value, "s"); ok {
 		return d, true
 	}

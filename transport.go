@@ -126,8 +126,7 @@ func (t *RetryTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	if t.plain(req) {
 		resp, err := t.base().RoundTrip(req)
-		if err == nil && resp != nil && DefaultClassifier.Classify(req, resp, nil).Outcome == Final &&
-			!(t.ResumeDownloads && resumable(req, resp)) {
+		if err == nil && resp != nil && passes(req, resp) && !(t.ResumeDownloads && resumable(req, resp)) {
 			// What follows would do the same, in three times the time.
 			if resp.Request != req {
 				resp.Request = req
