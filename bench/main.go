@@ -1,0 +1,107 @@
+// Bench measures httpretry beside other ways of retrying HTTP requests. It
+// prints a table for each kind of work, and writes docs/benchmarks.md with its
+// charts, and the raw figures for benchstat.
+//
+//	go -C bench run .
+//	go -C bench run . -only 'POST.*/(bare|httpretry|rehttp)$' -runs 20
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+)
+
+const defaultOut = "../docs"
+
+func main() {
+	runs := flag.Int("runs", 12, "how many times each contender does each work; 10 is the least for figures worth showing")
+	only := flag.String("only", "", "measure only what this regular expression finds in work/contender; bare is measured beside it")
+	out := flag.String("out", "", "the folder for page, charts and raw figures (default "+defaultOut+", or nowhere with -only)")
+	flag.Parse()
+	if err := run(*runs, *only, *out); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func run(runs int, only, out string) error {
+	if runs < 1 {
+		return fmt.Errorf("-runs is %d: it must be at least 1", runs)
+	}
+	wanted, err := regexp.Compile(only)
+	if err != nil {
+		return fmt.Errorf("-only: %w", err)
+	}
+	if out == "" && only == "" {
+		out = defaultOut
+	}
+	cpuinfo, err := os.ReadFile("/proc/cpuinfo")
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	r := measureAll(workloads, contenders, wanted, runs, progress(os.Stderr))
+	r.machine = thisMachine(string(cpuinfo))
+	fmt.Print(r.summary())
+	if out == "" {
+		return nil
+	}
+	return r.write(out)
+}
+
+// progress is f if somebody sits in front of it.
+func progress(f *os.File) io.Writer {
+	if info, err := f.Stat(); err != nil || info.Mode()&os.ModeCharDevice == 0 {
+		return io.Discard
+	}
+	return f
+}
+
+// measureAll measures what wanted finds in work/contender.
+func measureAll(ws []workload, cs []contender, wanted *regexp.Regexp, runs int, progress io.Writer) *report {
+	r := &report{runs: runs, results: map[string][]*result{}}
+	for _, w := range ws {
+		var chosen []contender
+		found := false
+		for _, c := range cs {
+			match := wanted.MatchString(w.name + "/" + c.name)
+			found = found || match
+			if match || c.name == bareName {
+				chosen = append(chosen, c)
+			}
+		}
+		if found {
+			r.workloads = append(r.workloads, w)
+			r.results[w.name] = measure(w, chosen, runs, progress)
+		}
+	}
+	return r
+}
+
+// write writes the page and what belongs to it into a folder.
+func (r *report) write(folder string) error {
+	files := map[string][]byte{
+		"benchmarks.md":  []byte(r.page()),
+		"benchmarks.txt": []byte(r.raw()),
+	}
+	for _, c := range charts {
+		svg, err := c.svg(r)
+		if err != nil {
+			return fmt.Errorf("%s: %w", c.file, err)
+		}
+		files[c.file] = svg
+	}
+	if err := os.MkdirAll(folder, 0o755); err != nil {
+		return err
+	}
+	for name, data := range files {
+		if err := os.WriteFile(filepath.Join(folder, name), data, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}

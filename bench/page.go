@@ -1,0 +1,190 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// page returns the whole report as Markdown.
+func (r *report) page() string {
+	var b strings.Builder
+	r.intro(&b)
+	b.WriteString("\n## What it must reach\n\n")
+	b.WriteString("Computed from the figures below. A line about time compares runs that were made in the same round.\n\n")
+	ts := targetTable(r.targets())
+	ts.markdown(&b)
+	b.WriteString("\n## In a glance\n\n")
+	b.WriteString("Medians. ✗: does not do the work correctly, and the section of that work says why.\n\n")
+	overview := r.overview()
+	overview.markdown(&b)
+	for _, c := range charts {
+		fmt.Fprintf(&b, "\n![%s](%s)\n", c.title, c.file)
+	}
+	for _, w := range r.workloads {
+		fmt.Fprintf(&b, "\n## %s\n\n%s.\n\n", w.name, w.about)
+		t := r.table(w)
+		t.markdown(&b)
+	}
+	return b.String()
+}
+
+func (r *report) intro(b *strings.Builder) {
+	m := r.machine
+	fmt.Fprintf(b, `# Benchmarks
+
+What a retry layer costs, measured side by side. This page, its charts and the figures behind them
+([benchmarks.txt](benchmarks.txt), for benchstat: `+"`-row /work -col /contender`"+`) are written by
+
+    go -C bench run .
+
+%s on %s/%s, %d cores, %s; %d runs of each workload, the contenders taking turns in an order that changes
+from run to run. A figure is the median over the runs, between their quartiles. Where only the processor counts, a run is
+the fastest of %d batches of %v, so that what other processes take does not count. Connections and waiting calls, which
+hardly vary, are measured in fewer runs.
+
+**bare** is the transport alone, the floor; **http.Client** the same under a client, the floor for those
+contenders that are clients and no transports (heimdall, resty). The others are used as transports. Each is configured
+as its own documentation shows, with logging off, %d retries, and the same backoff. **backoff-loop** is the loop that a
+careful user writes on cenkalti/backoff.
+
+Before anything is measured, each contender shows that it does the work correctly: the request body arrives whole
+and is closed; a replay carries the same bytes, also when the transport has answered early and goes on reading,
+as net/http does; the response that a retry supersedes is drained and closed. Who gets it wrong has the reason in the table
+instead of a figure. Who merely leaves a part out has it beside the figure, and is not counted as "best peer".
+
+`, m.goVersion, m.os, m.arch, m.cores, m.cpu, r.runs, batches, batchTime, maxRetries)
+	versions := table{head: []string{"contender", "module", "version"}}
+	for _, c := range contenders {
+		if c.module != "" {
+			versions.add(c.name, c.module, r.version(c))
+		}
+	}
+	versions.markdown(b)
+}
+
+func (r *report) version(c contender) string {
+	if v := r.machine.versions[c.module]; v != "" && c.name != ownName {
+		return v
+	}
+	return "this checkout"
+}
+
+// summary returns the targets and all tables for a terminal.
+func (r *report) summary() string {
+	var b strings.Builder
+	for _, w := range r.workloads {
+		fmt.Fprintf(&b, "%s: %s.\n", w.name, w.about)
+		t := r.table(w)
+		t.text(&b)
+		b.WriteString("\n")
+	}
+	ts := slices.DeleteFunc(r.targets(), func(t target) bool { return !t.known })
+	t := targetTable(ts)
+	t.text(&b)
+	met := len(slices.DeleteFunc(slices.Clone(ts), func(t target) bool { return !t.met }))
+	fmt.Fprintf(&b, "\n%d of %d targets met.\n", met, len(ts))
+	return b.String()
+}
+
+func targetTable(ts []target) table {
+	t := table{head: []string{"", "target", "measured"}}
+	for _, x := range ts {
+		verdict := "NOT MET"
+		switch {
+		case !x.known:
+			verdict = "–"
+		case x.met:
+			verdict = "met"
+		}
+		if x.floor != "" {
+			x.measured += " (" + x.floor + ")"
+		}
+		t.add(verdict, x.promise, x.measured)
+	}
+	return t
+}
+
+// table shows one workload, a row for each contender.
+func (r *report) table(w workload) table {
+	first := w.metrics[0]
+	t := table{head: []string{"contender", first.heading(), "quartiles", "× bare", "× best peer"}}
+	for _, m := range w.metrics[1:] {
+		t.head = append(t.head, m.heading())
+	}
+	t.head = append(t.head, "remark")
+	_, best := r.bestPeer(w.name, first)
+	floor := r.median(w.name, bareName, first)
+	for _, res := range r.results[w.name] {
+		s := summarize(res.series(first))
+		row := []string{
+			res.contender.name, amount(s.median, first), amount(s.low, first) + " to " + amount(s.high, first),
+			amount(s.median/floor, ratio), amount(s.median/best, ratio),
+		}
+		for _, m := range w.metrics[1:] {
+			row = append(row, amount(summarize(res.series(m)).median, m))
+		}
+		if res.wrong != "" {
+			row[1], row[2] = wrongMark(res), "–"
+		}
+		t.add(append(row, res.wrong+res.note)...)
+	}
+	return t
+}
+
+// wrongMark stands in place of a figure. It is no fault of a contender that is
+// there for comparison that it does not retry.
+func wrongMark(res *result) string {
+	if res.contender.once {
+		return "–"
+	}
+	return "✗"
+}
+
+// overview has a column for each of the works that matter most.
+func (r *report) overview() table {
+	columns := []string{"GET", "POST", streamWork, "GET-503-then-200", "POST-503-then-200", uploadWork, "loopback-GET", "connections-60KiB", "waiting-no-body"}
+	t := table{head: append([]string{"contender"}, columns...)}
+	for _, c := range contenders {
+		row := []string{c.name}
+		for _, w := range columns {
+			row = append(row, r.cell(w, c.name))
+		}
+		t.add(row...)
+	}
+	return t
+}
+
+func (r *report) cell(workload, contender string) string {
+	res := r.result(workload, contender)
+	switch {
+	case res == nil:
+		return "–"
+	case res.wrong != "":
+		return wrongMark(res)
+	}
+	for _, w := range r.workloads {
+		if w.name == workload {
+			return amount(summarize(res.series(w.metrics[0])).median, w.metrics[0])
+		}
+	}
+	return "–"
+}
+
+// raw returns every run in the format of go test -bench, for benchstat.
+func (r *report) raw() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "goos: %s\ngoarch: %s\npkg: github.com/httpretry/httpretry/bench\ncpu: %s\n", r.machine.os, r.machine.arch, r.machine.cpu)
+	for _, w := range r.workloads {
+		for _, res := range r.results[w.name] {
+			for _, s := range res.samples {
+				fmt.Fprintf(&b, "BenchmarkRetry/work=%s/contender=%s-%d 1", w.name, res.contender.name, r.machine.cores)
+				for _, m := range w.metrics {
+					fmt.Fprintf(&b, " %.4g %s", s[m], m)
+				}
+				b.WriteString("\n")
+			}
+		}
+	}
+	return b.String()
+}

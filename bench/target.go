@@ -1,0 +1,160 @@
+package main
+
+import (
+	"fmt"
+	"math"
+)
+
+// A target is something that the library promises to reach, and what it reached.
+type target struct {
+	promise  string
+	measured string
+	met      bool
+	known    bool   // it was measured
+	floor    string // what physics allows, where that is less than one would wish
+}
+
+const (
+	maxLayerNs     = 10
+	maxStreamNs    = 1.0 / 3 // of the fastest peer's
+	maxStreamAlloc = 3
+	maxStreamBytes = 1 << 10
+	maxUploadBytes = 2 << 20
+	maxWaitBytes   = 2 << 10
+
+	// alloc and its bytes are averages over many calls: what the runtime
+	// allocates meanwhile must not count, a part of a percent.
+	allocNoise = 0.01
+)
+
+// targets computes them all from r, in the order in which the page lists them.
+func (r *report) targets() []target {
+	var ts []target
+	for _, w := range []string{"GET", "POST", "GET-cancellable", "POST-cancellable", "GET-parallel", "POST-parallel"} {
+		ts = append(ts, r.layerTarget(w))
+	}
+	ts = append(ts, r.streamTime(), r.streamMemory(), r.uploadMemory(), r.uploadStart())
+	for _, w := range []string{"GET-503-then-200", "POST-503-then-200"} {
+		ts = append(ts, r.retryTarget(w))
+	}
+	for _, w := range []string{"loopback-GET", "loopback-POST"} {
+		for _, m := range []metric{p50, p90, p99} {
+			ts = append(ts, r.noDifference(w, m, fmt.Sprintf("%s: no measurable difference from bare at the %s", w, percentile(m))))
+		}
+	}
+	for _, w := range []string{"connections-1KiB", "connections-60KiB", "connections-endless"} {
+		ts = append(ts, r.connectionTarget(w))
+	}
+	for _, w := range []string{"waiting-no-body", "waiting-GetBody", "waiting-1KiB-recorded"} {
+		ts = append(ts, r.waitingTarget(w))
+	}
+	return ts
+}
+
+// percentile names a metric in prose.
+func percentile(m metric) string {
+	return map[metric]string{p50: "median", p90: "90th percentile", p99: "99th percentile"}[m]
+}
+
+// judged completes t; a figure that is NaN was not measured.
+func (t target) judged(met bool, figures ...float64) target {
+	t.known = true
+	for _, x := range figures {
+		t.known = t.known && !math.IsNaN(x)
+	}
+	t.met = t.known && met
+	if !t.known {
+		t.measured = "not measured"
+	}
+	return t
+}
+
+func (r *report) layerTarget(w string) target {
+	ns, allocs := r.overBare(w, nsPerOp), r.overBare(w, allocsPerOp).median
+	return target{
+		promise:  fmt.Sprintf("%s: no allocation, and at most %d ns over bare", w, maxLayerNs),
+		measured: fmt.Sprintf("%+.1f ns (%+.1f to %+.1f), %s allocations", ns.median, ns.low, ns.high, amount(allocs, allocsPerOp)),
+	}.judged(ns.median <= maxLayerNs && allocs < allocNoise, ns.median, allocs)
+}
+
+const streamWork = "POST-64KiB-streamed"
+
+func (r *report) streamTime() target {
+	own := r.median(streamWork, ownName, nsPerOp)
+	peer, best := r.bestPeer(streamWork, nsPerOp)
+	return target{
+		promise:  streamWork + ": at most a third of the time of the fastest peer that replays it correctly",
+		measured: fmt.Sprintf("%s, %.2f of %s's %s", amount(own, nsPerOp), own/best, peer, amount(best, nsPerOp)),
+	}.judged(own <= best*maxStreamNs, own, best)
+}
+
+func (r *report) streamMemory() target {
+	allocs, bytes := r.overBare(streamWork, allocsPerOp).median, r.overBare(streamWork, bytesPerOp).median
+	return target{
+		promise:  fmt.Sprintf("%s: at most %d allocations and %s over bare", streamWork, maxStreamAlloc, amount(maxStreamBytes, bytesPerOp)),
+		measured: fmt.Sprintf("%s allocations, %s", amount(allocs, allocsPerOp), amount(bytes, bytesPerOp)),
+	}.judged(allocs <= maxStreamAlloc+allocNoise && bytes <= maxStreamBytes, allocs, bytes)
+}
+
+const uploadWork = "upload-64MiB"
+
+func (r *report) uploadMemory() target {
+	over := r.overBare(uploadWork, peakBytes).median
+	return target{
+		promise:  fmt.Sprintf("%s: under %s of memory more than bare", uploadWork, amount(maxUploadBytes, peakBytes)),
+		measured: amount(over, peakBytes),
+	}.judged(over < maxUploadBytes, over)
+}
+
+func (r *report) uploadStart() target {
+	return r.noDifference(uploadWork, firstByteNs, uploadWork+": the first byte as early as bare")
+}
+
+// noDifference is met if the difference from bare, run by run, is within the
+// spread of bare's own runs.
+func (r *report) noDifference(w string, m metric, promise string) target {
+	over, own := r.overBare(w, m), summarize(r.result(w, bareName).series(m))
+	return target{
+		promise: promise,
+		measured: fmt.Sprintf("%s against %s: a difference of %s; bare's own runs spread over %s",
+			amount(r.median(w, ownName, m), m), amount(own.median, m), amount(over.median, m), amount(own.spread(), m)),
+	}.judged(over.median <= own.spread(), over.median)
+}
+
+func (r *report) retryTarget(w string) target {
+	ns, allocs := r.median(w, ownName, nsPerOp), r.median(w, ownName, allocsPerOp)
+	fast, leastNs := r.bestPeer(w, nsPerOp)
+	thrifty, leastAllocs := r.bestPeer(w, allocsPerOp)
+	return target{
+		promise: w + ": fewer allocations and less time than every peer that drains the body",
+		measured: fmt.Sprintf("%s against %s (%s); %s allocations against %s (%s)", amount(ns, nsPerOp), amount(leastNs, nsPerOp), fast,
+			amount(allocs, allocsPerOp), amount(leastAllocs, allocsPerOp), thrifty),
+	}.judged(ns < leastNs && allocs < leastAllocs, ns, leastNs, allocs, leastAllocs)
+}
+
+func (r *report) connectionTarget(w string) target {
+	opened, leaked := r.median(w, ownName, connsOpened), r.median(w, ownName, connsLeaked)
+	t := target{
+		promise:  w + ": one connection per call, none leaked",
+		measured: fmt.Sprintf("%s opened, %s leaked", amount(opened, connsOpened), amount(leaked, connsLeaked)),
+	}
+	most := 1.0
+	if w == "connections-endless" {
+		most = 2
+		t.promise = w + ": two connections per call, none leaked"
+		t.floor = "HTTP/1.1 can't end a response early: a connection whose response never ends can only be closed, so two is the floor"
+	}
+	return t.judged(opened <= most && leaked == 0, opened, leaked)
+}
+
+func (r *report) waitingTarget(w string) target {
+	over := r.overBare(w, bytesHeld).median
+	t := target{
+		promise:  fmt.Sprintf("%s: under %s beyond request and goroutine", w, amount(maxWaitBytes, bytesHeld)),
+		measured: amount(over, bytesHeld),
+	}
+	if w == "waiting-1KiB-recorded" {
+		t.floor = "the recording itself is 1 KiB of it: it is what the retry will send"
+	}
+	return t.judged(over < maxWaitBytes, over)
+}
