@@ -1,0 +1,465 @@
+package compat_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/go-logr/logr"
+	"github.com/go-logr/logr/funcr"
+	"github.com/httpretry/httpretry"
+	"github.com/httpretry/httpretry/flaky"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
+	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
+	semconv "go.opentelemetry.io/otel/semconv/v1.40.0"
+	"go.opentelemetry.io/otel/trace"
+	"k8s.io/klog/v2"
+)
+
+// A notRetried is an attempt that no other follows.
+type notRetried struct {
+	reason httpretry.Reason
+	meets  []flaky.Step
+
+	// prepare makes the request and the transport such that the reason applies.
+	prepare func(*httpretry.RetryTransport, *http.Request) *http.Request
+
+	// remedy makes the call succeed; nil if there is none, or if it is time.
+	remedy func(*httpretry.RetryTransport, *http.Request) *http.Request
+}
+
+var notRetriedFor = []notRetried{
+	{httpretry.ReasonCanceled, []flaky.Step{flaky.Status(503)}, callerLeaves, nil},
+	{httpretry.ReasonFinal, []flaky.Step{flaky.Status(404)}, asItIs, retryNotFound},
+	{httpretry.ReasonNotIdempotent, []flaky.Step{flaky.Status(502)}, asPost("an order"), setIdempotencyKey},
+	{httpretry.ReasonNotReplayable, []flaky.Step{flaky.Status(503)}, asPost(strings.Repeat("an order ", 1<<18)), recordMore},
+	{httpretry.ReasonPolicy, []flaky.Step{flaky.Status(503), flaky.Status(503)}, retryOnce, retryMore},
+	{httpretry.ReasonDeadline, []flaky.Step{flaky.Status(503).WithHeader("Retry-After", "30")}, withinSeconds, nil},
+	{httpretry.ReasonBudget, []flaky.Step{flaky.Status(503)}, spendBudget, nil},
+}
+
+func asItIs(_ *httpretry.RetryTransport, req *http.Request) *http.Request { return req }
+
+func callerLeaves(retry *httpretry.RetryTransport, req *http.Request) *http.Request {
+	ctx, cancel := context.WithCancel(req.Context())
+	base := retry.Base
+	retry.Base = roundTripFunc(func(req *http.Request) (*http.Response, error) {
+		resp, err := base.RoundTrip(req)
+		cancel()
+		return resp, err
+	})
+	return req.WithContext(ctx)
+}
+
+func asPost(body string) func(*httpretry.RetryTransport, *http.Request) *http.Request {
+	return func(_ *httpretry.RetryTransport, req *http.Request) *http.Request {
+		req.Method = http.MethodPost
+		req.Body = io.NopCloser(strings.NewReader(body))
+		return req
+	}
+}
+
+func retryNotFound(retry *httpretry.RetryTransport, req *http.Request) *http.Request {
+	retry.Classifier = httpretry.ClassifierFunc(func(req *http.Request, resp *http.Response, err error) httpretry.Verdict {
+		if resp != nil && resp.StatusCode == http.StatusNotFound {
+			return httpretry.Verdict{Outcome: httpretry.Uncertain} // a replica lags behind
+		}
+		return httpretry.DefaultClassifier.Classify(req, resp, err)
+	})
+	return req
+}
+
+func setIdempotencyKey(_ *httpretry.RetryTransport, req *http.Request) *http.Request {
+	req.Header.Set("Idempotency-Key", rand.Text())
+	return req
+}
+
+func recordMore(retry *httpretry.RetryTransport, req *http.Request) *http.Request {
+	retry.MaxReplayBytes = 16 << 20
+	return req
+}
+
+func retryOnce(retry *httpretry.RetryTransport, req *http.Request) *http.Request {
+	retry.Policy = httpretry.RetryConfig{MaxRetries: 1, InitialBackoff: time.Millisecond}
+	return req
+}
+
+func retryMore(_ *httpretry.RetryTransport, req *http.Request) *http.Request {
+	patient := httpretry.RetryConfig{MaxRetries: 8, InitialBackoff: 10 * time.Millisecond}
+	req = req.WithContext(httpretry.WithPolicy(req.Context(), patient))
+	return req
+}
+
+func withinSeconds(_ *httpretry.RetryTransport, req *http.Request) *http.Request {
+	ctx, cancel := context.WithTimeout(req.Context(), 10*time.Second)
+	context.AfterFunc(req.Context(), cancel)
+	return req.WithContext(ctx)
+}
+
+func spendBudget(retry *httpretry.RetryTransport, req *http.Request) *http.Request {
+	budget := &httpretry.TokenBudget{Ratio: -1, MinPerSecond: -1, Burst: 1}
+	budget.Withdraw(httpretry.Attempt{Request: req})
+	retry.Budget = budget
+	return req
+}
+
+type roundTripFunc func(*http.Request) (*http.Response, error)
+
+func (f roundTripFunc) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
+
+// Why something was not retried is in the log, in the words of the page.
+func TestReasons(t *testing.T) {
+	page, err := os.ReadFile("../docs/observability.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range notRetriedFor {
+		t.Run(string(tt.reason), func(t *testing.T) {
+			t.Parallel()
+			last, log := tt.run(t, nil)
+			if last.Retry || last.Reason != tt.reason {
+				t.Errorf("got reason %q, want %q", last.Reason, tt.reason)
+			}
+			if lines := strings.Split(strings.TrimSpace(log), "\n"); !strings.Contains(string(page), lines[len(lines)-1]) {
+				t.Errorf("docs/observability.md does not show what is logged:\n%s", lines[len(lines)-1])
+			}
+			if tt.remedy == nil {
+				return
+			}
+			if _, log := tt.run(t, tt.remedy); !strings.Contains(log, "succeeded after retries") {
+				t.Errorf("got %s, want the remedy to help", log)
+			}
+		})
+	}
+}
+
+// run makes the call and returns the last decision and what was logged.
+func (n notRetried) run(t *testing.T, remedy func(*httpretry.RetryTransport, *http.Request) *http.Request) (httpretry.Decision, string) {
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://api.example.com/orders?token=secret", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	retry := &httpretry.RetryTransport{
+		Base:   flaky.New(n.meets...).Transport(nil),
+		Policy: httpretry.RetryConfig{MaxRetries: 3, InitialBackoff: time.Millisecond},
+	}
+	req = n.prepare(retry, req)
+	if remedy != nil {
+		req = remedy(retry, req)
+	}
+	var log bytes.Buffer
+	var last httpretry.Decision
+	logAttempts := httpretry.LogAttempts(slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{
+		Level: slog.LevelDebug,
+		ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+			if a.Key == slog.TimeKey {
+				return slog.Attr{}
+			}
+			return a
+		},
+	})))
+	retry.OnAttempt = func(a httpretry.Attempt, d httpretry.Decision) {
+		last = d
+		logAttempts(a, d)
+	}
+	resp, err := retry.RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	return last, log.String()
+}
+
+func logToSlog() *httpretry.RetryTransport {
+	retry := &httpretry.RetryTransport{OnAttempt: httpretry.LogAttempts(slog.Default())}
+	return retry
+}
+
+func logToKlog(retry *httpretry.RetryTransport) {
+	retry.OnAttempt = httpretry.LogAttempts(slog.New(logr.ToSlogHandler(klog.Background())))
+}
+
+func logToLogr(logger logr.Logger, retry *httpretry.RetryTransport) {
+	retry.OnAttempt = httpretry.LogAttempts(slog.New(logr.ToSlogHandler(logger.WithName("http"))))
+}
+
+// What LogAttempts says arrives in klog and behind any logr.Logger, what is
+// below Info at the verbosity of the same number.
+func TestLogBridges(t *testing.T) {
+	var klogged bytes.Buffer
+	klog.LogToStderr(false)
+	klog.SetOutput(&klogged)
+	defer klog.LogToStderr(true)
+
+	var logged strings.Builder
+	logger := funcr.New(func(prefix, args string) { fmt.Fprintln(&logged, prefix, args) }, funcr.Options{Verbosity: 4})
+
+	retry := logToSlog()
+	retry.Policy = httpretry.RetryConfig{MaxRetries: 1, InitialBackoff: time.Millisecond}
+	for _, bridge := range []func(){func() { logToKlog(retry) }, func() { logToLogr(logger, retry) }} {
+		bridge()
+		retry.Base = flaky.New(flaky.Status(503)).Transport(nil)
+		for range 2 {
+			if _, err := get(t.Context(), retry, "https://api.example.com/orders"); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	klog.Flush()
+	tests := []struct{ name, log, want string }{
+		{"klog", klogged.String(), `"attempt failed, retrying" method="GET" url="https://api.example.com/orders" attempt=1 status=503`},
+		{"klog", klogged.String(), `"succeeded after retries" method="GET" url="https://api.example.com/orders" attempt=2 status=200`},
+		{"logr", logged.String(), `http "level"=0 "msg"="succeeded after retries" "method"="GET"`},
+		{"logr at V(4)", logged.String(), `http "level"=4 "msg"="attempt ended" "method"="GET"`},
+	}
+	for _, tt := range tests {
+		if !strings.Contains(tt.log, tt.want) {
+			t.Errorf("%s: got\n%s\nwant a line with %s", tt.name, tt.log, tt.want)
+		}
+	}
+	if strings.Contains(klogged.String(), "attempt ended") {
+		t.Errorf("got\n%s\nwant nothing of V(4) at klog's default verbosity", klogged.String())
+	}
+}
+
+// resendCount tells the span of an attempt which one it is.
+type resendCount struct{ http.RoundTripper }
+
+func (r resendCount) RoundTrip(req *http.Request) (*http.Response, error) {
+	if n := httpretry.AttemptNumber(req.Context()); n > 1 {
+		trace.SpanFromContext(req.Context()).SetAttributes(semconv.HTTPRequestResendCount(n - 1))
+	}
+	return r.RoundTripper.RoundTrip(req)
+}
+
+// traced returns a transport with a span for each call, and in it one for each
+// attempt.
+func traced(base http.RoundTripper, retry *httpretry.RetryTransport, traces trace.TracerProvider) http.RoundTripper {
+	retry.Base = otelhttp.NewTransport(resendCount{base}, otelhttp.WithTracerProvider(traces))
+	return otelhttp.NewTransport(retry, otelhttp.WithTracerProvider(traces))
+}
+
+func TestOtelSpans(t *testing.T) {
+	t.Parallel()
+	s := serve(t, failures{1: reset, 2: down}, respond("text/plain", "hello"))
+	spans := tracetest.NewSpanRecorder()
+	traces := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(spans))
+	defer traces.Shutdown(context.Background())
+	if _, err := get(t.Context(), traced(s.transport, s.retry(), traces), s.url); err != nil {
+		t.Fatal(err)
+	}
+	s.check(t, 1)
+	ended := spans.Ended()
+	if len(ended) != 4 {
+		t.Fatalf("got %d spans, want 4: three attempts and the call", len(ended))
+	}
+	call := ended[3]
+	var got []string
+	for _, attempt := range ended[:3] {
+		if attempt.Parent().SpanID() != call.SpanContext().SpanID() {
+			t.Errorf("got an attempt outside the span of its call")
+		}
+		got = append(got, attributeOf(attempt, "http.request.resend_count")+"/"+attributeOf(attempt, "http.response.status_code"))
+	}
+	if want := []string{"/", "1/503", "2/200"}; !slices.Equal(got, want) {
+		t.Errorf("got resend counts and statuses %q, want %q", got, want)
+	}
+	if got := attributeOf(call, "http.response.status_code"); got != "200" {
+		t.Errorf("got status %q in the span of the call, want 200", got)
+	}
+}
+
+// attributeOf returns the value of an attribute as text, "" if there is none.
+func attributeOf(span sdktrace.ReadOnlySpan, key attribute.Key) string {
+	for _, a := range span.Attributes() {
+		if a.Key == key {
+			return a.Value.Emit()
+		}
+	}
+	return ""
+}
+
+// otelMetrics returns a function for OnAttempt.
+func otelMetrics(meter metric.Meter) (func(httpretry.Attempt, httpretry.Decision), error) {
+	retries, err1 := meter.Int64Counter("http.client.retries", metric.WithUnit("{retry}"))
+	givenUp, err2 := meter.Int64Counter("http.client.given_up", metric.WithUnit("{request}"))
+	wait, err3 := meter.Float64Histogram("http.client.retry.wait", metric.WithUnit("s"))
+	attempts, err4 := meter.Int64Histogram("http.client.request.attempts", metric.WithUnit("{attempt}"))
+	return func(a httpretry.Attempt, d httpretry.Decision) {
+		ctx, host := a.Request.Context(), semconv.ServerAddress(a.Request.URL.Hostname())
+		if d.Retry {
+			retries.Add(ctx, 1, metric.WithAttributes(host, attribute.String("reason", cause(a))))
+			wait.Record(ctx, d.Delay.Seconds(), metric.WithAttributes(host))
+			return
+		}
+		attempts.Record(ctx, int64(a.Number), metric.WithAttributes(host))
+		if a.Verdict.Outcome != httpretry.Final {
+			givenUp.Add(ctx, 1, metric.WithAttributes(host, attribute.String("reason", string(d.Reason))))
+		}
+	}, errors.Join(err1, err2, err3, err4)
+}
+
+// cause is why an attempt is repeated, in few enough words for a metric.
+func cause(a httpretry.Attempt) string {
+	if a.Err != nil {
+		return "error"
+	}
+	return strconv.Itoa(a.Response.StatusCode)
+}
+
+// promMetrics returns a function for OnAttempt.
+func promMetrics(reg prometheus.Registerer) func(httpretry.Attempt, httpretry.Decision) {
+	retries := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "http_client_retries_total", Help: "Retries, by what made them necessary."}, []string{"host", "reason"})
+	givenUp := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "http_client_given_up_total", Help: "Failures that were not retried, by reason."}, []string{"host", "reason"})
+	wait := prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name: "http_client_retry_wait_seconds", Help: "Waits before retries."}, []string{"host"})
+	attempts := prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name: "http_client_request_attempts", Help: "Attempts per request.", Buckets: []float64{1, 2, 3, 5, 8}}, []string{"host"})
+	reg.MustRegister(retries, givenUp, wait, attempts)
+	return func(a httpretry.Attempt, d httpretry.Decision) {
+		host := a.Request.URL.Hostname()
+		if d.Retry {
+			retries.WithLabelValues(host, cause(a)).Inc()
+			wait.WithLabelValues(host).Observe(d.Delay.Seconds())
+			return
+		}
+		attempts.WithLabelValues(host).Observe(float64(a.Number))
+		if a.Verdict.Outcome != httpretry.Final {
+			givenUp.WithLabelValues(host, string(d.Reason)).Inc()
+		}
+	}
+}
+
+// measure makes two calls under a hook: one meets a 503 and a refused
+// connection and succeeds, the other is a POST that ends with its first 502.
+func measure(t *testing.T, hook func(httpretry.Attempt, httpretry.Decision)) {
+	t.Helper()
+	retry := &httpretry.RetryTransport{
+		Base:      flaky.New(flaky.Status(503), flaky.Refuse(), flaky.Pass(), flaky.Status(502)).Transport(nil),
+		Policy:    httpretry.PolicyFunc(func(a httpretry.Attempt) (time.Duration, bool) { return time.Millisecond, a.Number < 4 }),
+		OnAttempt: hook,
+	}
+	client := &http.Client{Transport: retry}
+	if _, err := get(t.Context(), retry, "https://api.example.com/orders"); err != nil {
+		t.Fatal(err)
+	}
+	resp, err := client.Post("https://api.example.com/orders", "text/plain", strings.NewReader("an order"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+}
+
+func TestOtelMetrics(t *testing.T) {
+	t.Parallel()
+	reader := sdkmetric.NewManualReader()
+	provider := sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader))
+	defer provider.Shutdown(context.Background())
+	hook, err := otelMetrics(provider.Meter("httpretry"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	measure(t, hook)
+	var all metricdata.ResourceMetrics
+	if err := reader.Collect(t.Context(), &all); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, m := range all.ScopeMetrics[0].Metrics {
+		switch data := m.Data.(type) {
+		case metricdata.Sum[int64]:
+			for _, p := range data.DataPoints {
+				got = append(got, fmt.Sprint(m.Name, " ", attributes(p.Attributes), " ", p.Value))
+			}
+		case metricdata.Histogram[int64]:
+			for _, p := range data.DataPoints {
+				got = append(got, fmt.Sprint(m.Name, " ", attributes(p.Attributes), " ", p.Count, " ", p.Sum))
+			}
+		case metricdata.Histogram[float64]:
+			for _, p := range data.DataPoints {
+				got = append(got, fmt.Sprint(m.Name, " ", attributes(p.Attributes), " ", p.Count, " ", p.Sum))
+			}
+		}
+	}
+	slices.Sort(got)
+	want := []string{
+		"http.client.given_up reason=not idempotent,server.address=api.example.com 1",
+		"http.client.request.attempts server.address=api.example.com 2 4",
+		"http.client.retries reason=503,server.address=api.example.com 1",
+		"http.client.retries reason=error,server.address=api.example.com 1",
+		"http.client.retry.wait server.address=api.example.com 2 0.002",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+func attributes(set attribute.Set) string { return set.Encoded(attribute.DefaultEncoder()) }
+
+func logAndMeasure(retry *httpretry.RetryTransport, reg prometheus.Registerer) {
+	logAttempts, measureAttempts := httpretry.LogAttempts(nil), promMetrics(reg)
+	retry.OnAttempt = func(a httpretry.Attempt, d httpretry.Decision) {
+		logAttempts(a, d)
+		measureAttempts(a, d)
+	}
+}
+
+func TestPrometheusMetrics(t *testing.T) {
+	var log bytes.Buffer
+	defer slog.SetDefault(slog.Default())
+	slog.SetDefault(slog.New(slog.NewTextHandler(&log, nil)))
+	reg := prometheus.NewRegistry()
+	retry := &httpretry.RetryTransport{}
+	logAndMeasure(retry, reg)
+	measure(t, retry.OnAttempt)
+	if got, want := strings.Count(log.String(), "\n"), 4; got != want {
+		t.Errorf("got %d lines in the log beside the metrics, want %d:\n%s", got, want, log.String())
+	}
+	const want = `
+# HELP http_client_given_up_total Failures that were not retried, by reason.
+# TYPE http_client_given_up_total counter
+http_client_given_up_total{host="api.example.com",reason="not idempotent"} 1
+# HELP http_client_request_attempts Attempts per request.
+# TYPE http_client_request_attempts histogram
+http_client_request_attempts_bucket{host="api.example.com",le="1"} 1
+http_client_request_attempts_bucket{host="api.example.com",le="2"} 1
+http_client_request_attempts_bucket{host="api.example.com",le="3"} 2
+http_client_request_attempts_bucket{host="api.example.com",le="5"} 2
+http_client_request_attempts_bucket{host="api.example.com",le="8"} 2
+http_client_request_attempts_bucket{host="api.example.com",le="+Inf"} 2
+http_client_request_attempts_sum{host="api.example.com"} 4
+http_client_request_attempts_count{host="api.example.com"} 2
+# HELP http_client_retries_total Retries, by what made them necessary.
+# TYPE http_client_retries_total counter
+http_client_retries_total{host="api.example.com",reason="503"} 1
+http_client_retries_total{host="api.example.com",reason="error"} 1
+`
+	err := testutil.GatherAndCompare(reg, strings.NewReader(want),
+		"http_client_given_up_total", "http_client_request_attempts", "http_client_retries_total")
+	if err != nil {
+		t.Error(err)
+	}
+	if got := testutil.CollectAndCount(reg, "http_client_retry_wait_seconds"); got != 1 {
+		t.Errorf("got %d series of waits, want 1", got)
+	}
+}

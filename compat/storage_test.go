@@ -1,0 +1,305 @@
+package compat_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"mime"
+	"mime/multipart"
+	"net/http"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"cloud.google.com/go/storage"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
+	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob"
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/aws/signer/v4"
+	"github.com/aws/aws-sdk-go-v2/credentials"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/httpretry/httpretry"
+	"github.com/minio/minio-go/v7"
+	miniocredentials "github.com/minio/minio-go/v7/pkg/credentials"
+	"google.golang.org/api/option"
+)
+
+func newS3(cfg aws.Config, retry *httpretry.RetryTransport) *s3.Client {
+	client := s3.NewFromConfig(cfg, func(o *s3.Options) {
+		o.HTTPClient = &http.Client{Transport: retry}
+		o.Retryer = aws.NopRetryer{} // switches off the SDK's own retries
+	})
+	return client
+}
+
+func newGCS(ctx context.Context, baseURL string, retry *httpretry.RetryTransport) (*storage.Client, error) {
+	client, err := storage.NewClient(ctx,
+		option.WithHTTPClient(&http.Client{Transport: retry}),
+		option.WithEndpoint(baseURL),
+	)
+	if err != nil {
+		return nil, err
+	}
+	// Switches off the SDK's own retries, also those of the chunks of an upload,
+	// which RetryNever leaves on.
+	client.SetRetry(storage.WithPolicy(storage.RetryAlways), storage.WithErrorFunc(func(error) bool { return false }))
+	return client, nil
+}
+
+// resumable makes the chunks of an upload worth repeating, which are POSTs: a
+// server knows from Content-Range what it has already.
+func resumable(retry *httpretry.RetryTransport) {
+	retry.MaxReplayBytes = 16 << 20 // the SDK's chunks, unless their size is set
+	retry.Idempotent = func(req *http.Request) bool {
+		return httpretry.IsIdempotent(req) || req.Header.Get("Content-Range") != ""
+	}
+}
+
+func newMinio(host string, creds *miniocredentials.Credentials, retry *httpretry.RetryTransport) (*minio.Client, error) {
+	client, err := minio.New(host, &minio.Options{
+		Transport:  retry,
+		MaxRetries: 1, // one attempt: switches off the SDK's own retries
+		Creds:      creds,
+		Region:     "eu-central-1",
+	})
+	return client, err
+}
+
+func newAzblob(serviceURL string, cred *azblob.SharedKeyCredential, retry *httpretry.RetryTransport) (*azblob.Client, error) {
+	client, err := azblob.NewClientWithSharedKeyCredential(serviceURL, cred, &azblob.ClientOptions{
+		ClientOptions: policy.ClientOptions{
+			Transport: &http.Client{Transport: withoutGetBody{retry}},
+			Retry:     policy.RetryOptions{MaxRetries: -1}, // switches off the SDK's own retries
+		},
+	})
+	return client, err
+}
+
+func TestStorage(t *testing.T) {
+	runSDKTests(t, []sdkTest{
+		{
+			name: "aws-sdk-go-v2 S3", reason: "a stream that can be read once, in chunks with a trailer: the signature holds on each replay",
+			fails: failures{1: early, 2: busy, 3: reset}, tls: true, configure: largeBodies, service: s3Service, call: s3Put,
+		},
+		{
+			name: "cloud.google.com/go/storage", reason: "one request that holds a description and the data",
+			fails: failures{1: busy, 2: down}, configure: largeBodies, service: gcsService, call: gcsWrite,
+		},
+		{
+			name: "cloud.google.com/go/storage in chunks", reason: "the first chunk of an upload that can be resumed is reset",
+			fails: failures{1: down, 3: reset}, pass: 3, configure: resumable, service: gcsService, call: gcsWriteChunk,
+		},
+		{
+			name: "minio-go", reason: "each chunk of the stream is signed",
+			fails: failures{1: early, 2: reset, 3: down}, configure: largeBodies, service: s3Service, call: minioPut,
+		},
+		{
+			name: "azblob", reason: "the retry layer records the body itself",
+			fails: failures{1: early, 2: reset, 3: busy}, configure: largeBodies, service: azblobService, call: azblobUpload,
+		},
+	})
+}
+
+const objectSize = 5 << 20
+
+var objectDigest = digest(stream(objectSize))
+
+const (
+	accessKey = "AKIDEXAMPLE"
+	secretKey = "a secret of the tests"
+)
+
+func s3Put(ctx context.Context, url string, retry *httpretry.RetryTransport) error {
+	client := newS3(aws.Config{
+		Region:       "eu-central-1",
+		BaseEndpoint: &url,
+		Credentials:  credentials.NewStaticCredentialsProvider(accessKey, secretKey, ""),
+	}, retry)
+	size := int64(objectSize)
+	_, err := client.PutObject(ctx, &s3.PutObjectInput{
+		Bucket: aws.String("bucket"), Key: aws.String("object"), Body: stream(size), ContentLength: &size,
+	})
+	return err
+}
+
+func minioPut(ctx context.Context, url string, retry *httpretry.RetryTransport) error {
+	creds := miniocredentials.NewStaticV4(accessKey, secretKey, "")
+	client, err := newMinio(strings.TrimPrefix(url, "http://"), creds, retry)
+	if err != nil {
+		return err
+	}
+	_, err = client.PutObject(ctx, "bucket", "object", stream(objectSize), objectSize, minio.PutObjectOptions{})
+	return err
+}
+
+// s3Service takes an object if its signature and its content are right.
+func s3Service() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body := io.Reader(r.Body)
+		if strings.HasPrefix(r.Header.Get("X-Amz-Content-Sha256"), "STREAMING-") {
+			body = &awsChunks{r: bufio.NewReader(body)}
+		}
+		got := digest(body)
+		io.Copy(io.Discard, r.Body)
+		if err := errors.Join(verifySignature(r), want("digest", got, objectDigest)); err != nil {
+			http.Error(w, err.Error(), http.StatusForbidden)
+			return
+		}
+		w.Header().Set("ETag", `"etag"`)
+	})
+}
+
+// verifySignature signs what arrived once more, and compares. The chunks of a
+// body have signatures of their own that start from this one.
+func verifySignature(r *http.Request) error {
+	given := r.Header.Get("Authorization")
+	_, rest, _ := strings.Cut(given, "SignedHeaders=")
+	signed, _, _ := strings.Cut(rest, ",")
+	again, err := http.NewRequest(r.Method, "https://"+r.Host+r.URL.RequestURI(), nil)
+	if err != nil {
+		return err
+	}
+	for name := range strings.SplitSeq(signed, ";") {
+		if values := r.Header.Values(name); len(values) > 0 {
+			again.Header[http.CanonicalHeaderKey(name)] = values
+		}
+		if name == "content-length" {
+			again.ContentLength = r.ContentLength
+		}
+	}
+	at, err := time.Parse("20060102T150405Z", r.Header.Get("X-Amz-Date"))
+	if err != nil {
+		return err
+	}
+	creds := aws.Credentials{AccessKeyID: accessKey, SecretAccessKey: secretKey}
+	signer := v4.NewSigner(func(o *v4.SignerOptions) { o.DisableURIPathEscaping = true })
+	err = signer.SignHTTP(r.Context(), creds, again, r.Header.Get("X-Amz-Content-Sha256"), "s3", "eu-central-1", at)
+	if err != nil {
+		return err
+	}
+	_, given, _ = strings.Cut(given, "Signature=")
+	_, made, _ := strings.Cut(again.Header.Get("Authorization"), "Signature=")
+	return want("signature", given, made)
+}
+
+// awsChunks decodes a body of the content encoding aws-chunked.
+type awsChunks struct {
+	r    *bufio.Reader
+	left int64
+	end  error
+}
+
+func (c *awsChunks) Read(p []byte) (int, error) {
+	for c.left == 0 {
+		if c.end != nil {
+			return 0, c.end
+		}
+		line, err := c.r.ReadString('\n')
+		if err != nil {
+			return 0, fmt.Errorf("chunk header %q: %w", line, err)
+		}
+		if line = strings.TrimSpace(line); line == "" {
+			continue // the end of the chunk before
+		}
+		size, _, _ := strings.Cut(line, ";")
+		if c.left, err = strconv.ParseInt(size, 16, 64); err != nil {
+			return 0, err
+		}
+		if c.left == 0 {
+			c.end = io.EOF
+		}
+	}
+	n, err := c.r.Read(p[:min(int64(len(p)), c.left)])
+	c.left -= int64(n)
+	return n, err
+}
+
+func gcsWrite(ctx context.Context, url string, retry *httpretry.RetryTransport) error {
+	return gcsWriteIn(ctx, url, retry, 0)
+}
+
+func gcsWriteChunk(ctx context.Context, url string, retry *httpretry.RetryTransport) error {
+	return gcsWriteIn(ctx, url, retry, 4<<20)
+}
+
+func gcsWriteIn(ctx context.Context, url string, retry *httpretry.RetryTransport, chunkSize int) error {
+	client, err := newGCS(ctx, url+"/storage/v1/", retry)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	w := client.Bucket("bucket").Object("object").NewWriter(ctx)
+	w.ChunkSize = chunkSize
+	w.ContentType = "application/octet-stream"
+	if _, err := io.Copy(w, stream(objectSize)); err != nil {
+		w.Close()
+		return err
+	}
+	if err := w.Close(); err != nil {
+		return err
+	}
+	return want("digest", w.Attrs().Etag, objectDigest)
+}
+
+// gcsService takes an object in one request of two parts, or in two chunks
+// after they were announced. It answers with the digest as the ETag, and with
+// the checksum, which the SDK compares.
+func gcsService() http.Handler {
+	var object bytes.Buffer
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer io.Copy(io.Discard, r.Body)
+		switch r.URL.Query().Get("uploadType") {
+		case "resumable":
+			w.Header().Set("Location", "http://"+r.Host+"/chunks")
+			return
+		case "multipart":
+			_, params, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
+			parts := multipart.NewReader(r.Body, params["boundary"])
+			parts.NextPart() // the description
+			if data, err := parts.NextPart(); err == nil {
+				io.Copy(&object, data)
+			}
+		default:
+			io.Copy(&object, r.Body)
+		}
+		if object.Len() < objectSize {
+			w.Header().Set("Range", fmt.Sprintf("bytes=0-%d", object.Len()-1))
+			w.Header().Set("X-Http-Status-Code-Override", "308")
+			return
+		}
+		checksum := crc32.Checksum(object.Bytes(), crc32.MakeTable(crc32.Castagnoli))
+		w.Header().Set("Content-Type", "application/json")
+		fmt.Fprintf(w, `{"bucket":"bucket","name":"object","etag":%q,"crc32c":%q}`,
+			digest(&object), base64.StdEncoding.EncodeToString(binary.BigEndian.AppendUint32(nil, checksum)))
+	})
+}
+
+func azblobUpload(ctx context.Context, url string, retry *httpretry.RetryTransport) error {
+	cred, err := azblob.NewSharedKeyCredential("account", "a2V5")
+	if err != nil {
+		return err
+	}
+	client, err := newAzblob(url+"/account", cred, retry)
+	if err != nil {
+		return err
+	}
+	resp, err := client.UploadBuffer(ctx, "container", "blob", []byte(readAll(stream(objectSize))), nil)
+	if err != nil {
+		return err
+	}
+	return want("digest", string(*resp.ETag), objectDigest)
+}
+
+func azblobService() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("ETag", digest(r.Body))
+		w.WriteHeader(http.StatusCreated)
+	})
+}
