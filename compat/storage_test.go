@@ -89,12 +89,25 @@ func TestStorage(t *testing.T) {
 			fails: failures{1: early, 2: busy, 3: reset}, tls: true, configure: largeBodies, service: s3Service, call: s3Put,
 		},
 		{
+			name: "aws-sdk-go-v2 S3 get", reason: "an object is fetched",
+			fails: failures{1: reset, 2: down}, tls: true, service: objectService, call: s3Get,
+		},
+		{
 			name: "cloud.google.com/go/storage", reason: "one request that holds a description and the data",
 			fails: failures{1: busy, 2: down}, configure: largeBodies, service: gcsService, call: gcsWrite,
 		},
 		{
 			name: "cloud.google.com/go/storage in chunks", reason: "the first chunk of an upload that can be resumed is reset",
-			fails: failures{1: down, 3: reset}, pass: 3, configure: resumable, service: gcsService, call: gcsWriteChunk,
+			fails: failures{1: down, 3: reset}, pass: 3, failFrom: 2,
+			configure: resumable, service: gcsService, call: gcsWriteChunk,
+		},
+		{
+			name: "cloud.google.com/go/storage get", reason: "an object is fetched",
+			fails: failures{1: reset, 2: down}, service: objectService, call: gcsRead,
+		},
+		{
+			name: "minio-go get", reason: "an object is fetched",
+			fails: failures{1: reset, 2: down}, service: objectService, call: minioGet,
 		},
 		{
 			name: "minio-go", reason: "each chunk of the stream is signed",
@@ -116,12 +129,16 @@ const (
 	secretKey = "a secret of the tests"
 )
 
-func s3Put(ctx context.Context, url string, retry *httpretry.RetryTransport) error {
-	client := newS3(aws.Config{
+func s3Config(url string) aws.Config {
+	return aws.Config{
 		Region:       "eu-central-1",
 		BaseEndpoint: &url,
 		Credentials:  credentials.NewStaticCredentialsProvider(accessKey, secretKey, ""),
-	}, retry)
+	}
+}
+
+func s3Put(ctx context.Context, url string, retry *httpretry.RetryTransport) error {
+	client := newS3(s3Config(url), retry)
 	size := int64(objectSize)
 	_, err := client.PutObject(ctx, &s3.PutObjectInput{
 		Bucket: aws.String("bucket"), Key: aws.String("object"), Body: stream(size), ContentLength: &size,
@@ -129,14 +146,51 @@ func s3Put(ctx context.Context, url string, retry *httpretry.RetryTransport) err
 	return err
 }
 
+func s3Get(ctx context.Context, url string, retry *httpretry.RetryTransport) error {
+	client := newS3(s3Config(url), retry)
+	object, err := client.GetObject(ctx, &s3.GetObjectInput{Bucket: aws.String("bucket"), Key: aws.String("object")})
+	if err != nil {
+		return err
+	}
+	defer object.Body.Close()
+	return want("digest", digest(object.Body), objectDigest)
+}
+
+func minioClient(url string, retry *httpretry.RetryTransport) (*minio.Client, error) {
+	return newMinio(strings.TrimPrefix(url, "http://"), miniocredentials.NewStaticV4(accessKey, secretKey, ""), retry)
+}
+
 func minioPut(ctx context.Context, url string, retry *httpretry.RetryTransport) error {
-	creds := miniocredentials.NewStaticV4(accessKey, secretKey, "")
-	client, err := newMinio(strings.TrimPrefix(url, "http://"), creds, retry)
+	client, err := minioClient(url, retry)
 	if err != nil {
 		return err
 	}
 	_, err = client.PutObject(ctx, "bucket", "object", stream(objectSize), objectSize, minio.PutObjectOptions{})
 	return err
+}
+
+func minioGet(ctx context.Context, url string, retry *httpretry.RetryTransport) error {
+	client, err := minioClient(url, retry)
+	if err != nil {
+		return err
+	}
+	object, err := client.GetObject(ctx, "bucket", "object", minio.GetObjectOptions{})
+	if err != nil {
+		return err
+	}
+	defer object.Close()
+	return want("digest", digest(object), objectDigest)
+}
+
+// objectService has one object, under every path.
+func objectService() http.Handler {
+	object := readAll(stream(objectSize))
+	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Last-Modified", "Sun, 06 Nov 1994 08:49:37 GMT")
+		w.Header().Set("ETag", `"etag"`)
+		w.Header().Set("Content-Length", strconv.Itoa(len(object)))
+		io.WriteString(w, object)
+	})
 }
 
 // s3Service takes an object if its signature and its content are right.
@@ -246,6 +300,20 @@ func gcsWriteIn(ctx context.Context, url string, retry *httpretry.RetryTransport
 		return err
 	}
 	return want("digest", w.Attrs().Etag, objectDigest)
+}
+
+func gcsRead(ctx context.Context, url string, retry *httpretry.RetryTransport) error {
+	client, err := newGCS(ctx, url+"/storage/v1/", retry)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	r, err := client.Bucket("bucket").Object("object").NewReader(ctx)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	return want("digest", digest(r), objectDigest)
 }
 
 // gcsService takes an object in one request of two parts, or in two chunks
