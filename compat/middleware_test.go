@@ -299,7 +299,7 @@ func TestWebsocket(t *testing.T) {
 			t.Parallel()
 			s := serve(t, failures{1: reset, 2: down}, http.HandlerFunc(echoFrames))
 			url, rt := tt.stack(t, s)
-			conn, _, err := websocket.Dial(t.Context(), url, &websocket.DialOptions{HTTPClient: &http.Client{Transport: rt}})
+			conn, err := dialWebsocket(t.Context(), url, rt)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -318,6 +318,12 @@ func TestWebsocket(t *testing.T) {
 			s.check(t, 1)
 		})
 	}
+}
+
+func dialWebsocket(ctx context.Context, url string, retry http.RoundTripper) (*websocket.Conn, error) {
+	client := &http.Client{Transport: retry}
+	conn, _, err := websocket.Dial(ctx, url, &websocket.DialOptions{HTTPClient: client})
+	return conn, err
 }
 
 func echoFrames(w http.ResponseWriter, r *http.Request) {

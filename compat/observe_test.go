@@ -416,8 +416,8 @@ func TestOtelMetrics(t *testing.T) {
 
 func attributes(set attribute.Set) string { return set.Encoded(attribute.DefaultEncoder()) }
 
-func logAndMeasure(retry *httpretry.RetryTransport, reg prometheus.Registerer) {
-	logAttempts, measureAttempts := httpretry.LogAttempts(nil), promMetrics(reg)
+func logAndMeasure(retry *httpretry.RetryTransport, logger *slog.Logger, reg prometheus.Registerer) {
+	logAttempts, measureAttempts := httpretry.LogAttempts(logger), promMetrics(reg)
 	retry.OnAttempt = func(a httpretry.Attempt, d httpretry.Decision) {
 		logAttempts(a, d)
 		measureAttempts(a, d)
@@ -425,12 +425,11 @@ func logAndMeasure(retry *httpretry.RetryTransport, reg prometheus.Registerer) {
 }
 
 func TestPrometheusMetrics(t *testing.T) {
+	t.Parallel()
 	var log bytes.Buffer
-	defer slog.SetDefault(slog.Default())
-	slog.SetDefault(slog.New(slog.NewTextHandler(&log, nil)))
 	reg := prometheus.NewRegistry()
 	retry := &httpretry.RetryTransport{}
-	logAndMeasure(retry, reg)
+	logAndMeasure(retry, slog.New(slog.NewTextHandler(&log, nil)), reg)
 	measure(t, retry.OnAttempt)
 	if got, want := strings.Count(log.String(), "\n"), 4; got != want {
 		t.Errorf("got %d lines in the log beside the metrics, want %d:\n%s", got, want, log.String())

@@ -25,10 +25,10 @@ type apiError struct {
 	Type    any    `json:"type"`
 	Status  any    `json:"status"`
 	Message string `json:"message"`
-	Details []struct {
+	Details [maxErrors]struct {
 		Type       string `json:"@type"`
 		RetryDelay string `json:"retryDelay"`
-		Violations []struct {
+		Violations [maxErrors]struct {
 			QuotaID string `json:"quotaId"`
 		} `json:"violations"`
 	} `json:"details"`
@@ -54,6 +54,10 @@ func lentBody(resp *http.Response) []byte {
 	return body
 }
 
+// maxErrors is how many elements of a list are looked at. A hostile list costs
+// far more memory than its text.
+const maxErrors = 8
+
 // parseAPIErrors returns the errors in {"error": {…}}, in an array of such
 // objects, or in an object that is the error itself.
 func parseAPIErrors(body []byte) []apiError {
@@ -61,14 +65,17 @@ func parseAPIErrors(body []byte) []apiError {
 		apiError
 		Error apiError `json:"error"`
 	}
-	answers := make([]answer, 1)
+	if len(body) > maxErrorBytes {
+		return nil
+	}
+	var answers [maxErrors]answer // what is beyond it, encoding/json passes over
 	// A value of an unexpected type is an error, and all the others are there.
 	if bytes.HasPrefix(bytes.TrimLeft(body, " \t\r\n"), []byte("[")) {
 		_ = json.Unmarshal(body, &answers)
 	} else {
 		_ = json.Unmarshal(body, &answers[0])
 	}
-	var errs []apiError
+	errs := make([]apiError, 0, 2*len(answers))
 	for _, a := range answers {
 		errs = append(errs, a.Error, a.apiError)
 	}

@@ -7,6 +7,8 @@ import (
 	"io"
 	"math"
 	"net/http"
+	"net/http/httptest"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -274,7 +276,8 @@ func TestClassifierBody(t *testing.T) {
 		{"other types among details", `{"error":{"details":{"a":1}}}`, rejected(0)},
 		{"deep", strings.Repeat("[", 200_000), rejected(0)},
 		{"deep and whole", `{"error":` + strings.Repeat("[", 9_000) + strings.Repeat("]", 9_000) + `}`, rejected(0)},
-		{"many", "[" + strings.Repeat("{},", 80_000) + openAIQuota + "]", final},
+		{"many", "[" + openAIQuota + strings.Repeat(",{}", 80_000) + "]", final},
+		{"beyond many", "[" + strings.Repeat("{},", 80_000) + openAIQuota + "]", rejected(0)}, // only a few are looked at
 		{"number out of range", `{"error":{"type":1e999,"code":"insufficient_quota"}}`, final},
 	} {
 		t.Run(tc.name, func(t *testing.T) { checkVerdict(t, newResponse(429, "", tc.body), tc.want) })
@@ -392,4 +395,17 @@ func FuzzClassifier(f *testing.F) {
 			}
 		})
 	})
+}
+
+// A list of a hundred thousand empty errors is short, and must be cheap.
+func TestClassifierIsBoundedInMemory(t *testing.T) {
+	body := "[" + strings.Repeat("{},", 87_000) + "{}]"
+	resp := &http.Response{StatusCode: 429, Header: http.Header{}, Body: io.NopCloser(strings.NewReader(body))}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	inference.Classifier{}.Classify(httptest.NewRequest("POST", "http://example.com/", nil), resp, nil)
+	runtime.ReadMemStats(&after)
+	if got := (after.TotalAlloc - before.TotalAlloc) >> 20; got > 4 {
+		t.Errorf("a body of %d KiB took %d MiB, want at most 4", len(body)>>10, got)
+	}
 }
