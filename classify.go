@@ -88,13 +88,10 @@ var DefaultClassifier Classifier = defaultClassifier{}
 
 type defaultClassifier struct{}
 
-// passes reports whether DefaultClassifier takes resp as final. It is asked
-// about every response, and so does without a Verdict where it can.
-func passes(req *http.Request, resp *http.Response) bool {
-	if _, ok := DefaultClassifier.(defaultClassifier); ok {
-		return statusOutcome(resp.StatusCode) == Final
-	}
-	return DefaultClassifier.Classify(req, resp, nil).Outcome == Final
+// isDefault reports whether c goes by statusOutcome.
+func isDefault(c Classifier) bool {
+	_, ok := c.(defaultClassifier)
+	return ok
 }
 
 func statusOutcome(status int) Outcome {

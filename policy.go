@@ -274,12 +274,12 @@ func WithPolicy(ctx context.Context, p Policy) context.Context {
 	return context.WithValue(ctx, policyKey{}, p)
 }
 
-func policyFrom(ctx context.Context) Policy {
-	if !contextPolicies.Load() {
-		return nil
+// policyFrom returns the policy that ctx carries, otherwise if there is none.
+func policyFrom(ctx context.Context, otherwise Policy) Policy {
+	if p, ok := ctx.Value(policyKey{}).(Policy); ok {
+		return p
 	}
-	p, _ := ctx.Value(policyKey{}).(Policy)
-	return p
+	return otherwise
 }
 
 type attemptKey struct{}

@@ -116,30 +116,44 @@ func (t *RetryTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 		closeBody(req)
 		return nil, context.Cause(ctx)
 	}
-	policy := t.policy(ctx)
-	var start time.Time
-	if t.timed(policy) {
-		start = time.Now()
+	policy := t.policy()
+	if contextPolicies.Load() {
+		policy = policyFrom(ctx, policy)
+	}
+	if !replaysItself(req) || !t.plain(policy) {
+		return t.attend(req, policy)
+	}
+	resp, err := t.base().RoundTrip(req)
+	if err != nil || resp == nil || statusOutcome(resp.StatusCode) != Final || t.ResumeDownloads {
+		return t.goOn(req, policy, resp, err)
+	}
+	// What goOn does would come to the same, in three times the time.
+	if resp.Request != req {
+		resp.Request = req
+	}
+	return resp, nil
+}
+
+// attend makes the call for a request that needs help, or that somebody wants
+// to hear of.
+func (t *RetryTransport) attend(req *http.Request, p Policy) (*http.Response, error) {
+	c := newCall(t, req, p)
+	if t.timed(p) {
+		c.start = time.Now()
 	}
 	if t.Budget != nil {
 		t.Budget.Deposit(req)
 	}
-	if t.plain(req) {
-		resp, err := t.base().RoundTrip(req)
-		if err == nil && resp != nil && passes(req, resp) && !(t.ResumeDownloads && resumable(req, resp)) {
-			// What follows would do the same, in three times the time.
-			if resp.Request != req {
-				resp.Request = req
-			}
-			return resp, nil
-		}
-		c := newCall(t, req, policy, start)
-		c.receive(resp, err)
-		return c.conclude()
-	}
-	c := newCall(t, req, policy, start)
 	c.record()
 	c.exchange()
+	return c.conclude()
+}
+
+// goOn makes the call of which the first attempt has been made, with req as it
+// is.
+func (t *RetryTransport) goOn(req *http.Request, p Policy, resp *http.Response, err error) (*http.Response, error) {
+	c := newCall(t, req, p)
+	c.receive(resp, err)
 	return c.conclude()
 }
 
@@ -158,10 +172,7 @@ func (t *RetryTransport) base() http.RoundTripper {
 	return http.DefaultTransport
 }
 
-func (t *RetryTransport) policy(ctx context.Context) Policy {
-	if p := policyFrom(ctx); p != nil {
-		return p
-	}
+func (t *RetryTransport) policy() Policy {
 	if t.Policy != nil {
 		return t.Policy
 	}
@@ -182,25 +193,18 @@ func (t *RetryTransport) maxReplayBytes() int64 {
 	return 1 << 20
 }
 
+// plain reports whether nobody but the default classifier is asked about an
+// attempt that succeeds.
+func (t *RetryTransport) plain(p Policy) bool {
+	return !t.timed(p) && t.AttemptTimeout <= 0 && t.MaxResponseBytes <= 0 &&
+		t.Classifier == nil && isDefault(DefaultClassifier)
+}
+
 // timed reports whether anybody will look at Attempt.Elapsed. Reading the
 // clock takes longer than all else that an attempt that succeeds costs.
 func (t *RetryTransport) timed(p Policy) bool {
-	if t.OnAttempt != nil || t.Budget != nil {
-		return true
-	}
-	//lint:ignore S1034 a variable would be a copy of the config, and 4 ns
-	switch p.(type) {
-	case RetryConfig:
-		return p.(RetryConfig).MaxElapsed > 0
-	}
-	return true
-}
-
-// plain reports whether the first attempt is made with req as it is, and
-// nobody but the default classifier is asked about it.
-func (t *RetryTransport) plain(req *http.Request) bool {
-	return replaysItself(req) &&
-		t.Classifier == nil && t.OnAttempt == nil && t.AttemptTimeout <= 0 && t.MaxResponseBytes <= 0
+	c, ok := p.(RetryConfig)
+	return t.OnAttempt != nil || t.Budget != nil || !ok || c.MaxElapsed > 0
 }
 
 // A call is one call of RoundTrip: its request, and how far it has got.
@@ -226,8 +230,8 @@ type call struct {
 	over bool          // nothing is left to be closed
 }
 
-func newCall(t *RetryTransport, req *http.Request, p Policy, start time.Time) *call {
-	return &call{t: t, ctx: req.Context(), req: req, sent: req, policy: p, start: start}
+func newCall(t *RetryTransport, req *http.Request, p Policy) *call {
+	return &call{t: t, ctx: req.Context(), req: req, sent: req, policy: p}
 }
 
 // record makes the request body replayable if it isn't, and could be needed.
