@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"math/rand/v2"
 	"net/http"
 	"sync/atomic"
 	"time"
@@ -117,7 +118,7 @@ func (c RetryConfig) Backoff(a Attempt) (time.Duration, bool) {
 		return 0, false
 	}
 	delay := max(asked, c.exponential(a.Number-1))
-	delay = spreadUp(asked, c.jitter()(delay, a.Delay))
+	delay = spreadUp(asked, c.jittered(delay, a.Delay))
 	if c.MaxElapsed > 0 && delay > c.MaxElapsed-a.Elapsed {
 		return 0, false
 	}
@@ -156,14 +157,18 @@ func (c RetryConfig) backoffFactor() float64 {
 	return defaultBackoffFactor
 }
 
-func (c RetryConfig) jitter() Jitter {
+func (c RetryConfig) jittered(backoff, previous time.Duration) time.Duration {
 	if c.Jitter != nil {
-		return c.Jitter
+		return c.Jitter(backoff, previous)
 	}
+	return proportional(backoff, c.jitterFraction(), rand.Float64())
+}
+
+func (c RetryConfig) jitterFraction() float64 {
 	if c.JitterFraction != 0 && validFraction(c.JitterFraction) {
-		return Proportional(c.JitterFraction)
+		return c.JitterFraction
 	}
-	return Proportional(defaultJitterFraction)
+	return defaultJitterFraction
 }
 
 func (c RetryConfig) maxRetryAfter() time.Duration {
@@ -282,7 +287,30 @@ func policyFrom(ctx context.Context, otherwise Policy) Policy {
 	return otherwise
 }
 
+// A retryContext is the context of the request of an attempt after the first. Both
+// are in one place to save an allocation.
+type retryContext struct {
+	context.Context // the caller's
+	number          int
+	req             http.Request
+}
+
+// newAttempt returns a copy of req for the attempt with that number.
+func newAttempt(ctx context.Context, req *http.Request, number int) *http.Request {
+	c := &retryContext{Context: ctx, number: number}
+	c.req = *req.WithContext(c)
+	return &c.req
+}
+
 type attemptKey struct{}
+
+// Value implements [context.Context].
+func (c *retryContext) Value(key any) any {
+	if key == (attemptKey{}) {
+		return c.number
+	}
+	return c.Context.Value(key)
+}
 
 // AttemptNumber returns the number of the attempt that a request's context
 // belongs to: 1 on the first, 2 on the first retry. Middleware below a

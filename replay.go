@@ -50,60 +50,58 @@ type replay struct {
 	changed sync.Cond // a Read of the source ended, or copies were fenced
 	source  io.ReadCloser
 	busy    int         // Reads of the source that are under way
-	closed  bool        // the source is, or is about to be
 	unwatch func() bool // ends the wait for ctx
+	closed  bool        // the source is, or is about to be
+	settled bool        // the outcome is final: no further attempt
+	held    bool        // no copy may read beyond what is recorded
+	filling bool        // a Read into the recording is under way
 
+	sending bool  // the copy that is sent is among the open ones
+	open    int   // copies of this attempt that may still read
 	attempt int   // copies of earlier attempts are fenced
 	fence   error // not nil: so are those of this one, with this error
-	open    int   // copies of this attempt that may still read
-	sending bool  // the one that is sent is among them
-	held    bool  // no copy may read beyond what is recorded
-	settled bool  // the outcome is final: no further attempt
 
 	head, tail *chunk
 	size       int64 // bytes recorded
 	room       int64 // bytes for which there have been chunks
 	end        error // what followed them: io.EOF or the source's failure; nil: not known yet
-	filling    bool
-	fillFunc   func()
-
-	// The first attempt's request and body, here to save allocations.
-	sent  http.Request
-	first bodyCopy
 }
 
-// newReplay takes over req.Body and returns the first attempt's request in
-// sent. A body that can't be replayed within limit bytes is only watched, so
-// that the call ends when its context does; unless nobody could end it: then
-// newReplay returns nil.
-func newReplay(req *http.Request, limit int64, timeout bool) *replay {
+// newReplay takes over req.Body and returns the first attempt's request. A body
+// that can't be replayed within limit bytes is only watched, so that the call
+// ends when its context does; unless nobody could end it: then newReplay
+// returns nil, and req.
+func newReplay(req *http.Request, limit int64, timeout bool) (*replay, *http.Request) {
 	if req.ContentLength > limit {
 		limit = -1
 	}
-	r := &replay{ctx: req.Context(), limit: limit, source: req.Body, attempt: 1, open: 1, sending: true, sent: *req}
+	r := &replay{ctx: req.Context(), limit: limit, source: req.Body, attempt: 1, open: 1, sending: true}
 	r.seek()
 	if r.at == nil && limit < 0 && !timeout && r.ctx.Done() == nil {
-		return nil
+		return nil, req
 	}
 	r.changed.L = &r.mu
-	r.fillFunc = r.fill
-	r.first = bodyCopy{r: r, attempt: 1, sent: true}
-	r.sent.Body = &r.first
+	// In one place to save an allocation, and not in r, which lives longer.
+	first := &struct {
+		sent http.Request
+		body bodyCopy
+	}{*req, bodyCopy{r: r, attempt: 1, sent: true}}
+	first.sent.Body = &first.body
 	if f, ok := r.source.(*os.File); ok && r.at != nil {
 		// Reading the file where it stands, and showing it to net, allows for
 		// sendfile. The copies of later attempts have offsets of their own.
-		r.first.direct = true
-		r.sent.Body = fileCopy{&r.first, f}
+		first.body.direct = true
+		first.sent.Body = fileCopy{&first.body, f}
 	}
 	if r.replayableLocked() {
-		r.sent.GetBody = r.getBody(1)
+		first.sent.GetBody = r.getBody(1)
 	}
 	if r.ctx.Done() != nil {
 		r.mu.Lock() // abort may run before unwatch is set
 		defer r.mu.Unlock()
 		r.unwatch = context.AfterFunc(r.ctx, r.abort)
 	}
-	return r
+	return r, &first.sent
 }
 
 // seek finds out whether the source can be read again, and where it stands.
@@ -150,20 +148,25 @@ func embedsFile(body io.Reader) bool {
 	return false
 }
 
-// nextRequest starts another attempt: copies of the one before are fenced.
-func (r *replay) nextRequest(ctx context.Context, req *http.Request) *http.Request {
+// rest ends an attempt that another follows: its copies are fenced, and no more
+// is kept than the next one needs.
+func (r *replay) rest() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.fenceLocked(errAttemptOver)
 	r.held = false
+	r.compactLocked()
+}
+
+// next starts the attempt that sends req, which gets its body here.
+func (r *replay) next(req *http.Request) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	r.attempt++
 	r.fence = context.Cause(r.ctx) // nil unless it is done
 	r.open, r.sending = 1, true
-	r.compactLocked()
-	sent := req.WithContext(ctx)
-	sent.Body = &bodyCopy{r: r, attempt: r.attempt, sent: true}
-	sent.GetBody = r.getBody(r.attempt)
-	return sent
+	req.Body = &bodyCopy{r: r, attempt: r.attempt, sent: true}
+	req.GetBody = r.getBody(r.attempt)
 }
 
 // getBody lets net/http itself replay within an attempt, as it does after
@@ -184,7 +187,7 @@ func (r *replay) getBody(attempt int) func() (io.ReadCloser, error) {
 }
 
 // hold reports whether another attempt could get the whole body, and keeps it
-// so until nextRequest or settle: what the transport still reads for the
+// so until rest or settle: what the transport still reads for the
 // attempt before could otherwise exceed the limit meanwhile. A source that
 // failed would fail another attempt at the same offset.
 func (r *replay) hold() bool {
@@ -283,6 +286,7 @@ func (r *replay) closeLocked() error {
 	r.closed = true
 	if r.unwatch != nil {
 		r.unwatch()
+		r.unwatch = nil // which keeps memory
 	}
 	if r.busy > 0 {
 		go r.source.Close()
@@ -458,7 +462,6 @@ func (r *replay) compactLocked() {
 		return
 	}
 	small := &chunk{data: bytes.Clone(r.head.data[:r.size])}
-	r.first.chunk = nil // which is fenced, and would keep it in memory
 	r.dropUntilLocked(nil)
 	r.head, r.tail = small, small
 }
@@ -478,7 +481,29 @@ func (r *replay) startFill() {
 	}
 	r.filling = true
 	r.busy++
-	go r.fillFunc()
+	f, _ := fillers.Get().(*filler)
+	if f == nil {
+		f = new(filler)
+		f.run = f.fill
+	}
+	f.replay = r
+	go f.run()
+}
+
+// A filler fills replays, one Read at a time. Kept for the next Read, it starts
+// a goroutine without an allocation.
+type filler struct {
+	replay *replay
+	run    func()
+}
+
+var fillers sync.Pool
+
+func (f *filler) fill() {
+	r := f.replay
+	f.replay = nil
+	fillers.Put(f)
+	r.fill()
 }
 
 // fill reads once from the source, at most a byte more than the limit: that

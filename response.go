@@ -30,66 +30,108 @@ func closeResponse(resp *http.Response) {
 	}
 }
 
-// A drain reads the rest of a superseded response and closes it.
-type drain struct {
-	resp *http.Response
-	once sync.Once
-	done chan struct{}
-}
-
-// startDrain begins to drain resp; done is closed when it has ended. resp may
-// be nil.
-func startDrain(resp *http.Response) *drain {
-	d := &drain{resp: resp, done: make(chan struct{})}
-	if resp == nil || !hasResponseBody(resp) {
-		close(d.done)
-	} else {
-		go d.run()
+// pause waits for delay, while what is left of resp is read and resp is closed;
+// it may be nil. It reports false if ctx was done first.
+func pause(ctx context.Context, delay time.Duration, resp *http.Response) bool {
+	switch {
+	case resp == nil || !hasResponseBody(resp):
+		return sleep(ctx, delay)
+	case delay < minDrainTime:
+		start := time.Now()
+		drainHere(ctx, resp)
+		return sleep(ctx, delay-time.Since(start))
 	}
-	return d
+	d := startDrain(resp)
+	defer d.cut()
+	return sleep(ctx, delay)
 }
 
-func (d *drain) run() {
-	if d.resp.ContentLength <= maxDrainBytes {
-		// An error means that there is nothing left to drain.
-		io.CopyN(io.Discard, d.resp.Body, maxDrainBytes+1)
-	}
-	d.close()
-	close(d.done)
-}
-
-// wait waits for the drain to end, for at most grace longer, and cuts it off
-// then. It reports false if ctx was done first.
-func (d *drain) wait(ctx context.Context, grace time.Duration) bool {
-	select {
-	case <-d.done:
+// sleep reports whether it slept for d, and was not ended by ctx.
+func sleep(ctx context.Context, d time.Duration) bool {
+	if d <= 0 {
 		return ctx.Err() == nil
-	default:
 	}
-	if grace > 0 {
-		timer := time.NewTimer(grace)
-		defer timer.Stop()
-		select {
-		case <-d.done:
-		case <-ctx.Done():
-		case <-timer.C:
-		}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
 	}
-	d.cut()
-	return ctx.Err() == nil
+	return ctx.Err() == nil // both may have come at once
+}
+
+// drainHere drains resp in this goroutine and closes it, at the latest after
+// minDrainTime or when ctx is done: so that is what ends a Read. Another
+// goroutine would take longer than most bodies, and there is no wait to hide it
+// in.
+func drainHere(ctx context.Context, resp *http.Response) {
+	closeBody := func() { resp.Body.Close() }
+	if ctx.Done() != nil {
+		closeBody = sync.OnceFunc(closeBody)
+		defer context.AfterFunc(ctx, closeBody)()
+	}
+	watch := time.AfterFunc(minDrainTime, closeBody)
+	discard(resp)
+	if watch.Stop() {
+		closeBody()
+	}
+}
+
+// A drain reads what is left of a superseded response and closes it, in a
+// goroutine of its own: Read and Close may both block.
+type drain struct {
+	mu   sync.Mutex    // held while body is being closed
+	body io.ReadCloser // nil once it is
+}
+
+func startDrain(resp *http.Response) *drain {
+	d := &drain{body: resp.Body}
+	go func() {
+		discard(resp)
+		d.close()
+	}()
+	return d
 }
 
 // cut ends the drain. It does not wait: a Close may block behind the Read that
 // it is to break off.
 func (d *drain) cut() {
-	select {
-	case <-d.done:
-	default:
+	if !d.mu.TryLock() {
+		return // it is ending
+	}
+	defer d.mu.Unlock()
+	if d.body != nil {
 		go d.close()
 	}
 }
 
-func (d *drain) close() { d.once.Do(func() { d.resp.Body.Close() }) }
+func (d *drain) close() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.body != nil {
+		d.body.Close()
+		d.body = nil
+	}
+}
+
+// discard reads what is left of resp, or a byte more than maxDrainBytes. An
+// error means that nothing is left.
+func discard(resp *http.Response) {
+	if resp.ContentLength > maxDrainBytes {
+		return
+	}
+	buf := drainBuffers.Get().(*[8 << 10]byte)
+	defer drainBuffers.Put(buf)
+	for left := maxDrainBytes; left >= 0; {
+		n, err := resp.Body.Read(buf[:])
+		if err != nil {
+			return
+		}
+		left -= max(n, 1) // a Read may bring nothing, but not for ever
+	}
+}
+
+var drainBuffers = sync.Pool{New: func() any { return new([8 << 10]byte) }}
 
 // An aheadBody is a response body of which a part, or all, was read ahead.
 type aheadBody struct {

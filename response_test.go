@@ -56,6 +56,21 @@ func (b *hangingBody) Close() error {
 	return nil
 }
 
+// emptyReads never yields a byte, nor an end.
+type emptyReads struct{}
+
+func (emptyReads) Read([]byte) (int, error) { return 0, nil }
+
+// endsAfter is a body that takes d to end.
+func endsAfter(d time.Duration) func(<-chan struct{}) io.ReadCloser {
+	return func(<-chan struct{}) io.ReadCloser {
+		return io.NopCloser(readerFunc(func([]byte) (int, error) {
+			<-time.After(d)
+			return 0, io.EOF
+		}))
+	}
+}
+
 // A body that does not end holds up the retry by no more than the backoff.
 func TestSlowErrorBody(t *testing.T) {
 	tests := []struct {
@@ -73,6 +88,11 @@ func TestSlowErrorBody(t *testing.T) {
 		{"endless", time.Second, func(<-chan struct{}) io.ReadCloser { return io.NopCloser(zero{}) }, 2 * time.Second},
 		{"ends", 0, func(<-chan struct{}) io.ReadCloser { return io.NopCloser(strings.NewReader("x")) }, 0},
 		{"hangs, no backoff", 0, func(<-chan struct{}) io.ReadCloser { return newHangingBody("x") }, 20 * time.Millisecond},
+		{"hangs, short backoff", 5 * time.Millisecond, func(<-chan struct{}) io.ReadCloser { return newHangingBody("x") }, 20 * time.Millisecond},
+		{"endless, no backoff", 0, func(<-chan struct{}) io.ReadCloser { return io.NopCloser(zero{}) }, 0},
+		{"empty reads, no backoff", 0, func(<-chan struct{}) io.ReadCloser { return io.NopCloser(emptyReads{}) }, 0},
+		{"ends within a short backoff", 5 * time.Millisecond, endsAfter(3 * time.Millisecond), 10 * time.Millisecond},
+		{"ends after a short backoff", 5 * time.Millisecond, endsAfter(7 * time.Millisecond), 14 * time.Millisecond},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -102,26 +122,59 @@ func TestSlowErrorBody(t *testing.T) {
 }
 
 func TestCancellationDuringDrain(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		ctx, cancel := context.WithCancel(t.Context())
-		body := newHangingBody("x")
-		rt := &httpretry.RetryTransport{Policy: every(time.Hour), Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
-			resp := response(req, 503, "")
-			resp.Body, resp.ContentLength = body, -1
-			return resp, nil
-		})}
-		time.AfterFunc(time.Second, cancel)
-		start := time.Now()
-		if _, err := rt.RoundTrip(newRequest(t, "GET", "http://example.com/", nil).WithContext(ctx)); err != context.Canceled || time.Since(start) != time.Second {
-			t.Errorf("got %v after %v, want %v after 1s", err, time.Since(start), context.Canceled)
+	tests := []struct {
+		name          string
+		backoff, want time.Duration
+	}{
+		{"beside the wait", time.Hour, time.Second},
+		{"before a short wait", 0, 5 * time.Millisecond},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ctx, cancel := context.WithCancel(t.Context())
+				body := newHangingBody("x")
+				rt := &httpretry.RetryTransport{Policy: every(tt.backoff), Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
+					resp := response(req, 503, "")
+					resp.Body, resp.ContentLength = body, -1
+					return resp, nil
+				})}
+				time.AfterFunc(tt.want, cancel)
+				start := time.Now()
+				if _, err := rt.RoundTrip(newRequest(t, "GET", "http://example.com/", nil).WithContext(ctx)); err != context.Canceled || time.Since(start) != tt.want {
+					t.Errorf("got %v after %v, want %v after %v", err, time.Since(start), context.Canceled, tt.want)
+				}
+				synctest.Wait()
+				select {
+				case <-body.closed:
+				default:
+					t.Error("the response body of the last attempt was not closed")
+				}
+			})
+		})
+	}
+}
+
+// A program may test its own code in bubbles, one after the other, with one
+// transport: nothing that the layer keeps for later belongs to a bubble.
+func TestBubblesShareATransport(t *testing.T) {
+	rt := &httpretry.RetryTransport{Policy: every(time.Millisecond), Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
+		io.Copy(io.Discard, req.Body)
+		req.Body.Close()
+		if httpretry.AttemptNumber(req.Context()) < 3 {
+			return response(req, 503, "busy"), nil
 		}
-		synctest.Wait()
-		select {
-		case <-body.closed:
-		default:
-			t.Error("the response body of the last attempt was not closed")
-		}
-	})
+		return response(req, 200, "ok"), nil
+	})}
+	for range 3 {
+		synctest.Test(t, func(t *testing.T) {
+			resp, err := rt.RoundTrip(newRequest(t, "POST", "http://example.com/", io.NopCloser(strings.NewReader("data"))))
+			if err != nil {
+				t.Fatal(err)
+			}
+			readAll(t, resp)
+		})
+	}
 }
 
 // What a superseded response leaves behind: its connection is used again if
@@ -154,33 +207,35 @@ func TestConnectionsUsed(t *testing.T) {
 		}, 3, "cut off"},
 	}
 	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			var conns atomic.Int32
-			srv := newServer(t, func(w http.ResponseWriter, r *http.Request) {
-				if r.Header.Get("X-Attempt") != "3" {
-					w.WriteHeader(http.StatusServiceUnavailable)
-					tt.body(w, r)
+		for _, backoff := range []time.Duration{0, 50 * time.Millisecond} {
+			t.Run(fmt.Sprint(tt.name, ", backoff ", backoff), func(t *testing.T) {
+				var conns atomic.Int32
+				srv := newServer(t, func(w http.ResponseWriter, r *http.Request) {
+					if r.Header.Get("X-Attempt") != "3" {
+						w.WriteHeader(http.StatusServiceUnavailable)
+						tt.body(w, r)
+					}
+				})
+				tr := srv.Client().Transport.(*http.Transport)
+				tr.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+					conns.Add(1)
+					return new(net.Dialer).DialContext(ctx, network, addr)
+				}
+				client := &http.Client{Transport: &httpretry.RetryTransport{Policy: every(backoff), Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
+					req = req.Clone(req.Context())
+					req.Header.Set("X-Attempt", fmt.Sprint(httpretry.AttemptNumber(req.Context())))
+					return tr.RoundTrip(req)
+				})}}
+				resp, err := client.Do(newRequest(t, "GET", srv.URL, nil))
+				if err != nil {
+					t.Fatal(err)
+				}
+				readAll(t, resp)
+				if got := conns.Load(); got != tt.conns {
+					t.Errorf("three attempts took %d connections, want %d: %s", got, tt.conns, tt.reason)
 				}
 			})
-			tr := srv.Client().Transport.(*http.Transport)
-			tr.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
-				conns.Add(1)
-				return new(net.Dialer).DialContext(ctx, network, addr)
-			}
-			client := &http.Client{Transport: &httpretry.RetryTransport{Policy: every(50 * time.Millisecond), Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
-				req = req.Clone(req.Context())
-				req.Header.Set("X-Attempt", fmt.Sprint(httpretry.AttemptNumber(req.Context())))
-				return tr.RoundTrip(req)
-			})}}
-			resp, err := client.Do(newRequest(t, "GET", srv.URL, nil))
-			if err != nil {
-				t.Fatal(err)
-			}
-			readAll(t, resp)
-			if got := conns.Load(); got != tt.conns {
-				t.Errorf("three attempts took %d connections, want %d: %s", got, tt.conns, tt.reason)
-			}
-		})
+		}
 	}
 }
 

@@ -21,12 +21,15 @@ import (
 // clock is wrong waits just as long; without a Date, against the client's clock. A date that has passed is a wait of 0. A number too large for
 // a Duration is the largest Duration.
 func RetryAfter(resp *http.Response) (time.Duration, bool) {
-	for _, name := range [...]string{"Retry-After-Ms", "X-Ms-Retry-After-Ms"} {
-		if d, ok := parseDecimal(resp.Header.Get(name), "ms"); ok {
-			return d, true
+	h := resp.Header
+	for _, ms := range [...][]string{h["Retry-After-Ms"], h["X-Ms-Retry-After-Ms"]} {
+		if len(ms) > 0 {
+			if d, ok := parseDecimal(ms[0], "ms"); ok {
+				return d, true
+			}
 		}
 	}
-	value := strings.TrimSpace(resp.Header.Get("Retry-After"))
+	value := strings.TrimSpace(h.Get("Retry-After"))
 	if value == "" {
 		return 0, false
 	}

@@ -224,6 +224,7 @@ type call struct {
 	ahead   *aheadBody // what was read ahead of resp.Body; may be nil
 	err     error
 	failure error // err, or why the response body broke off
+	status  int   // of the response, once that is given up
 	verdict Verdict
 
 	next io.ReadCloser // the next attempt's body, from GetBody
@@ -243,9 +244,7 @@ func (c *call) record() {
 	if makesOneAttempt(c.policy) {
 		limit = -1
 	}
-	if c.replay = newReplay(c.req, limit, c.t.AttemptTimeout > 0); c.replay != nil {
-		c.sent = &c.replay.sent
-	}
+	c.replay, c.sent = newReplay(c.req, limit, c.t.AttemptTimeout > 0)
 }
 
 // conclude retries for as long as that is the decision, and ends the call.
@@ -427,27 +426,35 @@ func (c *call) replayable() bool {
 	return replaysItself(c.req)
 }
 
-// wait prepares the next attempt and waits for its time, while what the last
-// one left is cleared away.
+// wait waits for the next attempt's time and prepares it. What the last one
+// left is cleared away at once: many calls may wait, for long.
 func (c *call) wait(delay time.Duration) error {
 	c.retries++
 	c.delay = delay
-	ctx := context.WithValue(c.ctx, attemptKey{}, c.retries+1)
+	resp := c.resp
+	c.sent, c.resp, c.ahead = nil, nil, nil
 	if c.replay != nil {
-		c.sent = c.replay.nextRequest(ctx, c.req)
-	} else {
-		c.sent = c.req.WithContext(ctx)
-		if c.next != nil {
-			c.sent.Body, c.next = c.next, nil
-		}
+		c.replay.rest()
 	}
-	drain := startDrain(c.resp)
-	if sleep(c.ctx, delay) && drain.wait(c.ctx, minDrainTime-delay) {
-		c.resp = nil
-		return nil
+	if resp != nil {
+		c.status = resp.StatusCode
 	}
-	drain.cut()
-	return c.canceled()
+	if !pause(c.ctx, delay, resp) {
+		return c.canceled()
+	}
+	c.prepare()
+	return nil
+}
+
+// prepare makes the request of the next attempt.
+func (c *call) prepare() {
+	c.sent = newAttempt(c.ctx, c.req, c.retries+1)
+	switch {
+	case c.replay != nil:
+		c.replay.next(c.sent)
+	case c.next != nil:
+		c.sent.Body, c.next = c.next, nil
+	}
 }
 
 // canceled ends a call whose context is done while it waits.
@@ -456,15 +463,14 @@ func (c *call) canceled() error {
 	cause := context.Cause(c.ctx)
 	if c.replay != nil {
 		c.replay.settle(cause)
-	} else {
-		closeBody(c.sent)
 	}
+	c.dropNext()
 	if c.retries == 1 {
 		return cause
 	}
 	e := &Error{Attempts: c.retries, Reason: ReasonCanceled, Err: cause, last: c.failure}
 	if c.failure == nil {
-		e.last = errors.New("HTTP status " + strconv.Itoa(c.resp.StatusCode))
+		e.last = errors.New("HTTP status " + strconv.Itoa(c.status))
 	}
 	return e
 }
@@ -505,18 +511,4 @@ func (c *call) result(reason Reason) (*http.Response, error) {
 		c.resp.Body = newDownload(c)
 	}
 	return c.resp, c.err
-}
-
-// sleep reports whether it slept for d, and was not ended by ctx.
-func sleep(ctx context.Context, d time.Duration) bool {
-	if d <= 0 {
-		return ctx.Err() == nil
-	}
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
-	}
-	return ctx.Err() == nil // both may have come at once
 }

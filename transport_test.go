@@ -394,6 +394,30 @@ func TestSuccessAllocatesNothing(t *testing.T) {
 	}
 }
 
+// A retry takes the next request with its context, and what bounds the drain:
+// with a short wait a timer and its function, otherwise the timer of the wait,
+// in three parts, and a drain beside it.
+func TestRetryAllocates(t *testing.T) {
+	attempt := 0
+	base := roundTripFunc(func(*http.Request) (*http.Response, error) {
+		if attempt++; attempt%2 == 0 {
+			return &http.Response{StatusCode: 200, Body: http.NoBody}, nil
+		}
+		return &http.Response{StatusCode: 503, Body: &struct{ io.ReadCloser }{http.NoBody}}, nil
+	})
+	const transport = 3 // two responses and a body
+	for _, tt := range []struct {
+		backoff time.Duration
+		want    float64
+	}{{time.Nanosecond, 3}, {11 * time.Millisecond, 6}} {
+		rt := &httpretry.RetryTransport{Base: base, Policy: httpretry.RetryConfig{MaxRetries: 1, InitialBackoff: tt.backoff}}
+		req := newRequest(t, "GET", "http://example.com/", nil).WithContext(context.Background())
+		if got := testing.AllocsPerRun(20, func() { rt.RoundTrip(req) }) - transport; got > tt.want {
+			t.Errorf("a retry after %v made %v allocations, want at most %v", tt.backoff, got, tt.want)
+		}
+	}
+}
+
 func TestAttemptTimeout(t *testing.T) {
 	hang := func(req *http.Request) (*http.Response, error) {
 		<-req.Context().Done()
