@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"io"
 	"net/http"
@@ -23,7 +24,8 @@ const gatePatience = 5 * time.Second
 // gate tells whether c does one kind of work correctly: whether the request
 // body arrives whole and is closed; whether replays carry the same bytes, also
 // when the transport answers early and goes on reading; and, if failing,
-// whether the response that a retry supersedes is drained and closed.
+// whether the response that a retry supersedes is drained, within a bound, and
+// closed.
 func gate(c contender, kind bodyKind, failing bool) finding {
 	done := make(chan finding, 1)
 	go func() { done <- examine(c, kind, failing) }()
@@ -53,7 +55,7 @@ func examine(c contender, kind bodyKind, failing bool) finding {
 		}
 	}
 	if failing {
-		found = found.and(replays[0].superseded())
+		found = found.and(replays[0].superseded()).and(examineBound(c, kind))
 	}
 	return found
 }
@@ -104,6 +106,19 @@ func examineReplay(c contender, kind bodyKind, r *recorder) string {
 	return ""
 }
 
+// hugeBody stands for an error body that never ends.
+const hugeBody = 64 << 20
+
+// examineBound tells whether c reads an error body to its end, however far that is.
+func examineBound(c contender, kind bodyKind) finding {
+	r := &recorder{failures: 1, errorSize: hugeBody}
+	examineReplay(c, kind, r)
+	if len(r.errors) == 1 && r.errors[0].left == 0 {
+		return finding{note: "drains without a bound: an error body that does not end holds up the call for ever", lazy: true}
+	}
+	return finding{}
+}
+
 // agreeing returns how many bytes got and want have in common from the start.
 func agreeing(got, want []byte) int {
 	for i := range min(len(got), len(want)) {
@@ -116,7 +131,8 @@ func agreeing(got, want []byte) int {
 
 // A recorder is a transport that keeps what it is sent.
 type recorder struct {
-	failures int // the first attempts, which get a 503
+	failures  int // the first attempts, which get a 503
+	errorSize int // of its body; 0: errorBodySize
 
 	// early lets the first attempt have its answer when a part of its body has
 	// been read. The rest is read while the second attempt is under way, as
@@ -149,7 +165,7 @@ func (r *recorder) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	if len(r.got) <= r.failures {
-		body := &errorBody{left: errorBodySize}
+		body := &errorBody{left: cmp.Or(r.errorSize, errorBodySize)}
 		r.errors = append(r.errors, body)
 		return failure(req, body), nil
 	}

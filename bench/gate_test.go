@@ -66,6 +66,11 @@ func unclosed(body io.ReadCloser) func() io.ReadCloser {
 }
 
 func discard(resp *http.Response) {
+	io.CopyN(io.Discard, resp.Body, 1<<20)
+	resp.Body.Close()
+}
+
+func readAll(resp *http.Response) {
 	io.Copy(io.Discard, resp.Body)
 	resp.Body.Close()
 }
@@ -92,6 +97,8 @@ func TestGate(t *testing.T) {
 			finding{wrong: "never closes the response it supersedes"}},
 		{"undrained", "it saves the work of draining, and costs a connection", faulty{body: copies, retire: func(r *http.Response) { r.Body.Close() }}, noBody,
 			finding{note: "does not drain", lazy: true}},
+		{"unbounded", "an error body that does not end would hold up the call for ever", faulty{body: copies, retire: readAll}, noBody,
+			finding{note: "drains without a bound", lazy: true}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

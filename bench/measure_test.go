@@ -106,7 +106,7 @@ func TestConnectionsAreCounted(t *testing.T) {
 		return faulty{RoundTripper: base, retire: func(r *http.Response) { r.Body.Close() }}
 	})}
 	hanging := contender{name: "hanging", open: roundTripper(func(base http.RoundTripper, _ time.Duration) http.RoundTripper {
-		return faulty{RoundTripper: base, retire: discard}
+		return faulty{RoundTripper: base, retire: readAll}
 	})}
 	tests := []struct {
 		contender      contender

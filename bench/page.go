@@ -50,8 +50,8 @@ careful user writes on cenkalti/backoff.
 
 Before anything is measured, each contender shows that it does the work correctly: the request body arrives whole
 and is closed; a replay carries the same bytes, also when the transport has answered early and goes on reading,
-as net/http does; the response that a retry supersedes is drained and closed. Who gets it wrong has the reason in the table
-instead of a figure. Who merely leaves a part out has it beside the figure, and is not counted as "best peer".
+as net/http does; the response that a retry supersedes is drained, within a bound, and closed. Who gets it wrong has the
+reason in the table instead of a figure. Who merely leaves a part out has it beside the figure, and is not counted as "best peer".
 
 `, m.goVersion, m.os, m.arch, m.cores, m.cpu, r.runs, batches, batchTime, maxRetries)
 	versions := table{head: []string{"contender", "module", "version"}}

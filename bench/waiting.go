@@ -105,6 +105,8 @@ type waitingBase struct {
 // RoundTrip implements [http.RoundTripper].
 func (b *waitingBase) RoundTrip(req *http.Request) (*http.Response, error) {
 	growStack()
+	_, cancel := context.WithCancelCause(req.Context()) // as net/http does: it leaves memory in the request's
+	defer cancel(nil)
 	n := b.attempts.Add(1)
 	if b.block {
 		<-req.Context().Done()
