@@ -43,8 +43,8 @@ type HTTPInferenceClient struct {
 	invalid error // what is wrong with the configuration
 	base    *url.URL
 	apiKey  string
-	client  *http.Client
-	streams *http.Client // with the same transport at the bottom
+	retry   *httpretry.RetryTransport
+	client  *http.Client // with retry
 	idle    time.Duration
 }
 
@@ -59,13 +59,13 @@ func NewHTTPInferenceClient(config HTTPInferenceClientConfig) *HTTPInferenceClie
 		return &HTTPInferenceClient{invalid: err}
 	}
 	base, err := config.baseURL()
-	transport := config.transport()
+	retry := config.retryTransport()
 	return &HTTPInferenceClient{
 		invalid: err,
 		base:    base,
 		apiKey:  config.APIKey,
-		client:  &http.Client{Transport: config.retryTransport(transport), CheckRedirect: keepMethod},
-		streams: &http.Client{Transport: config.retryTransport(opener{transport}), CheckRedirect: keepMethod},
+		retry:   retry,
+		client:  &http.Client{Transport: retry, CheckRedirect: keepMethod},
 		idle:    config.streamIdleTimeout(),
 	}
 }
@@ -161,9 +161,9 @@ func keepMethod(req *http.Request, via []*http.Request) error {
 }
 
 // retryTransport is the retry layer that the configuration asks for.
-func (c HTTPInferenceClientConfig) retryTransport(base http.RoundTripper) *httpretry.RetryTransport {
+func (c HTTPInferenceClientConfig) retryTransport() *httpretry.RetryTransport {
 	return &httpretry.RetryTransport{
-		Base:       base,
+		Base:       c.transport(),
 		Policy:     c.policy(),
 		Classifier: Classifier{},
 		// Generating has no side effect, so a POST may be processed twice.

@@ -35,9 +35,10 @@ type StreamEvent struct {
 // the HTML standard tells. Of their fields it knows event and data.
 type eventReader struct {
 	r       *bufio.Reader
-	line    []byte // the line under way
-	begun   bool   // the first line has been read
-	afterCR bool   // the last line ended in CR: a LF that follows is part of its end
+	unused  []rawEvent // what comes before that
+	line    []byte     // the line under way
+	begun   bool       // the first line has been read
+	afterCR bool       // the last line ended in CR: a LF that follows is part of its end
 }
 
 func newEventReader(r io.Reader) *eventReader { return &eventReader{r: bufio.NewReader(r)} }
@@ -52,6 +53,11 @@ type rawEvent struct {
 // stream, an event that has not ended counts for nothing; but [DONE] needs no
 // empty line.
 func (r *eventReader) next() (ev rawEvent, err error) {
+	if len(r.unused) > 0 {
+		ev, r.unused[0] = r.unused[0], rawEvent{} // which is the caller's alone
+		r.unused = r.unused[1:]
+		return ev, nil
+	}
 	for {
 		err := r.readLine()
 		if err == io.EOF {
@@ -74,6 +80,9 @@ func (r *eventReader) next() (ev rawEvent, err error) {
 		}
 	}
 }
+
+// unread gives events back, to be read again.
+func (r *eventReader) unread(events []rawEvent) { r.unused = events }
 
 // readLine reads up to the end of a line: CR, LF or CRLF. After a CR it does
 // not wait for what may be a LF, since that may be long in coming.

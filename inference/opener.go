@@ -2,6 +2,7 @@ package inference
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"net/http"
@@ -9,8 +10,8 @@ import (
 )
 
 // An opener makes what an event stream begins with a part of the attempt. It
-// stands below the retry layer, and returns the response when the first content
-// has come, with all that was read put back. Until then:
+// stands below the retry layer of one stream, and returns the response when the
+// first content has come. Until then:
 //
 //   - an error event becomes the response that the API would have sent, had it
 //     known before it sent the 200: with the error's status and the event's
@@ -19,42 +20,69 @@ import (
 //
 // So it is the retry layer that judges, waits, counts and reports, as it does
 // for any other failure, and its AttemptTimeout ends with the first content.
-type opener struct{ base http.RoundTripper }
+type opener struct {
+	base   http.RoundTripper
+	events *eventReader // of the response that was returned, from its first event on
+}
 
-// maxOpeningBytes bounds what is read, and kept, in search of the first content.
-const maxOpeningBytes = 1 << 20
+const (
+	// maxOpeningBytes bounds what is kept of events before the first content.
+	// What there is beyond it says as little, and is dropped.
+	maxOpeningBytes = 4 << 20
+
+	// openingBytes is what keeping an event takes besides its data.
+	openingBytes = 64
+)
 
 var errNoContent = fmt.Errorf("event stream ended before its first content: %w", io.ErrUnexpectedEOF)
 
 // RoundTrip implements [http.RoundTripper].
-func (o opener) RoundTrip(req *http.Request) (*http.Response, error) {
+func (o *opener) RoundTrip(req *http.Request) (*http.Response, error) {
+	o.events = nil
 	resp, err := o.base.RoundTrip(req)
 	if err != nil || resp == nil || resp.Body == nil || resp.StatusCode/100 != 2 || !isEventStream(resp) {
 		return resp, err
 	}
-	opening := &opening{ReadCloser: resp.Body}
-	resp.Body = opening
-	events := newEventReader(opening)
+	ctx := req.Context()
+	// A body need not know of the context, nor ever come to an end.
+	stop := context.AfterFunc(ctx, func() { resp.Body.Close() })
+	failure, err := o.open(resp)
+	stop()
+	switch {
+	case err != nil && ctx.Err() != nil:
+		err = context.Cause(ctx) // and not what came of closing the body
+	case err == nil && failure == nil:
+		return resp, nil
+	}
+	resp.Body.Close()
+	return failure, err
+}
+
+// open reads up to the first content. It returns the response that an error
+// event before it stands for.
+func (o *opener) open(resp *http.Response) (failure *http.Response, err error) {
+	events := newEventReader(resp.Body)
+	var opening []rawEvent
+	room := maxOpeningBytes
 	for {
 		ev, err := events.next()
 		c := ev.chunk()
 		switch {
-		case opening.full:
-			// Whoever reads the stream will see what it is.
-			opening.rewind()
-			return resp, nil
 		case err == io.EOF:
-			opening.Close()
 			return nil, errNoContent
 		case err != nil:
-			opening.Close()
 			return nil, err
+		case ev.isKeepAlive(c):
+			continue
 		case ev.isError(c):
-			opening.Close()
 			return errorResponse(resp, ev.data), nil
-		case !ev.isKeepAlive(c) && (ev.isDone() || c.isContent()):
-			opening.rewind()
-			return resp, nil
+		case ev.isDone() || c.isContent():
+			events.unread(append(opening, ev))
+			o.events = events
+			return nil, nil
+		}
+		if room -= len(ev.data) + openingBytes; room >= 0 {
+			opening = append(opening, ev)
 		}
 	}
 }
@@ -62,40 +90,6 @@ func (o opener) RoundTrip(req *http.Request) (*http.Response, error) {
 func isEventStream(resp *http.Response) bool {
 	return strings.EqualFold(contentType(resp), "text/event-stream")
 }
-
-// An opening is a response body that keeps what is read of it, up to
-// maxOpeningBytes, until it is rewound.
-type opening struct {
-	io.ReadCloser
-	kept   bytes.Buffer
-	full   bool
-	err    error
-	replay bool
-}
-
-// Read implements [io.Reader].
-func (o *opening) Read(p []byte) (int, error) {
-	switch {
-	case o.replay && o.kept.Len() > 0:
-		return o.kept.Read(p)
-	case o.err != nil:
-		return 0, o.err
-	case o.replay:
-		return o.ReadCloser.Read(p)
-	}
-	room := maxOpeningBytes - o.kept.Len()
-	if room == 0 {
-		o.full = true
-		return 0, io.EOF
-	}
-	n, err := o.ReadCloser.Read(p[:min(len(p), room)])
-	o.kept.Write(p[:n])
-	o.err = err // which a body need not return twice
-	return n, err
-}
-
-// rewind makes the body be read from the start.
-func (o *opening) rewind() { o.replay = true }
 
 // errorResponse is the response that an error event stands for. It has the
 // header of the one that brought the event, which is closed.

@@ -89,7 +89,8 @@ type stream struct {
 	ctx     context.Context // the caller's
 	own     context.Context // that of the request
 	cancel  context.CancelCauseFunc
-	idle    *idleError // the cause of cancelling own after too long a wait
+	idle    *idleError  // the cause of cancelling own after too long a wait
+	unwatch func() bool // own may be done from here on, and resp stays open
 	resp    *http.Response
 	events  *eventReader
 	secrets secrets
@@ -107,19 +108,21 @@ func (c *HTTPInferenceClient) openStream(ctx context.Context, req *InferenceRequ
 		return nil, failure
 	}
 	own, cancel := context.WithCancelCause(ctx)
-	resp, err := c.streams.Do(httpReq.WithContext(own))
+	resp, events, err := c.doStream(httpReq.WithContext(own))
 	if err != nil {
 		cancel(nil)
 		return nil, executeError(ctx, err, hidden)
 	}
 	s := &stream{
 		ctx: ctx, own: own, cancel: cancel, idle: &idleError{c.idle}, resp: resp,
-		events: newEventReader(resp.Body), secrets: hidden, ended: make(map[int]bool),
+		events: events, secrets: hidden, ended: make(map[int]bool),
 	}
+	// A body need not know of the context.
+	s.unwatch = context.AfterFunc(own, func() { resp.Body.Close() })
 	switch {
 	case resp.StatusCode/100 != 2:
 		_, failure = receive(ctx, req.RequestID, resp, hidden)
-	case !isEventStream(resp):
+	case s.events == nil:
 		body, _ := readBody(resp) // as much of it as there is, for whoever looks for the reason
 		text := fmt.Sprintf("response is not an event stream (%s)", contentType(resp))
 		failure = statusError(ErrCategoryServer, resp, body, hidden.redact(text))
@@ -130,7 +133,20 @@ func (c *HTTPInferenceClient) openStream(ctx context.Context, req *InferenceRequ
 	return nil, failure
 }
 
+// doStream sends a request through a retry layer of its own, so that what is
+// read of the response below it can be handed over above it. events is nil if
+// there is no stream.
+func (c *HTTPInferenceClient) doStream(req *http.Request) (resp *http.Response, events *eventReader, err error) {
+	o := &opener{base: c.retry.Base}
+	retry := *c.retry
+	retry.Base = o
+	client := http.Client{Transport: &retry, CheckRedirect: c.client.CheckRedirect}
+	resp, err = client.Do(req)
+	return resp, o.events, err
+}
+
 func (s *stream) close() {
+	s.unwatch()
 	s.resp.Body.Close()
 	s.cancel(nil)
 }
@@ -171,8 +187,8 @@ func (s *stream) read() (ev rawEvent, c chunk, err error) {
 			return rawEvent{}, chunk{}, context.Cause(s.ctx)
 		}
 		ev, err = s.events.next()
-		if err != nil && context.Cause(s.own) == error(s.idle) {
-			err = s.idle // which the transport may have put otherwise
+		if err != nil && s.own.Err() != nil {
+			err = context.Cause(s.own) // and not what came of closing the body
 		}
 		if c = ev.chunk(); err != nil || !ev.isKeepAlive(c) {
 			return ev, c, err

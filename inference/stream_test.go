@@ -205,6 +205,58 @@ func TestStreamFormat(t *testing.T) {
 	}
 }
 
+// TestStreamOfNoiseWithoutEnd has noise that comes faster than it can be read,
+// from a body that does not know of the request's context.
+func TestStreamOfNoiseWithoutEnd(t *testing.T) {
+	for _, tc := range []struct{ name, event string }{
+		{"comment", ": still here\n\n"}, {"ping", sse(`{"type":"ping"}`)}, {"the role", sse(begin)},
+	} {
+		for _, before := range []string{"", sse(fo)} {
+			t.Run(fmt.Sprintf("%s, %d bytes after the first content", tc.name, len(before)), func(t *testing.T) {
+				if tc.name == "the role" && before != "" {
+					t.Skip("after the first content it is an event")
+				}
+				t.Parallel()
+				body := &flood{first: before, again: strings.Repeat(tc.event, 1+(64<<10)/len(tc.event))}
+				client := streamFrom(t, inference.HTTPInferenceClientConfig{
+					Timeout: 50 * time.Millisecond, StreamIdleTimeout: 50 * time.Millisecond,
+				}, body)
+				data, _, err := collect(t, client.Stream(t.Context(), question()))
+				checkError(t, err, inference.ErrCategoryServer, "request timeout")
+				if (len(data) == 1) != (before != "") {
+					t.Errorf("got %d events", len(data))
+				}
+			})
+		}
+	}
+}
+
+// A flood is a body that never runs dry.
+type flood struct {
+	first, again string
+	at           int // in again
+	closed       atomic.Bool
+}
+
+func (f *flood) Read(p []byte) (n int, err error) {
+	switch {
+	case f.closed.Load():
+		return 0, errors.New("read after Close")
+	case f.first != "":
+		n = copy(p, f.first)
+		f.first = f.first[n:]
+	default:
+		n = copy(p, f.again[f.at:])
+		f.at = (f.at + n) % len(f.again)
+	}
+	return n, nil
+}
+
+func (f *flood) Close() error {
+	f.closed.Store(true)
+	return nil
+}
+
 func TestStreamEvent(t *testing.T) {
 	for _, tc := range []struct {
 		name, data   string
@@ -244,6 +296,8 @@ func TestStreamEvent(t *testing.T) {
 func TestStreamIsRetriedUntilContent(t *testing.T) {
 	const s = time.Second
 	comments := strings.Repeat(": still here\n\n", 5)
+	ping := sse(`{"type":"ping"}`)
+	muchOf := func(event string) string { return strings.Repeat(event, 5<<20/len(event)) }
 	for _, tc := range []struct {
 		name string
 		step flaky.Step
@@ -271,6 +325,11 @@ func TestStreamIsRetriedUntilContent(t *testing.T) {
 		{"cut after the role", eventStream(four).Truncate(int64(len(sse(begin)))), 1 * s},
 		{"stuck after the headers", eventStream(four).Slow(0, time.Hour), 11 * s},
 		{"stuck after the role", eventStream(four).Slow(len(sse(begin)), time.Hour), 11 * s},
+		{"stuck after many comments", eventStream(muchOf(comments)+comments).Slow(len(muchOf(comments)), time.Hour), 11 * s},
+		{"stuck after many pings", eventStream(muchOf(ping)+ping).Slow(len(muchOf(ping)), time.Hour), 11 * s},
+		{"stuck after saying often that it begins", eventStream(muchOf(sse(begin))+ping).Slow(len(muchOf(sse(begin))), time.Hour), 11 * s},
+		{"cut after many pings", eventStream(muchOf(ping)), 1 * s},
+		{"error event after many pings", eventStream(muchOf(ping) + sse(failed)), 1 * s},
 		{"comments for ever", eventStream(strings.Repeat(": still here\n\n", 1000)).Slow(14, s), 11 * s},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
