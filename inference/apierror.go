@@ -21,17 +21,67 @@ const maxErrorBytes = 256 << 10
 // An apiError is what the bodies of the APIs' errors have in common. What has
 // another type than expected is left out.
 type apiError struct {
-	Code    any    `json:"code"` // a string or a number
-	Type    any    `json:"type"`
-	Status  any    `json:"status"`
-	Message string `json:"message"`
-	Details [maxErrors]struct {
+	Code       word   `json:"code"`
+	StatusCode word   `json:"status_code"`
+	Type       word   `json:"type"`
+	ErrorType  word   `json:"error_type"`
+	Status     word   `json:"status"`
+	Message    string `json:"message"`
+	Details    few[struct {
 		Type       string `json:"@type"`
 		RetryDelay string `json:"retryDelay"`
-		Violations [maxErrors]struct {
+		Violations few[struct {
 			QuotaID string `json:"quotaId"`
-		} `json:"violations"`
-	} `json:"details"`
+		}] `json:"violations"`
+	}] `json:"details"`
+
+	text string // the whole error, where it is nothing but a string
+}
+
+// A word is a name or a number: the APIs disagree on which a code is.
+type word string
+
+// UnmarshalJSON implements [json.Unmarshaler].
+func (w *word) UnmarshalJSON(value []byte) error {
+	*w = ""
+	switch first := value[0]; {
+	case first == '"':
+		return json.Unmarshal(value, (*string)(w))
+	case first == '-' || '0' <= first && first <= '9':
+		*w = word(value)
+	}
+	return nil
+}
+
+// A few is a list of which only the first maxErrors elements are looked at. A
+// hostile list costs far more memory than its text; and so do many of the same
+// name, of which the first one counts.
+type few[T any] []T
+
+const maxErrors = 8
+
+// UnmarshalJSON implements [json.Unmarshaler].
+func (f *few[T]) UnmarshalJSON(value []byte) error {
+	if *f == nil {
+		*f = firstOf[T](value, maxErrors)
+	}
+	return nil
+}
+
+// firstOf decodes the first elements of a list, none of any other value. list
+// is valid JSON.
+func firstOf[T any](list []byte, limit int) (first []T) {
+	d := json.NewDecoder(bytes.NewReader(list))
+	if start, _ := d.Token(); start != json.Delim('[') {
+		return nil
+	}
+	for len(first) < limit && d.More() {
+		var element T
+		// A value of an unexpected type is an error, and all the others are there.
+		_ = d.Decode(&element)
+		first = append(first, element)
+	}
+	return first
 }
 
 // lentBody is the body that the retry layer lends to a classifier, decoded.
@@ -54,32 +104,61 @@ func lentBody(resp *http.Response) []byte {
 	return body
 }
 
-// maxErrors is how many elements of a list are looked at. A hostile list costs
-// far more memory than its text.
-const maxErrors = 8
-
-// parseAPIErrors returns the errors in {"error": {…}}, in an array of such
-// objects, or in an object that is the error itself.
+// parseAPIErrors returns the errors in {"error": {…}} or {"error": "…"}, in an
+// array of such objects, or in an object that is the error itself; and those
+// that are told of a choice, or as Groq's own.
 func parseAPIErrors(body []byte) []apiError {
-	type answer struct {
-		apiError
-		Error apiError `json:"error"`
-	}
 	if len(body) > maxErrorBytes {
 		return nil
 	}
-	var answers [maxErrors]answer // what is beyond it, encoding/json passes over
-	// A value of an unexpected type is an error, and all the others are there.
-	if bytes.HasPrefix(bytes.TrimLeft(body, " \t\r\n"), []byte("[")) {
-		_ = json.Unmarshal(body, &answers)
-	} else {
-		_ = json.Unmarshal(body, &answers[0])
+	type failure struct {
+		Error errorValue `json:"error"`
 	}
-	errs := make([]apiError, 0, 2*len(answers))
-	for _, a := range answers {
-		errs = append(errs, a.Error, a.apiError)
+	var errs []apiError
+	for _, a := range oneOrFew[struct {
+		apiError
+		failure
+		Choices few[failure] `json:"choices"`
+		Groq    failure      `json:"x_groq"`
+	}](body) {
+		inner := []apiError{apiError(a.Error), a.apiError}
+		if a.Error.text != "" {
+			slices.Reverse(inner) // what stands beside a mere text is more precise
+		}
+		errs = append(append(errs, inner...), apiError(a.Groq.Error))
+		for _, c := range a.Choices {
+			errs = append(errs, apiError(c.Error))
+		}
 	}
 	return errs
+}
+
+// oneOrFew decodes an object, or those in an array: Gemini puts its error into
+// one.
+func oneOrFew[T any](data []byte) few[T] {
+	var list few[T]
+	if bytes.HasPrefix(bytes.TrimLeft(data, " \t\r\n"), []byte("[")) {
+		_ = json.Unmarshal(data, &list)
+		return list
+	}
+	var one T
+	// A value of an unexpected type is an error, and all the others are there.
+	_ = json.Unmarshal(data, &one)
+	return few[T]{one}
+}
+
+// An errorValue is the value of "error": an object, or a string.
+type errorValue apiError
+
+// UnmarshalJSON implements [json.Unmarshaler].
+func (v *errorValue) UnmarshalJSON(value []byte) error {
+	if value[0] != '"' {
+		_ = json.Unmarshal(value, (*apiError)(v)) // of another type it tells nothing
+		return nil
+	}
+	err := json.Unmarshal(value, &v.text)
+	v.Message = v.text
+	return err
 }
 
 // isQuota reports whether a quota is used up that does not refill within a
@@ -114,12 +193,9 @@ func (e apiError) isLock() bool {
 // precise first.
 func (e apiError) words() []string {
 	var words []string
-	for _, v := range []any{e.Code, e.Type, e.Status} {
-		switch v := v.(type) {
-		case string:
-			words = append(words, v)
-		case float64:
-			words = append(words, strconv.FormatFloat(v, 'f', -1, 64))
+	for _, w := range []word{e.Code, e.StatusCode, e.Type, e.ErrorType, e.Status, word(e.text)} {
+		if w != "" {
+			words = append(words, string(w))
 		}
 	}
 	return words

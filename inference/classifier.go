@@ -22,9 +22,9 @@ import (
 //   - A header x-should-retry settles the matter for a status of 400 or more:
 //     true is [httpretry.Rejected], false is [httpretry.Final].
 //   - 429 is Final when the body says that a quota is used up, which waiting
-//     does not refill: the code or type is insufficient_quota or
-//     billing_hard_limit_reached, or the quotaId holds PerDay. A 429 for
-//     anything else is for a rate, and Rejected.
+//     does not refill: the code or type, or the error where it is a mere
+//     string, is insufficient_quota or billing_hard_limit_reached, or the
+//     quotaId holds PerDay. A 429 for anything else is for a rate, and Rejected.
 //   - 529 (overloaded_error) is Rejected, as 503 is: the API turned the request
 //     away for want of capacity.
 //   - 409 is Rejected when the error speaks of a lock: whoever holds it lets go
@@ -33,6 +33,10 @@ import (
 //   - 408 is [httpretry.Uncertain]. By RFC 9110, section 15.5.9, it means that
 //     the request did not arrive in time; but gateways also say it when the
 //     model behind them did not answer in time, and may have been at work.
+//   - 520 to 524, by which Cloudflare tells that it got no answer from the
+//     server behind it, are Uncertain. 521 (refused) and 523 (unreachable) are
+//     meant for what failed before a connection stood; but 522 is also for one
+//     that stood, and no RFC binds others who send a status of these.
 //
 // Most requests to these APIs are POSTs, which are not repeated after an
 // Uncertain attempt. A caller who would rather pay for an answer twice
@@ -94,7 +98,7 @@ func outcome(resp *http.Response, errs []apiError, usual httpretry.Outcome) http
 		if _, asked := httpretry.RetryAfter(resp); asked {
 			return httpretry.Rejected
 		}
-	case http.StatusRequestTimeout:
+	case http.StatusRequestTimeout, 520, 521, 522, 523, 524:
 		return httpretry.Uncertain
 	case statusOverloaded:
 		return httpretry.Rejected

@@ -7,7 +7,6 @@ import (
 	"io"
 	"math"
 	"net/http"
-	"net/http/httptest"
 	"runtime"
 	"strings"
 	"syscall"
@@ -103,11 +102,22 @@ func TestClassifierStatus(t *testing.T) {
 		{"bad gateway", 502, "", "", uncertain},
 		{"gateway timeout", 504, "", "", uncertain},
 		{"request timeout", 408, "", "", uncertain},
+		{"Cloudflare's unknown error", 520, "", "<!doctype html>", uncertain},
+		{"Cloudflare's refused connection", 521, "", "", uncertain},
+		{"Cloudflare's connection timeout", 522, "", "", uncertain},
+		{"Cloudflare's unreachable origin", 523, "", "", uncertain},
+		{"Cloudflare's timeout", 524, "", "", uncertain},
+		{"Cloudflare's timeout, later", 524, "Retry-After: 120", "", httpretry.Verdict{Outcome: httpretry.Uncertain, RetryAfter: 2 * time.Minute}},
+		{"Cloudflare's timeout, where the server wants no retry", 524, "x-should-retry: false", "", final},
+		{"Cloudflare's invalid certificate", 526, "", "", final},
+		{"unknown status before those", 519, "", "", final},
 		{"lock by code", 409, "", `{"error":{"code":"lock_timeout"}}`, rejected(0)},
 		{"lock by type", 409, "", `{"error":{"type":"ResourceLocked"}}`, rejected(0)},
 		{"lock by type in capitals", 409, "", `{"error":{"type":"LOCKED"}}`, rejected(0)},
 		{"lock by status", 409, "", `{"error":{"status":"DEADLOCK_DETECTED"}}`, rejected(0)},
 		{"lock by message", 409, "", `{"error":{"message":"The thread is locked by another run."}}`, rejected(0)},
+		{"lock in a string", 409, "", `{"error":"The thread is locked by another run."}`, rejected(0)},
+		{"lock in a string beside a code", 409, "", `{"error":"Locked","code":409}`, rejected(0)},
 		{"conflict", 409, "", `{"error":{"message":"A file of that name exists."}}`, final},
 		{"conflict without a body", 409, "", "", final},
 		{"block is no lock", 409, "", `{"error":{"code":"content_blocked","message":"Blocked at 12 o'clock"}}`, final},
@@ -270,7 +280,13 @@ func TestClassifierBody(t *testing.T) {
 		{"cut off", openAIQuota[:len(openAIQuota)-1], rejected(0)},
 		{"an array of other things", `[1, null, "x", [], ` + openAIQuota + `]`, final},
 		{"null", "null", rejected(0)},
-		{"error is a string", `{"error":"insufficient_quota"}`, rejected(0)},
+		{"error is a string", `{"error":"insufficient_quota"}`, final},
+		{"error is a string that says it in words", `{"error":"You exceeded your current quota"}`, rejected(0)},
+		{"error is a string beside a code", `{"error":"model overloaded","code":"insufficient_quota"}`, final},
+		{"error is a string beside a type", `{"type":"insufficient_quota","error":"no"}`, final},
+		{"error is a string in an array", `[{"error":"no"},{"error":"billing_hard_limit_reached"}]`, final},
+		{"error is a number", `{"error":429,"code":"insufficient_quota"}`, final},
+		{"error is null", `{"error":null,"code":"insufficient_quota"}`, final},
 		{"error is an array", `{"error":[` + openAIQuota + `]}`, rejected(0)},
 		{"other types around", `{"error":{"message":7,"type":{},"details":[3,{"violations":"x"}],"code":"insufficient_quota"}}`, final},
 		{"other types among details", `{"error":{"details":{"a":1}}}`, rejected(0)},
@@ -344,6 +360,7 @@ func TestGenerateGoesByTheClassifier(t *testing.T) {
 		{"409 for a lock", flaky.Status(409).WithBody(`{"error":{"code":"lock_timeout"}}`), []time.Duration{0, time.Second}},
 		{"529", flaky.Status(529).WithBody(anthropicOverloaded), []time.Duration{0, time.Second}},
 		{"402 with a Retry-After", flaky.Status(402).WithHeader("Retry-After", "9"), []time.Duration{0, 9 * time.Second}},
+		{"524", flaky.Status(524).WithBody("<!doctype html>"), []time.Duration{0, time.Second}},
 		{"RetryInfo", flaky.Status(429).WithBody(geminiRate), []time.Duration{0, 34070 * time.Millisecond}},
 		{"quota", flaky.Status(429).WithBody(openAIQuota), []time.Duration{0}},
 		{"x-should-retry: false", flaky.Status(503).WithHeader("x-should-retry", "false"), []time.Duration{0}},
@@ -397,15 +414,43 @@ func FuzzClassifier(f *testing.F) {
 	})
 }
 
-// A list of a hundred thousand empty errors is short, and must be cheap.
+// TestClassifierIsBoundedInMemory has bodies that are short, and would cost a
+// hundred times as much if all that they list were decoded.
 func TestClassifierIsBoundedInMemory(t *testing.T) {
-	body := "[" + strings.Repeat("{},", 87_000) + "{}]"
-	resp := &http.Response{StatusCode: 429, Header: http.Header{}, Body: io.NopCloser(strings.NewReader(body))}
+	// fill repeats what is in the middle up to the longest body that is read.
+	fill := func(before, middle, after string) string {
+		return before + strings.Repeat(middle, (256<<10-len(before)-len(after))/len(middle)) + after
+	}
+	for _, tc := range []struct{ name, body string }{
+		{"errors", fill("[", "{},", "{}]")},
+		{"details", fill(`{"error":{"details":[`, "{},", "{}]}}")},
+		{"violations", fill(`[{"error":{"details":[{"violations":[`, "{},", "{}]}]}}]")},
+		{"details of many errors", fill("[", `{"error":{"details":[{"violations":[{}]}]}},`, "{}]")},
+		{"choices", fill(`{"choices":[`, `{"error":{}},`, "{}]}")},
+		{"members of an error", fill(`{"error":{`, `"a":{},`, `"b":1}}`)},
+		{"members of a code", fill(`{"error":{"code":{`, `"a":{},`, `"b":1}}}`)},
+		{"elements of a code", fill(`{"error":{"code":[`, `[],`, `1]}}`)},
+		{"the same again", fill(`{`, `"error":{"details":[{}]},`, `"a":1}`)},
+		{"deep", strings.Repeat(`{"error":`, 9_000) + "1" + strings.Repeat("}", 9_000)},
+		{"digits", fill(`{"error":{"code":`, "1", `}}`)},
+		{"escapes", fill(`{"error":"`, `\u0000`, `"}`)},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			resp := newResponse(429, "", tc.body)
+			req := newPost(t)
+			allocated := allocatedBy(func() { inference.Classifier{}.Classify(req, resp, nil) })
+			if limit := uint64(4 << 20); allocated > limit {
+				t.Errorf("a body of %d KiB took %d KiB, want at most %d", len(tc.body)>>10, allocated>>10, limit>>10)
+			}
+		})
+	}
+}
+
+// allocatedBy returns how many bytes f allocates, as others may do meanwhile.
+func allocatedBy(f func()) uint64 {
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
-	inference.Classifier{}.Classify(httptest.NewRequest("POST", "http://example.com/", nil), resp, nil)
+	f()
 	runtime.ReadMemStats(&after)
-	if got := (after.TotalAlloc - before.TotalAlloc) >> 20; got > 4 {
-		t.Errorf("a body of %d KiB took %d MiB, want at most 4", len(body)>>10, got)
-	}
+	return after.TotalAlloc - before.TotalAlloc
 }
