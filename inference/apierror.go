@@ -238,6 +238,7 @@ var statusOf = map[string]int{
 	"conflict":                409,
 	"requesttoolarge":         413,
 	"unprocessableentity":     422,
+	"validation":              422,
 	"ratelimit":               429,
 	"ratelimitexceeded":       429,
 	"toomanyrequests":         429,
@@ -262,15 +263,20 @@ var statusOf = map[string]int{
 func statusCode(errs []apiError) int {
 	for _, e := range errs {
 		for _, word := range e.words() {
-			if code, err := strconv.Atoi(word); err == nil && code >= 400 && code <= 599 {
-				return code
-			}
-			if code, ok := statusOf[kind(word)]; ok {
+			if code, ok := wordStatus(word); ok {
 				return code
 			}
 		}
 	}
 	return http.StatusInternalServerError
+}
+
+func wordStatus(word string) (code int, ok bool) {
+	if code, err := strconv.Atoi(word); err == nil && code >= 400 && code <= 599 {
+		return code, true
+	}
+	code, ok = statusOf[kind(word)]
+	return code, ok
 }
 
 // kind writes rate_limit_error, RateLimitError and RATE_LIMIT as one: ratelimit.

@@ -3,10 +3,8 @@ package inference
 import (
 	"bufio"
 	"bytes"
-	"encoding/json"
 	"errors"
 	"io"
-	"slices"
 )
 
 // maxEventBytes bounds one event of a stream, and each of its lines. The
@@ -17,9 +15,9 @@ var errEventTooLarge = errors.New("event is larger than 8 MiB")
 
 // A StreamEvent is one piece of an answer.
 type StreamEvent struct {
-	// Data is the event as it came, which is valid JSON: all choices, tool
-	// calls, usage and whatever else the gateway tells. It belongs to whoever
-	// receives the event.
+	// Data is the event as it came, which is a JSON object: all choices, tool
+	// calls, usage and whatever else the gateway tells there. It belongs to
+	// whoever receives the event.
 	Data []byte
 
 	// Text is what the event adds to the text of the choice with index 0, in
@@ -32,7 +30,8 @@ type StreamEvent struct {
 }
 
 // An eventReader reads server-sent events, as "Interpreting an event stream" in
-// the HTML standard tells. Of their fields it knows event and data.
+// the HTML standard tells. Of their fields it knows event and data, and an error
+// that older llama.cpp sends in place of data.
 type eventReader struct {
 	r       *bufio.Reader
 	unused  []rawEvent // what comes before that
@@ -132,6 +131,9 @@ func (e *rawEvent) add(line []byte) error {
 	switch string(name) {
 	case "event":
 		e.name = string(value)
+	case "error":
+		e.name = "error"
+		fallthrough
 	case "data":
 		if len(e.data)+1+len(value) > maxEventBytes {
 			return errEventTooLarge
@@ -142,87 +144,4 @@ func (e *rawEvent) add(line []byte) error {
 		e.data = append(e.data, value...)
 	}
 	return nil
-}
-
-func (e rawEvent) isDone() bool { return string(bytes.TrimSpace(e.data)) == "[DONE]" }
-
-// A chunk is what is to be known of an event's data.
-type chunk struct {
-	Type    string          `json:"type"`
-	Object  string          `json:"object"`
-	Error   json.RawMessage `json:"error"`
-	Choices []choice        `json:"choices"`
-}
-
-type choice struct {
-	Index        int    `json:"index"`
-	FinishReason string `json:"finish_reason"`
-	Text         string `json:"text"`
-	Delta        delta  `json:"delta"`
-}
-
-type delta map[string]json.RawMessage
-
-// chunk decodes the data.
-func (e rawEvent) chunk() chunk {
-	var c chunk
-	// A value of an unexpected type is an error, and all the others are there.
-	_ = json.Unmarshal(e.data, &c)
-	return c
-}
-
-// isKeepAlive reports whether the event only shows that the server is there.
-func (e rawEvent) isKeepAlive(c chunk) bool { return e.name == "ping" || c.Type == "ping" }
-
-// isError reports whether the event tells of a failure.
-func (e rawEvent) isError(c chunk) bool {
-	return e.name == "error" || c.Object == "error" || !isEmpty(c.Error)
-}
-
-// isContent reports whether c has more to say than that an answer begins. What
-// has no choices at all is something unknown, and passed on.
-func (c chunk) isContent() bool {
-	return c.Choices == nil || slices.ContainsFunc(c.Choices, choice.isContent)
-}
-
-func (c choice) isContent() bool {
-	if c.FinishReason != "" || c.Text != "" {
-		return true
-	}
-	for name, value := range c.Delta {
-		if name != "role" && !isEmpty(value) {
-			return true
-		}
-	}
-	return false
-}
-
-// content is the text that the choice adds.
-func (c choice) content() string {
-	var text string
-	// What is not text adds none.
-	_ = json.Unmarshal(c.Delta["content"], &text)
-	return c.Text + text
-}
-
-func isEmpty(value json.RawMessage) bool {
-	switch string(value) {
-	case "", "null", "false", `""`, "{}", "[]":
-		return true
-	}
-	return false
-}
-
-// event is the event as it is handed on.
-func (e rawEvent) event(c chunk) StreamEvent {
-	ev := StreamEvent{Data: e.data}
-	for _, choice := range c.Choices {
-		if choice.Index == 0 {
-			ev.Text += choice.content()
-			if choice.FinishReason != "" {
-				ev.FinishReason = choice.FinishReason
-			}
-		}
-	}
-	return ev
 }

@@ -16,7 +16,8 @@ import (
 //   - an error event becomes the response that the API would have sent, had it
 //     known before it sent the 200: with the error's status and the event's
 //     data as the body;
-//   - a stream that ends or breaks off becomes an error.
+//   - a stream that ends or breaks off becomes an error, as does one that holds
+//     something else than JSON.
 //
 // So it is the retry layer that judges, waits, counts and reports, as it does
 // for any other failure, and its AttemptTimeout ends with the first content.
@@ -46,45 +47,57 @@ func (o *opener) RoundTrip(req *http.Request) (*http.Response, error) {
 	ctx := req.Context()
 	// A body need not know of the context, nor ever come to an end.
 	stop := context.AfterFunc(ctx, func() { resp.Body.Close() })
-	failure, err := o.open(resp)
+	instead, err := o.open(resp)
 	stop()
 	switch {
 	case err != nil && ctx.Err() != nil:
 		err = context.Cause(ctx) // and not what came of closing the body
-	case err == nil && failure == nil:
+	case err == nil && instead == nil:
 		return resp, nil
 	}
 	resp.Body.Close()
-	return failure, err
+	return instead, err
 }
 
 // open reads up to the first content. It returns the response that an error
 // event before it stands for.
-func (o *opener) open(resp *http.Response) (failure *http.Response, err error) {
+func (o *opener) open(resp *http.Response) (instead *http.Response, err error) {
 	events := newEventReader(resp.Body)
 	var opening []rawEvent
 	room := maxOpeningBytes
 	for {
 		ev, err := events.next()
-		c := ev.chunk()
-		switch {
-		case err == io.EOF:
+		if err == io.EOF {
 			return nil, errNoContent
-		case err != nil:
+		} else if err != nil {
 			return nil, err
-		case ev.isKeepAlive(c):
-			continue
-		case ev.isError(c):
-			return errorResponse(resp, ev.data), nil
-		case ev.isDone() || c.isContent():
+		}
+		switch meaning, _ := ev.interpret(); meaning {
+		case noise:
+		case beginning:
+			if room -= len(ev.data) + openingBytes; room >= 0 {
+				opening = append(opening, ev)
+			}
+		case content:
 			events.unread(append(opening, ev))
 			o.events = events
 			return nil, nil
-		}
-		if room -= len(ev.data) + openingBytes; room >= 0 {
-			opening = append(opening, ev)
+		case done:
+			return nil, errNoContent
+		case failure:
+			return errorResponse(resp, ev.data), nil
+		case malformed:
+			return nil, &malformedError{notJSON(resp, ev.data)}
 		}
 	}
+}
+
+// A malformedError fails an attempt whose stream holds something else than
+// JSON. What it is to the caller is inside.
+type malformedError struct{ *InferenceError }
+
+func notJSON(resp *http.Response, data []byte) *InferenceError {
+	return statusError(ErrCategoryServer, resp, data, "event is not JSON")
 }
 
 func isEventStream(resp *http.Response) bool {

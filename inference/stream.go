@@ -2,7 +2,7 @@ package inference
 
 import (
 	"context"
-	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"iter"
@@ -28,16 +28,23 @@ import (
 // the end of the stream with a finish reason for every choice that began. A
 // stream that ends before that, or breaks off, is an error.
 //
+// Events are those of the answer, which have choices, usage or the results of a
+// filter. Whatever else gateways send, to keep a connection alive, counts for
+// nothing.
+//
 // Stream tries again as [HTTPInferenceClient.Generate] does, until the first
-// content: an event that says more than that an answer begins. An error event
-// before that is a failed attempt with the status that the API has for such an
-// error; a stream that ends before that is one too. Once there was content,
-// nothing is tried again: the same prompt would get another answer. Then the
-// error's RawError is a [*StreamError], which has what had arrived.
+// content: an event that says more than that an answer begins, be it only that
+// it ends there. An error event before that is a failed attempt with the status
+// that the API has for such an error; a stream that ends before that is one
+// too, also with [DONE], and so is one that holds something else than JSON. Once
+// there was content, nothing is tried again: the same prompt would get another
+// answer. Then the error's RawError is a [*StreamError], which has what had
+// arrived.
 //
 // [HTTPInferenceClientConfig.Timeout] bounds an attempt up to the first content,
 // and [HTTPInferenceClientConfig.StreamIdleTimeout] each wait for an event
-// after it; comments and pings are not events. An event is at most 8 MiB.
+// after it. An event is at most 8 MiB; of more than 4 MiB that come before the
+// first content, the rest is dropped.
 //
 // When the loop is left, whichever way, the connection is free again or closed.
 // req is used until then, and not modified.
@@ -111,6 +118,10 @@ func (c *HTTPInferenceClient) openStream(ctx context.Context, req *InferenceRequ
 	resp, events, err := c.doStream(httpReq.WithContext(own))
 	if err != nil {
 		cancel(nil)
+		var m *malformedError
+		if errors.As(err, &m) && ctx.Err() == nil {
+			return nil, m.InferenceError
+		}
 		return nil, executeError(ctx, err, hidden)
 	}
 	s := &stream{
@@ -153,7 +164,7 @@ func (s *stream) close() {
 
 // next returns the next event; [io.EOF] after the last, or an *InferenceError.
 func (s *stream) next() (StreamEvent, error) {
-	ev, c, err := s.read()
+	ev, meaning, c, err := s.read()
 	switch {
 	case err == io.EOF && s.complete():
 		return StreamEvent{}, io.EOF
@@ -161,14 +172,16 @@ func (s *stream) next() (StreamEvent, error) {
 		return StreamEvent{}, s.partial(executeError(s.ctx, errCutShort, s.secrets))
 	case err != nil:
 		return StreamEvent{}, s.partial(executeError(s.ctx, err, s.secrets))
-	case ev.isDone():
+	}
+	switch meaning {
+	case done:
 		s.drain()
 		return StreamEvent{}, io.EOF
-	case ev.isError(c):
-		_, failure := receive(s.ctx, "", errorResponse(s.resp, ev.data), s.secrets)
-		return StreamEvent{}, s.partial(failure)
-	case !json.Valid(ev.data):
-		return StreamEvent{}, s.partial(statusError(ErrCategoryServer, s.resp, ev.data, "event is not JSON"))
+	case failure:
+		_, e := receive(s.ctx, "", errorResponse(s.resp, ev.data), s.secrets)
+		return StreamEvent{}, s.partial(e)
+	case malformed:
+		return StreamEvent{}, s.partial(notJSON(s.resp, ev.data))
 	}
 	event := ev.event(c)
 	s.record(c, event.Text)
@@ -177,23 +190,25 @@ func (s *stream) next() (StreamEvent, error) {
 
 var errCutShort = fmt.Errorf("event stream ended without [DONE] or a finish reason: %w", io.ErrUnexpectedEOF)
 
-// read reads the next event that is more than a keep-alive.
-func (s *stream) read() (ev rawEvent, c chunk, err error) {
+// read reads the next event that is more than noise.
+func (s *stream) read() (ev rawEvent, m meaning, c chunk, err error) {
 	timer := time.AfterFunc(s.idle.limit, func() { s.cancel(s.idle) })
 	defer timer.Stop()
-	for {
+	for m == noise {
 		// What is here already must not hide that nobody waits for it.
 		if s.ctx.Err() != nil {
-			return rawEvent{}, chunk{}, context.Cause(s.ctx)
+			return rawEvent{}, noise, chunk{}, context.Cause(s.ctx)
 		}
 		ev, err = s.events.next()
-		if err != nil && s.own.Err() != nil {
-			err = context.Cause(s.own) // and not what came of closing the body
+		switch {
+		case err != nil && s.own.Err() != nil:
+			return rawEvent{}, noise, chunk{}, context.Cause(s.own) // and not what came of closing the body
+		case err != nil:
+			return rawEvent{}, noise, chunk{}, err
 		}
-		if c = ev.chunk(); err != nil || !ev.isKeepAlive(c) {
-			return ev, c, err
-		}
+		m, c = ev.interpret()
 	}
+	return ev, m, c, nil
 }
 
 // record notes what has arrived, and which choices have begun and ended.
@@ -201,7 +216,10 @@ func (s *stream) record(c chunk, text string) {
 	s.yielded = true
 	s.text.WriteString(text[:min(len(text), maxResponseBytes-s.text.Len())])
 	for _, choice := range c.Choices {
-		s.ended[choice.Index] = s.ended[choice.Index] || choice.FinishReason != ""
+		ended, known := s.ended[choice.Index]
+		if known || len(s.ended) < maxChoices {
+			s.ended[choice.Index] = ended || choice.FinishReason != ""
+		}
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -166,7 +167,8 @@ func TestStreamIsNotHeldBack(t *testing.T) {
 }
 
 func TestStreamFormat(t *testing.T) {
-	data := func(n int) string { return fmt.Sprintf(`{"n":%d}`, n) }
+	data := func(n int) string { return fmt.Sprintf(`{"choices":[{"text":"%d"}]}`, n) }
+	const open, end = `{"choices":[{`, `"text":"1"}]}`
 	for _, tc := range []struct {
 		name string
 		body string
@@ -175,21 +177,23 @@ func TestStreamFormat(t *testing.T) {
 		{"events", sse(data(1), data(2)), []string{data(1), data(2)}},
 		{"no space after the colon", "data:" + data(1) + "\n\n", []string{data(1)}},
 		{"two spaces", "data:  " + data(1) + "\n\n", []string{" " + data(1)}},
-		{"data on several lines", "data: {\"n\":\ndata: 1\ndata: }\n\n", []string{"{\"n\":\n1\n}"}},
+		{"data on several lines", "data: " + open + "\ndata: \ndata: " + end + "\n\n", []string{open + "\n\n" + end}},
 		{"byte order mark", "\uFEFF" + sse(data(1)), []string{data(1)}},
-		{"byte order mark elsewhere is not one", sse(data(1)) + "\uFEFFdata: {}\n\n", []string{data(1)}},
+		{"byte order mark elsewhere is not one", sse(data(1)) + "\uFEFF" + sse(data(2)), []string{data(1)}},
 		{"comments", ": hello\n\n:\n" + sse(data(1)) + ":data: 2\n\n", []string{data(1)}},
-		{"comment inside an event", "data: {\n: well\ndata: }\n\n", []string{"{\n}"}},
-		{"other fields", "id: 7\nretry: 100\nother: x\nevent\nevent: message\ndata: {}\ndata\n\n", []string{"{}\n"}},
+		{"comment inside an event", "data: " + open + "\n: well\ndata: " + end + "\n\n", []string{open + "\n" + end}},
+		{
+			"other fields", "id: 7\nretry: 100\nother: x\nevent\nevent: message\ndata: " + data(1) + "\ndata\n\n",
+			[]string{data(1) + "\n"},
+		},
 		{"event without data", "event: message\n\n" + sse(data(1)), []string{data(1)}},
 		{"blank data", "data:\n\ndata\n\ndata: \ndata:\n\n" + sse(data(1)), []string{data(1)}},
 		{"field name with a space", " data: 1\n\n" + sse(data(1)), []string{data(1)}},
 		{"many empty lines", "\n\n\r\n\r\r" + sse(data(1)) + "\n\n\n", []string{data(1)}},
-		{"CR", "data: {\rdata: }\r\r", []string{"{\n}"}},
-		{"CRLF", "data: {\r\ndata: }\r\n\r\n", []string{"{\n}"}},
-		{"mixed", "data: {\rdata:\r\ndata: }\n\r\n", []string{"{\n\n}"}},
-		{"pings", "event: ping\ndata: {\"type\":\"ping\"}\n\n" + sse(data(1), `{"type":"ping"}`), []string{data(1)}},
-		{"error that is none", sse(`{"error":null}`, `{"error":{}}`), []string{`{"error":null}`, `{"error":{}}`}},
+		{"CR", "data: " + open + "\rdata: " + end + "\r\r", []string{open + "\n" + end}},
+		{"CRLF", "data: " + open + "\r\ndata: " + end + "\r\n\r\n", []string{open + "\n" + end}},
+		{"mixed", "data: " + open + "\rdata:\r\ndata: " + end + "\n\r\n", []string{open + "\n\n" + end}},
+		{"CR at the end of the first content", "data: " + data(1) + "\r\n\r\n" + sse(data(2)), []string{data(1), data(2)}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			step := eventStream(tc.body + sse("[DONE]", data(99)))
@@ -205,12 +209,66 @@ func TestStreamFormat(t *testing.T) {
 	}
 }
 
+// noise are events that belong to no answer.
+var noise = []struct{ name, event string }{
+	{"comment", ": OPENROUTER PROCESSING\n\n"},
+	{"comment without an empty line", ": ping\n"},
+	{"ping by name", "event: ping\ndata: 2026-11-06T08:00:42Z\n\n"},
+	{"ping by name, as Anthropic's", "event: ping\ndata: {\"type\":\"ping\"}\n\n"},
+	{"keep-alive by name", "event: keep-alive\ndata: x\n\n"},
+	{"heartbeat by name", "event: heartbeat\ndata: x\n\n"},
+	{"ping", sse(`{"type":"ping"}`)},
+	{"keepalive, as OpenAI's", sse(`{"type":"keepalive","sequence_number":466}`)},
+	{"heartbeat that says more", sse(`{"type":"heartbeat","message":"still here","code":7}`)},
+	{"ping in plain words", sse("ping")},
+	{"empty object", sse("{}")},
+	{"null", sse("null")},
+	{"number", sse("1")},
+	{"string", sse(`"still here"`)},
+	{"list", sse("[]")},
+	{"list of other things", sse(`[1,{},{"a":1}]`)},
+	{"unknown object", sse(`{"status":"queued","message":"2 before you"}`)},
+	{"object that says that all is well", sse(`{"code":200,"message":"OK","status":"ok"}`)},
+	{"chunk without choices", sse(`{"id":"","object":"chat.completion.chunk","choices":[]}`)},
+	{"chunk with null for choices", sse(`{"choices":null,"usage":null}`)},
+	{"error that is none", sse(`{"error":null}`, `{"error":{}}`, `{"error": [ ]}`, `{"error":""}`, `{"error":false}`)},
+}
+
+func TestStreamPassesOverNoise(t *testing.T) {
+	const s = time.Second
+	for _, tc := range noise {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n := tc.event
+				script := flaky.New(
+					eventStream(n+sse(failed)),
+					eventStream(n+n+sse("[DONE]")),
+					eventStream(sse(begin)+n),
+					eventStream(strings.Repeat(n, 1000)).Slow(len(n), s), // until the Timeout
+					eventStream(n+sse(begin)+n+sse(fo)+n+sse(ur, finish)+n+sse(usage)+n+sse("[DONE]")),
+				)
+				client := inference.NewHTTPInferenceClient(inference.HTTPInferenceClientConfig{
+					BaseURL: fakeURL, MaxRetries: 4, Timeout: 10 * s, MaxBackoff: s, JitterFraction: noJitter, Transport: script.Transport(nil),
+				})
+				got, text, err := collect(t, client.Stream(t.Context(), question()))
+				if err != nil || text != "Four" {
+					t.Errorf("got %q and %v, want the answer of the fifth attempt", text, err)
+				}
+				if diff := cmp.Diff([]string{begin, fo, ur, finish, usage}, got); diff != "" {
+					t.Errorf("events (-want +got):\n%s", diff)
+				}
+				if diff := cmp.Diff([]time.Duration{0, 1 * s, 2 * s, 3 * s, 14 * s}, starts(script)); diff != "" {
+					t.Errorf("starts of the attempts (-want +got):\n%s", diff)
+				}
+			})
+		})
+	}
+}
+
 // TestStreamOfNoiseWithoutEnd has noise that comes faster than it can be read,
 // from a body that does not know of the request's context.
 func TestStreamOfNoiseWithoutEnd(t *testing.T) {
-	for _, tc := range []struct{ name, event string }{
-		{"comment", ": still here\n\n"}, {"ping", sse(`{"type":"ping"}`)}, {"the role", sse(begin)},
-	} {
+	for _, tc := range append(noise, struct{ name, event string }{"the role", sse(begin)}) {
 		for _, before := range []string{"", sse(fo)} {
 			t.Run(fmt.Sprintf("%s, %d bytes after the first content", tc.name, len(before)), func(t *testing.T) {
 				if tc.name == "the role" && before != "" {
@@ -272,11 +330,16 @@ func TestStreamEvent(t *testing.T) {
 		{"tool call", `{"choices":[{"index":0,"delta":{"content":null,"tool_calls":[{"index":0}]}}]}`, "", ""},
 		{"content in parts", `{"choices":[{"index":0,"delta":{"content":[{"text":"Fo"}]}}]}`, "", ""},
 		{"other types", `{"object":7,"choices":[{"index":"0","text":[],"delta":"x","finish_reason":1}]}`, "", ""},
-		{"something else", `[1,2]`, "", ""},
+		{"the model's reasoning", `{"choices":[{"delta":{"content":"","reasoning_content":"Hm"}}]}`, "", ""},
+		{"the same name twice: the first counts", `{"choices":[{"delta":{"content":"Fo"},"delta":{"content":"x"}}],"choices":[{"text":"x"}]}`, "Fo", ""},
+		{"usage", usage, "", ""},
+		{"usage alone", `{"usage":{"completion_tokens":2}}`, "", ""},
+		{"a filter's result", `{"choices":[],"prompt_filter_results":[{"prompt_index":0}]}`, "", ""},
+		{"a filter's result for a choice", `{"choices":[{"index":0,"content_filter_offsets":{"check_offset":9}}]}`, "", ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			client := newClient(t, inference.HTTPInferenceClientConfig{
-				BaseURL: fakeURL, Transport: flaky.New(eventStream(sse(tc.data, "[DONE]"))).Transport(nil),
+				BaseURL: fakeURL, Transport: flaky.New(eventStream(sse(tc.data, finish, "[DONE]"))).Transport(nil),
 			})
 			var got []inference.StreamEvent
 			for ev, err := range client.Stream(t.Context(), question()) {
@@ -285,7 +348,10 @@ func TestStreamEvent(t *testing.T) {
 				}
 				got = append(got, ev)
 			}
-			want := []inference.StreamEvent{{Data: []byte(tc.data), Text: tc.text, FinishReason: tc.reason}}
+			want := []inference.StreamEvent{
+				{Data: []byte(tc.data), Text: tc.text, FinishReason: tc.reason},
+				{Data: []byte(finish), FinishReason: "stop"},
+			}
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("events (-want +got):\n%s", diff)
 			}
@@ -297,7 +363,7 @@ func TestStreamIsRetriedUntilContent(t *testing.T) {
 	const s = time.Second
 	comments := strings.Repeat(": still here\n\n", 5)
 	ping := sse(`{"type":"ping"}`)
-	muchOf := func(event string) string { return strings.Repeat(event, 5<<20/len(event)) }
+	muchOf := func(event string) string { return strings.Repeat(event, 3<<19/len(event)) }
 	for _, tc := range []struct {
 		name string
 		step flaky.Step
@@ -312,14 +378,23 @@ func TestStreamIsRetriedUntilContent(t *testing.T) {
 		{"error event", eventStream(sse(failed)), 1 * s},
 		{"error event after the role", eventStream(sse(begin, failed)), 1 * s},
 		{"error event after comments and pings", eventStream(comments + sse(`{"type":"ping"}`, failed)), 1 * s},
+		{"error event by the name of its field", eventStream("error: {\"code\":500,\"message\":\"context size\"}\n\n" + sse("[DONE]")), 1 * s},
 		{"error event by its name", eventStream("event: error\ndata: out of memory\n\n"), 1 * s},
 		{"error event with RetryInfo", eventStream(sse(geminiRate)), 34070 * time.Millisecond},
 		{"error event, and the stream stays open", eventStream(sse(failed)+comments).Slow(len(sse(failed)), time.Hour), 1 * s},
 		{"error event in a stream with Retry-After", eventStream(sse(failed)).WithHeader("Retry-After", "7"), 7 * s},
+		{"error event that a stream goes on after", eventStream(sse(failed, fo, finish, "[DONE]")), 1 * s},
+		{"event that is not JSON", eventStream(sse("upstream connect error", "[DONE]")), 1 * s},
+		{"event that is a page", eventStream(sse(begin, "<!doctype html>")), 1 * s},
+		{"event that is cut", eventStream(sse(fo[:len(fo)-1])), 1 * s},
+		{"event that is too deep", eventStream(sse(strings.Repeat("[", 20_000) + strings.Repeat("]", 20_000))), 1 * s},
 		{"nothing", eventStream(""), 1 * s},
 		{"only comments", eventStream(comments), 1 * s},
+		{"[DONE] at once", eventStream(sse("[DONE]")), 1 * s},
+		{"[DONE] after the role", eventStream(sse(begin, "[DONE]")), 1 * s},
+		{"[DONE] after usage", eventStream(sse(usage, "[DONE]")), 1 * s},
 		{"only the role", eventStream(sse(begin)), 1 * s},
-		{"only a filter's result", eventStream(sse(`{"choices":[],"prompt_filter_results":[]}`)), 1 * s},
+		{"only a filter's result", eventStream(sse(`{"choices":[],"prompt_filter_results":[{"prompt_index":0}]}`)), 1 * s},
 		{"first event without its end", eventStream("data: " + fo + "\n"), 1 * s},
 		{"cut in the first event", eventStream(four).Truncate(9), 1 * s},
 		{"cut after the role", eventStream(four).Truncate(int64(len(sse(begin)))), 1 * s},
@@ -482,7 +557,8 @@ func TestStreamFailure(t *testing.T) {
 		{"stuck", flaky.Hang(), server, "request timeout", 3},
 		{"not a stream", ok(), server, "HTTP 200: response is not an event stream (application/json)", 1},
 		{"nothing at all", flaky.Status(204), server, "HTTP 204: response is not an event stream (no Content-Type)", 1},
-		{"first event is not JSON", eventStream(sse("hello", "[DONE]")), server, "HTTP 200: event is not JSON", 1},
+		{"first event is not JSON", eventStream(sse("hello", "[DONE]")), server, "HTTP 200: event is not JSON", 3},
+		{"[DONE] at once", eventStream(sse("[DONE]")), server, "failed to execute request: httpretry: gave up after 3 attempts (policy): " + noContent, 3},
 		{"redirect to a GET", flaky.Status(303).WithHeader("Location", "/"), inference.ErrCategoryUnknown, "HTTP 303: See Other", 1},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -531,6 +607,30 @@ func TestErrorEventStatus(t *testing.T) {
 		{`{"error":{"type":"InternalServerError"}}`, 500},
 		{`{"object":"error","type":"NotFoundError","code":null}`, 404},
 		{`{"error":"out of memory"}`, 500},
+		{`{"error":"rate limit exceeded"}`, 429},
+		{`{"error":"insufficient_quota"}`, 429},
+		{`{"error":"model overloaded","code":"insufficient_quota"}`, 429},
+		{`{"error":"rate limit exceeded","code":503}`, 503},
+		{`{"error":"Model is overloaded","error_type":"overloaded"}`, 529},
+		{`{"error":"Input validation error: too long","error_type":"validation"}`, 422},
+		{`{"error":{"message":"slow down","status_code":429}}`, 429},
+		{`{"type":"error","message":"no"}`, 500},
+		{`{"type":"error","code":"rate_limit_exceeded","message":"no","choices":[]}`, 429},
+		{`[{"error":{"code":503,"message":"The model is overloaded.","status":"UNAVAILABLE"}}]`, 503},
+		{` [ {"error":{"status":"INVALID_ARGUMENT"}} ]`, 400},
+		{`{"object":"error","message":"no","type":"BadRequestError","param":null,"code":400}`, 400},
+		{`{"message":"Tokens per minute limit exceeded","type":"too_many_requests_error","param":"quota","code":"token_quota_exceeded"}`, 429},
+		{`{"message":"no","type":"invalid_request_error"}`, 400},
+		{`{"message":"no","type":"InternalServerException"}`, 500},
+		{`{"message":"no","code":"1301"}`, 500},
+		{`{"message":"no","code":"context_window"}`, 500},
+		{`{"message":"no","status":503}`, 503},
+		{`{"detail":"Internal Server Error"}`, 500},
+		{`{"detail":[{"loc":["body"],"msg":"no"}]}`, 500},
+		{`{"choices":[{"index":0,"delta":{"content":""},"finish_reason":"error"}]}`, 500},
+		{`{"error":{"code":502,"message":"no"},"choices":[{"index":0,"delta":{"content":"!"},"finish_reason":"error"}]}`, 502},
+		{`{"choices":[{"index":0,"delta":{"content":"!"},"error":{"code":429,"message":"no"}}]}`, 429},
+		{`{"choices":[],"x_groq":{"id":"1","error":"over_capacity"}}`, 500},
 		{`{"error":true}`, 500},
 		{`{"error":{"code":"new_kind"}}`, 500},
 	} {
@@ -538,7 +638,12 @@ func TestErrorEventStatus(t *testing.T) {
 			var heard []int
 			client := newClient(t, inference.HTTPInferenceClientConfig{
 				BaseURL: fakeURL, Transport: flaky.New(eventStream(sse(tc.data))).Transport(nil),
-				OnAttempt: func(a httpretry.Attempt, _ httpretry.Decision) { heard = append(heard, a.Response.StatusCode) },
+				OnAttempt: func(a httpretry.Attempt, _ httpretry.Decision) {
+					if a.Err != nil {
+						t.Fatalf("got %v, want a response", a.Err)
+					}
+					heard = append(heard, a.Response.StatusCode)
+				},
 			})
 			_, _, err := collect(t, client.Stream(t.Context(), question()))
 			var status *inference.StatusError
@@ -566,7 +671,14 @@ func TestStreamEnds(t *testing.T) {
 		{"[DONE] without an empty line", sse(fo) + "data: [DONE]\n", 1},
 		{"[DONE] without the end of its line", sse(fo) + "data: [DONE]", 1},
 		{"[DONE] without a space", sse(fo) + "data:[DONE]\n\n", 1},
-		{"[DONE] at once", sse("[DONE]"), 0},
+		{"nothing to say", sse(begin, finish, "[DONE]"), 2},
+		{"nothing to say, without the role", sse(`{"choices":[{"delta":{},"finish_reason":"stop"}]}`, "[DONE]"), 1},
+		{"no text to complete", sse(`{"choices":[{"text":"","finish_reason":"length"}]}`, "[DONE]"), 1},
+		{"content filter", sse(begin, `{"choices":[{"delta":{},"finish_reason":"content_filter"}]}`, "[DONE]"), 2},
+		{"tool call", sse(begin, `{"choices":[{"delta":{"tool_calls":[{"index":0,"function":{"name":"f"}}]}}]}`, "[DONE]"), 2},
+		{"refusal", sse(`{"choices":[{"delta":{"refusal":"No."}}]}`, "[DONE]"), 1},
+		{"reasoning", sse(`{"choices":[{"delta":{"reasoning":"Hm"}}]}`, "[DONE]"), 1},
+		{"whole message", sse(`{"choices":[{"message":{"role":"assistant","content":"Four"}}]}`, "[DONE]"), 1},
 		{"finish reason", sse(fo, finish), 2},
 		{"finish reason and usage", sse(fo, finish, usage), 3},
 		{"finish reason alone", sse(finish), 1},
@@ -883,7 +995,10 @@ func TestStreamIsReadToItsEnd(t *testing.T) {
 
 func TestStreamIsBounded(t *testing.T) {
 	const mib = 1 << 20
-	filled := func(n int) string { return `"` + strings.Repeat("x", n-2) + `"` }
+	filled := func(n int) string {
+		const before, after = `{"choices":[{"text":"`, `"}]}`
+		return before + strings.Repeat("x", n-len(before)-len(after)) + after
+	}
 	const tooLarge = "failed to execute request: event is larger than 8 MiB"
 	for _, tc := range []struct {
 		name    string
@@ -897,6 +1012,7 @@ func TestStreamIsBounded(t *testing.T) {
 		{"line too large after content", sse(fo) + ":" + strings.Repeat("x", 9*mib), 1, tooLarge},
 		{"more comments than are kept", strings.Repeat(": still here\n\n", mib/10) + four, 5, ""},
 		{"more openings than are kept", strings.Repeat(sse(begin), mib/90) + four, mib/90 + 5, ""},
+		{"far more openings than are kept", strings.Repeat(sse(begin), 100_000) + four, 4*mib/(len(begin)+64) + 4, ""},
 		{"large first event", sse(filled(2*mib), "[DONE]"), 1, ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -911,6 +1027,73 @@ func TestStreamIsBounded(t *testing.T) {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+// TestStreamIsBoundedInMemory has events that would cost a hundred times their
+// size if all of them were decoded.
+func TestStreamIsBoundedInMemory(t *testing.T) {
+	const size = 1 << 20
+	// fill repeats what is in the middle.
+	fill := func(before, middle, after string) string {
+		return before + strings.Repeat(middle, (size-len(before)-len(after))/len(middle)) + after
+	}
+	for _, tc := range []struct{ name, data string }{
+		{"text", fill(`{"choices":[{"text":"`, "x", `"}]}`)},
+		{"choices", fill(`{"choices":[`, "{},", `{"text":"x"}]}`)},
+		{"choices with text", fill(`{"choices":[`, `{"text":"x"},`, "{}]}")},
+		{"choices of every number", fill(`{"choices":[{"text":"x"}`, `,{"index":12345}`, "]}")},
+		{"lists of choices", fill(`{"choices":[{"text":"x"}]`, `,"choices":[{}]`, "}")},
+		{"deltas", fill(`{"choices":[{"text":"x"`, `,"delta":{"a":[]}`, "}]}")},
+		{"members of a delta", fill(`{"choices":[{"text":"x","delta":{"a":1`, `,"a":{}`, "}}]}")},
+		{"members of another name", fill(`{"choices":[{"text":"x","delta":{"a":1`, `,"\u0061":"\u0062"`, "}}]}")},
+		{"tool calls", fill(`{"choices":[{"delta":{"tool_calls":[`, `{"index":0},`, "{}]}}]}")},
+		{"members of the chunk", fill(`{"choices":[{"text":"x"}]`, `,"a":{}`, "}")},
+		{"members of its usage", fill(`{"choices":[{"text":"x"}],"usage":{"a":0`, `,"a":{}`, "}}")},
+		{"details", fill(`{"choices":[{"text":"x"}],"details":[`, "{},", "{}]}")},
+		{"lists of details", fill(`{"choices":[{"text":"x"}]`, `,"details":[{}]`, "}")},
+		{"depth", `{"choices":[{"text":"x","delta":{"a":` + strings.Repeat(`[[[`, 3_000) + strings.Repeat(`]]]`, 3_000) + "}}]}"},
+		{"depth that is too much", strings.Repeat("[", size)},
+		{"errors", fill("[", `{"error":{}},`, "{}]")},
+		{"error", fill(`{"error":{`, `"a":{},`, `"b":1}}`)},
+		{"noise", fill(`{`, `"a":{},`, `"b":1}`)},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			client := streamFrom(t, inference.HTTPInferenceClientConfig{}, &body{results: []any{sse(tc.data, finish, "[DONE]")}})
+			allocated := allocatedBy(func() {
+				for range client.Stream(t.Context(), question()) {
+				}
+			})
+			// Most of it is garbage at once: what a buffer was before it grew.
+			if limit := 32*uint64(len(tc.data)) + 4<<20; allocated > limit {
+				t.Errorf("an event of %d KiB took %d KiB, want at most %d", len(tc.data)>>10, allocated>>10, limit>>10)
+			}
+		})
+	}
+}
+
+// TestStreamRemembersLittle has a gateway that goes on naming new choices.
+func TestStreamRemembersLittle(t *testing.T) {
+	var body strings.Builder
+	for i := range 50_000 {
+		fmt.Fprintf(&body, "data: {\"choices\":[{\"index\":%d,\"text\":\"x\"}]}\n\n", i)
+	}
+	client := newClient(t, inference.HTTPInferenceClientConfig{
+		BaseURL: fakeURL, Transport: flaky.New(eventStream(body.String())).Transport(nil),
+	})
+	var before, after runtime.MemStats
+	for _, err := range client.Stream(t.Context(), question()) {
+		if before.HeapAlloc == 0 {
+			runtime.GC()
+			runtime.ReadMemStats(&before)
+		}
+		if err != nil {
+			runtime.GC()
+			runtime.ReadMemStats(&after)
+		}
+	}
+	if grown := int64(after.HeapAlloc) - int64(before.HeapAlloc); grown > 1<<20 {
+		t.Errorf("after events of 50000 choices %d KiB more are in use, want at most 1024", grown>>10)
 	}
 }
 

@@ -1,0 +1,204 @@
+package inference
+
+import (
+	"bytes"
+	"encoding/json"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// A meaning is what an event is to the answer.
+type meaning int
+
+const (
+	noise     meaning = iota // a keep-alive, or whatever else belongs to no answer
+	beginning                // belongs to one, and says no more than that it begins
+	content                  // says more, be it only that the answer ends here
+	done                     // nothing follows
+	failure                  // tells that the answer has failed
+	malformed                // is not JSON
+)
+
+// interpret tells what the event means. Nothing is an event of the answer but
+// what has choices, usage or the results of a filter: no list could name all
+// that gateways send to keep a connection alive, from {} to chunks without
+// choices.
+func (e rawEvent) interpret() (meaning, chunk) {
+	switch {
+	case e.isDone():
+		return done, chunk{}
+	case e.name == "error":
+		return failure, chunk{}
+	case isKeepAlive(e.name), isKeepAlive(string(e.data)):
+		return noise, chunk{}
+	case !json.Valid(e.data):
+		return malformed, chunk{}
+	}
+	chunks := oneOrFew[chunk](e.data)
+	switch {
+	case slices.ContainsFunc(chunks, chunk.isError):
+		return failure, chunk{}
+	case len(chunks) != 1 || !chunks[0].belongs():
+		return noise, chunk{}
+	case slices.ContainsFunc(chunks[0].Choices, choice.isContent):
+		return content, chunks[0]
+	}
+	return beginning, chunks[0]
+}
+
+func (e rawEvent) isDone() bool { return string(bytes.TrimSpace(e.data)) == "[DONE]" }
+
+// isKeepAlive reports whether an event of that name or type is there only to
+// show that the server is.
+func isKeepAlive(name string) bool {
+	const longest = len("keep-alive") + 2 // with a line feed around it
+	switch {
+	case len(name) > longest:
+		return false
+	case kind(name) == "ping", kind(name) == "keepalive", kind(name) == "heartbeat":
+		return true
+	}
+	return false
+}
+
+// A chunk is what is to be known of an event's data.
+type chunk struct {
+	apiError
+	Error   json.RawMessage `json:"error"`
+	Detail  json.RawMessage `json:"detail"`
+	Object  word            `json:"object"`
+	Choices choices         `json:"choices"`
+	Usage   json.RawMessage `json:"usage"`
+	Filter  json.RawMessage `json:"prompt_filter_results"`
+	Groq    struct {
+		Error json.RawMessage `json:"error"`
+	} `json:"x_groq"`
+}
+
+// belongs reports whether c is a part of an answer.
+func (c chunk) belongs() bool {
+	return len(c.Choices) > 0 || !isEmpty(c.Usage) || !isEmpty(c.Filter)
+}
+
+// isError reports whether c tells of a failure: by a member that does nothing
+// else, by a choice that ends so (OpenRouter), or by being what the API has for
+// the body of an error, with or without the envelope.
+func (c chunk) isError() bool {
+	switch {
+	case c.Object == "error", c.Type == "error", !isEmpty(c.Error), !isEmpty(c.Groq.Error):
+		return true
+	case slices.ContainsFunc(c.Choices, choice.isError):
+		return true
+	case c.belongs(), isKeepAlive(string(c.Type)):
+		return false
+	}
+	return !isEmpty(c.Detail) || c.Message != "" && c.isNamed()
+}
+
+// isNamed reports whether a code, a type or a status says that e is an error,
+// which a message does not.
+func (e apiError) isNamed() bool {
+	if n, err := strconv.Atoi(string(e.Code)); e.Code != "" && (err != nil || n >= 300) {
+		return true
+	}
+	return slices.ContainsFunc(e.words(), func(word string) bool {
+		_, known := wordStatus(word)
+		word = strings.ToLower(word)
+		return known || strings.HasSuffix(word, "error") || strings.HasSuffix(word, "exception")
+	})
+}
+
+// choices are those of an event, of which the first maxChoices are looked at. A
+// list of {} would take fifty times its text. If there are several lists, the
+// first one counts.
+type choices []choice
+
+// maxChoices is more than a request may ask for: 128 of OpenAI.
+const maxChoices = 1024
+
+// UnmarshalJSON implements [json.Unmarshaler].
+func (cs *choices) UnmarshalJSON(value []byte) error {
+	if *cs == nil {
+		*cs = firstOf[choice](value, maxChoices)
+	}
+	return nil
+}
+
+type choice struct {
+	Index        int             `json:"index"`
+	FinishReason string          `json:"finish_reason"`
+	Text         string          `json:"text"`
+	Delta        delta           `json:"delta"`
+	Message      delta           `json:"message"` // of gateways that send an answer as one event
+	Error        json.RawMessage `json:"error"`
+}
+
+// isContent reports whether the choice has more to say than that it begins.
+func (c choice) isContent() bool {
+	return c.FinishReason != "" || c.Text != "" || c.Delta.says || c.Message.says
+}
+
+func (c choice) isError() bool { return c.FinishReason == "error" || !isEmpty(c.Error) }
+
+// A delta is what a choice adds to its message.
+type delta struct {
+	read    bool
+	content string
+	says    bool // there is more than a role in it
+}
+
+// UnmarshalJSON implements [json.Unmarshaler]. It looks at no more than
+// maxMembers, of which a delta has a dozen; of two deltas, at the first.
+func (d *delta) UnmarshalJSON(value []byte) error {
+	const maxMembers = 64
+	if d.read {
+		return nil
+	}
+	d.read = true
+	members := json.NewDecoder(bytes.NewReader(value))
+	if start, _ := members.Token(); start != json.Delim('{') {
+		return nil
+	}
+	var member json.RawMessage
+	for range maxMembers {
+		name, err := members.Token()
+		if err != nil || members.Decode(&member) != nil {
+			return nil // at the end
+		}
+		if name == "content" {
+			_ = json.Unmarshal(member, &d.content) // what is not text adds none
+		}
+		d.says = d.says || name != "role" && !isEmpty(member)
+	}
+	return nil
+}
+
+// isEmpty reports whether a JSON value says nothing.
+func isEmpty(value json.RawMessage) bool {
+	switch string(value) {
+	case "", "null", "false", "0", `""`:
+		return true
+	}
+	if value[0] != '{' && value[0] != '[' {
+		return false
+	}
+	return len(bytes.TrimSpace(value[1:len(value)-1])) == 0
+}
+
+// event is the event as it is handed on.
+func (e rawEvent) event(c chunk) StreamEvent {
+	ev := StreamEvent{Data: e.data}
+	var text strings.Builder
+	for _, choice := range c.Choices {
+		if choice.Index == 0 {
+			text.WriteString(choice.Text)
+			text.WriteString(choice.Delta.content)
+			if choice.FinishReason != "" {
+				ev.FinishReason = choice.FinishReason
+			}
+		}
+	}
+	ev.Text = text.String()
+	return ev
+}
