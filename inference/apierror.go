@@ -280,12 +280,14 @@ func wordStatus(word string) (code int, ok bool) {
 }
 
 // kind writes rate_limit_error, RateLimitError and RATE_LIMIT as one: ratelimit.
-func kind(word string) string {
-	letters := strings.Map(func(r rune) rune {
+func kind(word string) string { return strings.TrimSuffix(letters(word), "error") }
+
+// letters are those from a to z in what is written in small ones.
+func letters(word string) string {
+	return strings.Map(func(r rune) rune {
 		if r < 'a' || r > 'z' {
 			return -1
 		}
 		return r
 	}, strings.ToLower(word))
-	return strings.TrimSuffix(letters, "error")
 }

@@ -13,8 +13,8 @@ type meaning int
 
 const (
 	noise     meaning = iota // a keep-alive, or whatever else belongs to no answer
-	beginning                // belongs to one, and says no more than that it begins
-	content                  // says more, be it only that the answer ends here
+	aside                    // belongs to one, and says nothing of it: that it begins, what it costs
+	content                  // is a piece of it, be it only that it ends here
 	done                     // nothing follows
 	failure                  // tells that the answer has failed
 	malformed                // is not JSON
@@ -30,7 +30,7 @@ func (e rawEvent) interpret() (meaning, chunk) {
 		return done, chunk{}
 	case e.name == "error":
 		return failure, chunk{}
-	case isKeepAlive(e.name), isKeepAlive(string(e.data)):
+	case isKeepAlive(e.name), isKeepAlive(e.data):
 		return noise, chunk{}
 	case !json.Valid(e.data):
 		return malformed, chunk{}
@@ -44,19 +44,19 @@ func (e rawEvent) interpret() (meaning, chunk) {
 	case slices.ContainsFunc(chunks[0].Choices, choice.isContent):
 		return content, chunks[0]
 	}
-	return beginning, chunks[0]
+	return aside, chunks[0]
 }
 
 func (e rawEvent) isDone() bool { return string(bytes.TrimSpace(e.data)) == "[DONE]" }
 
-// isKeepAlive reports whether an event of that name or type is there only to
-// show that the server is.
-func isKeepAlive(name string) bool {
-	const longest = len("keep-alive") + 2 // with a line feed around it
-	switch {
-	case len(name) > longest:
+// isKeepAlive reports whether an event of that name, type or data is there only
+// to show that the server is.
+func isKeepAlive[T ~string | []byte](name T) bool {
+	if len(name) > len("\nkeep-alive\n") {
 		return false
-	case kind(name) == "ping", kind(name) == "keepalive", kind(name) == "heartbeat":
+	}
+	switch letters(string(name)) {
+	case "ping", "keepalive", "heartbeat":
 		return true
 	}
 	return false
@@ -66,6 +66,7 @@ func isKeepAlive(name string) bool {
 type chunk struct {
 	apiError
 	Error   json.RawMessage `json:"error"`
+	Errors  json.RawMessage `json:"errors"`
 	Detail  json.RawMessage `json:"detail"`
 	Object  word            `json:"object"`
 	Choices choices         `json:"choices"`
@@ -90,16 +91,16 @@ func (c chunk) isError() bool {
 		return true
 	case slices.ContainsFunc(c.Choices, choice.isError):
 		return true
-	case c.belongs(), isKeepAlive(string(c.Type)):
+	case c.belongs(), isKeepAlive(c.Type):
 		return false
 	}
-	return !isEmpty(c.Detail) || c.Message != "" && c.isNamed()
+	return !isEmpty(c.Errors) || !isEmpty(c.Detail) || c.Message != "" && c.isNamed()
 }
 
 // isNamed reports whether a code, a type or a status says that e is an error,
 // which a message does not.
 func (e apiError) isNamed() bool {
-	if n, err := strconv.Atoi(string(e.Code)); e.Code != "" && (err != nil || n >= 300) {
+	if n, err := strconv.Atoi(string(e.Code)); e.Code != "" && (err != nil || n < 0 || n >= 300) {
 		return true
 	}
 	return slices.ContainsFunc(e.words(), func(word string) bool {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync"
 )
 
 // An opener makes what an event stream begins with a part of the attempt. It
@@ -45,6 +46,7 @@ func (o *opener) RoundTrip(req *http.Request) (*http.Response, error) {
 		return resp, err
 	}
 	ctx := req.Context()
+	resp.Body = onceBody{resp.Body, sync.OnceValue(resp.Body.Close)}
 	// A body need not know of the context, nor ever come to an end.
 	stop := context.AfterFunc(ctx, func() { resp.Body.Close() })
 	instead, err := o.open(resp)
@@ -74,7 +76,7 @@ func (o *opener) open(resp *http.Response) (instead *http.Response, err error) {
 		}
 		switch meaning, _ := ev.interpret(); meaning {
 		case noise:
-		case beginning:
+		case aside:
 			if room -= len(ev.data) + openingBytes; room >= 0 {
 				opening = append(opening, ev)
 			}
@@ -99,6 +101,15 @@ type malformedError struct{ *InferenceError }
 func notJSON(resp *http.Response, data []byte) *InferenceError {
 	return statusError(ErrCategoryServer, resp, data, "event is not JSON")
 }
+
+// A onceBody is a body that may be closed by several, of whom the first does it.
+type onceBody struct {
+	io.ReadCloser
+	close func() error
+}
+
+// Close implements [io.Closer].
+func (b onceBody) Close() error { return b.close() }
 
 func isEventStream(resp *http.Response) bool {
 	return strings.EqualFold(contentType(resp), "text/event-stream")

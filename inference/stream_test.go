@@ -14,6 +14,7 @@ import (
 	"net/http/httptest"
 	"runtime"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -625,6 +626,9 @@ func TestErrorEventStatus(t *testing.T) {
 		{`{"message":"no","code":"1301"}`, 500},
 		{`{"message":"no","code":"context_window"}`, 500},
 		{`{"message":"no","status":503}`, 503},
+		{`{"message":"no","code":-1}`, 500},
+		{`{"status":"error","message":"no"}`, 500},
+		{`{"success":false,"errors":[{"code":7009,"message":"no"}],"result":null}`, 500},
 		{`{"detail":"Internal Server Error"}`, 500},
 		{`{"detail":[{"loc":["body"],"msg":"no"}]}`, 500},
 		{`{"choices":[{"index":0,"delta":{"content":""},"finish_reason":"error"}]}`, 500},
@@ -793,6 +797,131 @@ func TestStreamDeadline(t *testing.T) {
 			t.Errorf("got %#v after %q, want an error that is context.DeadlineExceeded after Fo", err.RawError, text)
 		}
 	})
+}
+
+// TestStreamCutAnywhere ends a stream after each of its bytes: as a connection
+// that breaks off, and as a server that takes it for the end.
+func TestStreamCutAnywhere(t *testing.T) {
+	first := len(sse(begin, fo))                                        // up to the first content
+	last, end := len(sse(begin, fo, ur, finish)), len(four)-len("\n\n") // up to the finish reason, and to [DONE]
+	for n := range len(four) + 1 {
+		for name, step := range map[string]flaky.Step{"cut": eventStream(four).Truncate(int64(n)), "ended": eventStream(four[:n])} {
+			synctest.Test(t, func(t *testing.T) {
+				script := flaky.New(step, eventStream(four))
+				client := inference.NewHTTPInferenceClient(inference.HTTPInferenceClientConfig{
+					BaseURL: fakeURL, MaxRetries: 1, Transport: script.Transport(nil),
+				})
+				_, text, err := collect(t, client.Stream(t.Context(), question()))
+				attempts, whole := 1, n > end || name == "ended" && n >= last
+				if n < first {
+					attempts, whole = 2, true
+				}
+				if len(script.Requests()) != attempts || whole != (err == nil) {
+					t.Errorf("%s after %d of %d bytes: got %d attempts and %v, want %d and an error: %t",
+						name, n, len(four), len(script.Requests()), err, attempts, !whole)
+				}
+				var partial *inference.StreamError
+				switch {
+				case err == nil && text != "Four":
+					t.Errorf("%s after %d of %d bytes: got %q, want Four", name, n, len(four), text)
+				case err != nil && (!errors.As(err, &partial) || partial.Text != text || !errors.Is(err, io.ErrUnexpectedEOF)):
+					t.Errorf("%s after %d of %d bytes: got %#v, want a *StreamError with %q", name, n, len(four), err, text)
+				}
+			})
+		}
+	}
+}
+
+// TestStreamCancelledAnywhere has a stream of which a byte arrives each
+// millisecond.
+func TestStreamCancelledAnywhere(t *testing.T) {
+	for n := 0; n <= len(four)+10; n += 3 {
+		synctest.Test(t, func(t *testing.T) {
+			script := repeat(eventStream(four).Slow(1, time.Millisecond))
+			client := inference.NewHTTPInferenceClient(inference.HTTPInferenceClientConfig{
+				BaseURL: fakeURL, MaxRetries: 5, Transport: script.Transport(nil),
+			})
+			after := time.Duration(n)*time.Millisecond + time.Microsecond
+			ctx, cancel := context.WithTimeoutCause(t.Context(), after, errors.New("enough"))
+			defer cancel()
+			start := time.Now()
+			data, _, err := collect(t, client.Stream(ctx, question()))
+			if err == nil && len(data) == 5 {
+				return // in time
+			}
+			checkError(t, err, inference.ErrCategoryServer, "request timeout")
+			var partial *inference.StreamError
+			if errors.As(err, &partial) != (len(data) > 0) || !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("cancelled after %v: got %#v after %d events", after, err, len(data))
+			}
+			if elapsed := time.Since(start); elapsed != after || len(script.Requests()) != 1 {
+				t.Errorf("cancelled after %v: ended after %v and %d attempts, want at once and 1", after, elapsed, len(script.Requests()))
+			}
+		})
+	}
+}
+
+// TestStreamRangedOverByMany has one sequence for all of them.
+func TestStreamRangedOverByMany(t *testing.T) {
+	var requests atomic.Int32
+	server := newServer(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if requests.Add(1)%2 == 1 {
+			write(w, sse(begin)+noise[0].event+sse(failed), 50)
+			return
+		}
+		write(w, four, 50)
+	}))
+	client := newClient(t, inference.HTTPInferenceClientConfig{BaseURL: server.URL, MaxRetries: 50, InitialBackoff: 1, MaxBackoff: 1})
+	events := client.Stream(t.Context(), question())
+	var wg sync.WaitGroup
+	for range 20 {
+		wg.Go(func() {
+			if _, text, err := collect(t, events); text != "Four" || err != nil {
+				t.Errorf("got %q and %v, want Four", text, err)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// TestStreamClosesABodyOnce has one that says when it is closed twice, after a
+// timeout at each stage.
+func TestStreamClosesABodyOnce(t *testing.T) {
+	for _, text := range []string{"", sse(begin), sse(fo)} {
+		synctest.Test(t, func(t *testing.T) {
+			b := &stuckBody{text: text, closed: make(chan struct{})}
+			client := streamFrom(t, inference.HTTPInferenceClientConfig{Timeout: time.Second}, b)
+			_, _, err := collect(t, client.Stream(t.Context(), question()))
+			checkError(t, err, inference.ErrCategoryServer, "request timeout")
+			if n := b.closes.Load(); n != 1 {
+				t.Errorf("stuck after %q: the body was closed %d times, want once", text, n)
+			}
+		})
+	}
+}
+
+// A stuckBody has some text, and then a Read that only Close ends.
+type stuckBody struct {
+	text   string
+	closed chan struct{}
+	closes atomic.Int32
+}
+
+func (b *stuckBody) Read(p []byte) (int, error) {
+	if b.text == "" {
+		<-b.closed
+		return 0, errors.New("closed")
+	}
+	n := copy(p, b.text)
+	b.text = b.text[n:]
+	return n, nil
+}
+
+func (b *stuckBody) Close() error {
+	if b.closes.Add(1) == 1 {
+		close(b.closed)
+	}
+	return nil
 }
 
 // TestStreamStopsForACallerWhoHasGone has all events at hand.
