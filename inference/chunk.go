@@ -47,7 +47,10 @@ func (e rawEvent) interpret() (meaning, chunk) {
 	return aside, chunks[0]
 }
 
-func (e rawEvent) isDone() bool { return string(bytes.TrimSpace(e.data)) == "[DONE]" }
+// isDone is asked after each line, and looks at no event that is long.
+func (e rawEvent) isDone() bool {
+	return len(e.data) < 64 && string(bytes.TrimSpace(e.data)) == "[DONE]"
+}
 
 // isKeepAlive reports whether an event of that name, type or data is there only
 // to show that the server is.

@@ -50,7 +50,7 @@ type rawEvent struct {
 
 // next returns the next event whose data is not blank. At the end of the
 // stream, an event that has not ended counts for nothing; but [DONE] needs no
-// empty line.
+// empty line, and at the end no end of its own line.
 func (r *eventReader) next() (ev rawEvent, err error) {
 	if len(r.unused) > 0 {
 		ev, r.unused[0] = r.unused[0], rawEvent{} // which is the caller's alone
@@ -59,18 +59,17 @@ func (r *eventReader) next() (ev rawEvent, err error) {
 	}
 	for {
 		err := r.readLine()
-		if err == io.EOF {
-			if ev.add(r.line) == nil && ev.isDone() {
-				return ev, nil
-			}
-			return rawEvent{}, io.EOF
+		if err != nil && err != io.EOF {
+			return rawEvent{}, err
 		}
-		if err == nil {
-			err = ev.add(r.line)
+		if tooLarge := ev.add(r.line); tooLarge != nil {
+			return rawEvent{}, tooLarge
 		}
 		switch {
-		case err != nil:
-			return rawEvent{}, err
+		case ev.isDone():
+			return ev, nil
+		case err == io.EOF:
+			return rawEvent{}, io.EOF
 		case len(r.line) > 0:
 		case len(bytes.TrimSpace(ev.data)) > 0:
 			return ev, nil

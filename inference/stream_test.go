@@ -460,6 +460,19 @@ func TestStreamIsNeverRetriedAfterContent(t *testing.T) {
 		},
 		{"stuck", eventStream(four).Slow(len(sse(begin, fo)), time.Hour), "Fo", server, "request timeout", context.DeadlineExceeded},
 		{"event that is not JSON", eventStream(sse(fo, "{", ur, "[DONE]")), "Fo", server, "HTTP 200: event is not JSON", nil},
+		{"error event of another type", eventStream(sse(fo, `{"type":"error","message":"no"}`, "[DONE]")), "Fo", server, `HTTP 500: {"type":"error","message":"no"}`, nil},
+		{"error event in an array", eventStream(sse(fo, "["+failed+"]", "[DONE]")), "Fo", server, "HTTP 529: [" + failed + "]", nil},
+		{"error event that is a string", eventStream(sse(fo, `{"error":"rate limit exceeded"}`, "[DONE]")), "Fo", inference.ErrCategoryRateLimit, "HTTP 429: rate limit exceeded", nil},
+		{
+			"error event without an envelope", eventStream(sse(fo, `{"message":"no","type":"x","param":null,"code":400}`, "[DONE]")), "Fo",
+			inference.ErrCategoryInvalidReq, `HTTP 400: {"message":"no","type":"x","param":null,"code":400}`, nil,
+		},
+		{
+			"choice that ends in an error", eventStream(sse(fo, `{"choices":[{"index":0,"delta":{},"finish_reason":"error"}]}`, "[DONE]")), "Fo",
+			server, `HTTP 500: {"choices":[{"index":0,"delta":{},"finish_reason":"error"}]}`, nil,
+		},
+		{"error in a field of its own", eventStream(sse(fo) + "error: {\"code\":503,\"message\":\"no\"}\n\n" + sse("[DONE]")), "Fo", server, `HTTP 503: {"code":503,"message":"no"}`, nil},
+		{"noise, and the end", eventStream(sse(fo) + strings.Repeat(sse("{}", "null"), 100)), "Fo", server, notEnded, io.ErrUnexpectedEOF},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -674,6 +687,7 @@ func TestStreamEnds(t *testing.T) {
 		{"[DONE] and more", sse(fo, "[DONE]", ur, failed), 1},
 		{"[DONE] without an empty line", sse(fo) + "data: [DONE]\n", 1},
 		{"[DONE] without the end of its line", sse(fo) + "data: [DONE]", 1},
+		{"[DONE] among spaces", sse(fo) + "data:  [DONE] \n\n", 1},
 		{"[DONE] without a space", sse(fo) + "data:[DONE]\n\n", 1},
 		{"nothing to say", sse(begin, finish, "[DONE]"), 2},
 		{"nothing to say, without the role", sse(`{"choices":[{"delta":{},"finish_reason":"stop"}]}`, "[DONE]"), 1},
@@ -988,6 +1002,7 @@ func TestStreamGivesItsConnectionBack(t *testing.T) {
 	long := strings.Repeat(sse(fo), 100) // too long for a Content-Length
 	for _, tc := range []struct{ name, body string }{
 		{"[DONE]", long + four},
+		{"[DONE] and more than is waited for", long + four + strings.Repeat(": bye\n\n", 100)},
 		{"finish reason", long + sse(finish)},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -1016,20 +1031,23 @@ func TestStreamGivesItsConnectionBack(t *testing.T) {
 	}
 }
 
-// TestStreamWithoutAnEnd is a server that says [DONE] and stays.
+// TestStreamWithoutAnEnd is a server that says [DONE] and stays, with or without
+// the empty line that ends an event.
 func TestStreamWithoutAnEnd(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		client := inference.NewHTTPInferenceClient(inference.HTTPInferenceClientConfig{
-			BaseURL: fakeURL, Transport: flaky.New(eventStream(four+": still here\n").Slow(len(four), time.Hour)).Transport(nil),
+	for _, said := range []string{four, strings.TrimSuffix(four, "\n")} {
+		synctest.Test(t, func(t *testing.T) {
+			client := inference.NewHTTPInferenceClient(inference.HTTPInferenceClientConfig{
+				BaseURL: fakeURL, Transport: flaky.New(eventStream(said+": still here\n").Slow(len(said), time.Hour)).Transport(nil),
+			})
+			start := time.Now()
+			if _, _, err := collect(t, client.Stream(t.Context(), question())); err != nil {
+				t.Fatal(err)
+			}
+			if elapsed := time.Since(start); elapsed > 10*time.Millisecond {
+				t.Errorf("ended %v after [DONE], want 10ms at most", elapsed)
+			}
 		})
-		start := time.Now()
-		if _, _, err := collect(t, client.Stream(t.Context(), question())); err != nil {
-			t.Fatal(err)
-		}
-		if elapsed := time.Since(start); elapsed > 10*time.Millisecond {
-			t.Errorf("ended %v after [DONE], want 10ms at most", elapsed)
-		}
-	})
+	}
 }
 
 // A body gives one result of Read after another: text, and errors, which come
