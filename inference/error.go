@@ -94,9 +94,9 @@ type StatusError struct {
 	StatusCode int
 
 	// Body is the response body as it came, at most its first 64 KiB. It is
-	// not part of the error's text: it may quote the prompt. It is nil for an
-	// event stream and for a body of more than 16 MiB, and short for one that
-	// broke off.
+	// not part of the error's text: it may quote the prompt. Of an event stream
+	// it is the data of the event that failed it, or nil. It is nil for a body
+	// of more than 16 MiB, and short for one that broke off.
 	Body []byte
 }
 

@@ -1378,11 +1378,13 @@ func (s *split) Read(p []byte) (int, error) {
 }
 
 // FuzzEventStream checks that what is made of an event stream does not depend
-// on how its bytes are split.
+// on how its bytes are split, nor on noise before it.
 func FuzzEventStream(f *testing.F) {
 	for _, seed := range []string{
 		four, sse(begin, failed), sse(fo, failed), sse(fo), sse(fo) + "data: [DONE]",
 		"\uFEFF: hello\r\rdata: {\rdata: }\r\n\r\nevent: ping\ndata: 1\n\ndata:[DONE]\n\n",
+		sse(`{"usage":{"a":1}}`, `[{"error":"no"}]`, `{"choices":[{"delta":{"role":"x","a":[ ]},"finish_reason":"error"}]}`), "error: {}\n\n",
+		sse(fo) + noise[6].event + sse(`{"message":"no","code":-1,"details":[{"violations":[{}]}]}`, "{"),
 		strings.ReplaceAll(four, "\n", "\r\n"), "event: error\ndata: x\n\n", "data\n\n\uFEFFdata: 1\n\r", "retry: 1\nid\n:\n\n",
 	} {
 		f.Add(seed, []byte{})
@@ -1413,6 +1415,11 @@ func FuzzEventStream(f *testing.F) {
 		}
 		if diff := cmp.Diff(whole, read(&split{text: text, sizes: sizes})); diff != "" {
 			t.Errorf("split by %v (-whole +split):\n%s", sizes, diff)
+		}
+		if n := noise[len(text)%len(noise)]; !strings.HasPrefix(text, "\uFEFF") {
+			if diff := cmp.Diff(whole, read(strings.NewReader(n.event+text))); diff != "" {
+				t.Errorf("after a %s (-without +with):\n%s", n.name, diff)
+			}
 		}
 	})
 }
