@@ -12,12 +12,12 @@ import (
 type meaning int
 
 const (
-	noise     meaning = iota // a keep-alive, or whatever else belongs to no answer
-	aside                    // belongs to one, and says nothing of it: that it begins, what it costs
-	content                  // is a piece of it, be it only that it ends here
-	done                     // nothing follows
-	failure                  // tells that the answer has failed
-	malformed                // is not JSON
+	isNoise     meaning = iota // a keep-alive, or whatever else belongs to no answer
+	isAside                    // belongs to one, and says nothing of it: that it begins, what it costs
+	isContent                  // is a piece of it, be it only that it ends here
+	isDone                     // nothing follows
+	isFailure                  // tells that the answer has failed
+	isMalformed                // is not JSON
 )
 
 // interpret tells what the event means. Nothing is an event of the answer but
@@ -26,29 +26,29 @@ const (
 // choices.
 func (e rawEvent) interpret() (meaning, chunk) {
 	switch {
-	case e.isDone():
-		return done, chunk{}
+	case e.saysDone():
+		return isDone, chunk{}
 	case e.name == "error":
-		return failure, chunk{}
+		return isFailure, chunk{}
 	case isKeepAlive(e.name), isKeepAlive(e.data):
-		return noise, chunk{}
+		return isNoise, chunk{}
 	case !json.Valid(e.data):
-		return malformed, chunk{}
+		return isMalformed, chunk{}
 	}
 	chunks := oneOrFew[chunk](e.data)
 	switch {
 	case slices.ContainsFunc(chunks, chunk.isError):
-		return failure, chunk{}
+		return isFailure, chunk{}
 	case len(chunks) != 1 || !chunks[0].belongs():
-		return noise, chunk{}
-	case slices.ContainsFunc(chunks[0].Choices, choice.isContent):
-		return content, chunks[0]
+		return isNoise, chunk{}
+	case slices.ContainsFunc(chunks[0].Choices, choice.hasContent):
+		return isContent, chunks[0]
 	}
-	return aside, chunks[0]
+	return isAside, chunks[0]
 }
 
-// isDone is asked after each line, and looks at no event that is long.
-func (e rawEvent) isDone() bool {
+// saysDone is asked after each line, and looks at no event that is long.
+func (e rawEvent) saysDone() bool {
 	return len(e.data) < 64 && string(bytes.TrimSpace(e.data)) == "[DONE]"
 }
 
@@ -138,8 +138,8 @@ type choice struct {
 	Error        json.RawMessage `json:"error"`
 }
 
-// isContent reports whether the choice has more to say than that it begins.
-func (c choice) isContent() bool {
+// hasContent reports whether the choice has more to say than that it begins.
+func (c choice) hasContent() bool {
 	return c.FinishReason != "" || c.Text != "" || c.Delta.says || c.Message.says
 }
 

@@ -66,7 +66,7 @@ func (r *eventReader) next() (ev rawEvent, err error) {
 			return rawEvent{}, tooLarge
 		}
 		switch {
-		case ev.isDone():
+		case ev.saysDone():
 			return ev, nil
 		case err == io.EOF:
 			return rawEvent{}, io.EOF

@@ -75,20 +75,20 @@ func (o *opener) open(resp *http.Response) (instead *http.Response, err error) {
 			return nil, err
 		}
 		switch meaning, _ := ev.interpret(); meaning {
-		case noise:
-		case aside:
+		case isNoise:
+		case isAside:
 			if room -= len(ev.data) + openingBytes; room >= 0 {
 				opening = append(opening, ev)
 			}
-		case content:
+		case isContent:
 			events.unread(append(opening, ev))
 			o.events = events
 			return nil, nil
-		case done:
+		case isDone:
 			return nil, errNoContent
-		case failure:
+		case isFailure:
 			return errorResponse(resp, ev.data), nil
-		case malformed:
+		case isMalformed:
 			return nil, &malformedError{notJSON(resp, ev.data)}
 		}
 	}

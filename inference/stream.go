@@ -174,13 +174,13 @@ func (s *stream) next() (StreamEvent, error) {
 		return StreamEvent{}, s.partial(executeError(s.ctx, err, s.secrets))
 	}
 	switch meaning {
-	case done:
+	case isDone:
 		s.drain()
 		return StreamEvent{}, io.EOF
-	case failure:
+	case isFailure:
 		_, e := receive(s.ctx, "", errorResponse(s.resp, ev.data), s.secrets)
 		return StreamEvent{}, s.partial(e)
-	case malformed:
+	case isMalformed:
 		return StreamEvent{}, s.partial(notJSON(s.resp, ev.data))
 	}
 	event := ev.event(c)
@@ -194,17 +194,17 @@ var errCutShort = fmt.Errorf("event stream ended without [DONE] or a finish reas
 func (s *stream) read() (ev rawEvent, m meaning, c chunk, err error) {
 	timer := time.AfterFunc(s.idle.limit, func() { s.cancel(s.idle) })
 	defer timer.Stop()
-	for m == noise {
+	for m == isNoise {
 		// What is here already must not hide that nobody waits for it.
 		if s.ctx.Err() != nil {
-			return rawEvent{}, noise, chunk{}, context.Cause(s.ctx)
+			return rawEvent{}, isNoise, chunk{}, context.Cause(s.ctx)
 		}
 		ev, err = s.events.next()
 		switch {
 		case err != nil && s.own.Err() != nil:
-			return rawEvent{}, noise, chunk{}, context.Cause(s.own) // and not what came of closing the body
+			return rawEvent{}, isNoise, chunk{}, context.Cause(s.own) // and not what came of closing the body
 		case err != nil:
-			return rawEvent{}, noise, chunk{}, err
+			return rawEvent{}, isNoise, chunk{}, err
 		}
 		m, c = ev.interpret()
 	}
