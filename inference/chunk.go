@@ -74,7 +74,7 @@ type chunk struct {
 	Object  word            `json:"object"`
 	Choices choices         `json:"choices"`
 	Usage   json.RawMessage `json:"usage"`
-	Filter  json.RawMessage `json:"prompt_filter_results"`
+	Filter  json.RawMessage `json:"prompt_filter_results"` // which may be an empty list
 	Groq    struct {
 		Error json.RawMessage `json:"error"`
 	} `json:"x_groq"`
@@ -82,7 +82,7 @@ type chunk struct {
 
 // belongs reports whether c is a part of an answer.
 func (c chunk) belongs() bool {
-	return len(c.Choices) > 0 || !isEmpty(c.Usage) || !isEmpty(c.Filter)
+	return len(c.Choices) > 0 || !isEmpty(c.Usage) || len(c.Filter) > 0 && string(c.Filter) != "null"
 }
 
 // isError reports whether c tells of a failure: by a member that does nothing

@@ -231,7 +231,7 @@ var noise = []struct{ name, event string }{
 	{"unknown object", sse(`{"status":"queued","message":"2 before you"}`)},
 	{"object that says that all is well", sse(`{"code":200,"message":"OK","status":"ok"}`)},
 	{"chunk without choices", sse(`{"id":"","object":"chat.completion.chunk","choices":[]}`)},
-	{"chunk with null for choices", sse(`{"choices":null,"usage":null}`)},
+	{"chunk with null for choices", sse(`{"choices":null,"usage":null,"prompt_filter_results":null}`)},
 	{"error that is none", sse(`{"error":null}`, `{"error":{}}`, `{"error": [ ]}`, `{"error":""}`, `{"error":false}`)},
 }
 
@@ -336,6 +336,7 @@ func TestStreamEvent(t *testing.T) {
 		{"usage", usage, "", ""},
 		{"usage alone", `{"usage":{"completion_tokens":2}}`, "", ""},
 		{"a filter's result", `{"choices":[],"prompt_filter_results":[{"prompt_index":0}]}`, "", ""},
+		{"a filter that found nothing", `{"choices":[],"prompt_filter_results":[]}`, "", ""},
 		{"a filter's result for a choice", `{"choices":[{"index":0,"content_filter_offsets":{"check_offset":9}}]}`, "", ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
