@@ -1349,6 +1349,7 @@ func FuzzClassify(f *testing.F) {
 		want httpretry.Outcome
 	}{
 		{x509.UnknownAuthorityError{}, httpretry.Final},
+		{&tls.CertificateVerificationError{Err: x509.UnhandledCriticalExtension{}}, httpretry.Final},
 		{&tls.CertificateVerificationError{Err: x509.HostnameError{Certificate: &x509.Certificate{}}}, httpretry.Final},
 		{&net.OpError{Op: "dial", Err: &net.DNSError{IsNotFound: true}}, httpretry.Final},
 		{errors.New("unsupported protocol scheme \"gopher\""), httpretry.Final},

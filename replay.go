@@ -114,7 +114,7 @@ func (r *replay) seek() {
 		return
 	}
 	if f, ok := r.source.(*os.File); ok {
-		// A terminal or a pipe is an *os.File too.
+		// A pipe or a device is an *os.File too.
 		if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
 			return
 		}

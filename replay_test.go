@@ -17,6 +17,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/iotest"
 	"testing/synctest"
 	"time"
 
@@ -133,6 +134,36 @@ func TestLateReaderIsFenced(t *testing.T) {
 	}
 }
 
+// During the wait a transport reads nothing any more: it would take a recording
+// beyond its limit, and the next attempt would lack those bytes.
+func TestLateReaderDuringWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		content := string(pattern(90))
+		var got []string
+		second := failUntil(1, &got)
+		rt := &httpretry.RetryTransport{MaxReplayBytes: 100, Policy: every(time.Second), Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
+			if httpretry.AttemptNumber(req.Context()) > 1 {
+				return second(req)
+			}
+			time.AfterFunc(time.Second/2, func() {
+				defer req.Body.Close()
+				if n, err := req.Body.Read(make([]byte, 1)); n > 0 || err == nil {
+					t.Errorf("an attempt that is over read %d bytes and error %v, want an error", n, err)
+				}
+			})
+			_, err := io.ReadFull(req.Body, make([]byte, 10))
+			return response(req, 503, ""), err
+		})}
+		source := iotest.OneByteReader(strings.NewReader(content))
+		if _, err := rt.RoundTrip(newRequest(t, "POST", "http://example.com/", source)); err != nil {
+			t.Fatal(err)
+		}
+		if len(got) != 1 || got[0] != content {
+			t.Errorf("the second attempt carried %q, want %q", got, content)
+		}
+	})
+}
+
 // What a transport reads while the policy is asked must not be missing from
 // the attempt that the policy then wants.
 func TestLateReaderDuringDecision(t *testing.T) {
@@ -202,6 +233,19 @@ func failUntil(n int, got *[]string) roundTripFunc {
 			return response(req, 503, ""), nil
 		}
 		return response(req, 200, ""), nil
+	}
+}
+
+// The zero value's limit is 1 MiB.
+func TestDefaultRecordingLimit(t *testing.T) {
+	for size, want := range map[int]int{1 << 20: 2, 1<<20 + 1: 1} {
+		var got []string
+		rt := &httpretry.RetryTransport{Base: failUntil(2, &got), Policy: now}
+		req := newRequest(t, "POST", "http://example.com/", nil)
+		req.Body, req.ContentLength = newTestBody(string(pattern(size))), -1
+		if _, err := rt.RoundTrip(req); err != nil || len(got) != want {
+			t.Errorf("a body of %d bytes: got %d attempts and error %v, want %d", size, len(got), err, want)
+		}
 	}
 }
 
@@ -780,6 +824,26 @@ func TestFilesThatAreNotWhatTheySeem(t *testing.T) {
 		rt := &httpretry.RetryTransport{Base: failUntil(3, &got), Policy: now}
 		if _, err := rt.RoundTrip(newRequest(t, "POST", "http://example.com/", shoutingFile{f})); err != nil || fmt.Sprint(got) != "[CONTENT CONTENT CONTENT]" {
 			t.Errorf("got bodies %q, %v, want what its Read gives", got, err)
+		}
+	})
+	t.Run("is a device", func(t *testing.T) {
+		f, err := os.Open("/dev/urandom") // which says that it can seek
+		if errors.Is(err, os.ErrNotExist) {
+			return // no such system
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		rt := &httpretry.RetryTransport{Policy: now, Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
+			defer req.Body.Close()
+			begin := make([]byte, 16)
+			_, err := io.ReadFull(req.Body, begin)
+			got = append(got, string(begin))
+			return response(req, 503-303*(len(got)/3), ""), err
+		})}
+		if _, err := rt.RoundTrip(newRequest(t, "POST", "http://example.com/", f)); err != nil || len(got) != 3 || got[0] != got[1] || got[0] != got[2] {
+			t.Errorf("got bodies that begin with %q, %v, want the same three times", got, err)
 		}
 	})
 	t.Run("shrinks", func(t *testing.T) {

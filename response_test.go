@@ -121,6 +121,33 @@ func TestSlowErrorBody(t *testing.T) {
 	}
 }
 
+// Beyond 64 KiB and a buffer a new connection is cheaper.
+func TestDrainIsBounded(t *testing.T) {
+	for _, backoff := range []time.Duration{0, time.Second} {
+		synctest.Test(t, func(t *testing.T) {
+			var read atomic.Int64
+			rt := &httpretry.RetryTransport{Policy: every(backoff), Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
+				if httpretry.AttemptNumber(req.Context()) > 1 {
+					return response(req, 200, "ok"), nil
+				}
+				resp := response(req, 503, "")
+				resp.ContentLength = -1
+				resp.Body = io.NopCloser(readerFunc(func(p []byte) (int, error) {
+					read.Add(int64(len(p)))
+					return len(p), nil
+				}))
+				return resp, nil
+			})}
+			if _, err := rt.RoundTrip(newRequest(t, "GET", "http://example.com/", nil)); err != nil {
+				t.Fatal(err)
+			}
+			if got := read.Load(); got < 64<<10 || got > 128<<10 {
+				t.Errorf("backoff %v: %d bytes of an endless body were read, want 64 KiB and a buffer at most", backoff, got)
+			}
+		})
+	}
+}
+
 func TestCancellationDuringDrain(t *testing.T) {
 	tests := []struct {
 		name          string

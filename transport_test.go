@@ -339,7 +339,7 @@ func TestResponseRequest(t *testing.T) {
 	for _, fail := range []int{1, 3} {
 		req := newRequest(t, "POST", "http://example.com/", strings.NewReader("x"))
 		attempts := 0
-		rt := &httpretry.RetryTransport{Policy: now, Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
+		rt := &httpretry.RetryTransport{Policy: httpretry.RetryConfig{MaxRetries: 3, InitialBackoff: 1}, Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
 			if attempts++; attempts < fail {
 				return statuses(503)(req.Clone(req.Context()))
 			}
@@ -352,6 +352,23 @@ func TestResponseRequest(t *testing.T) {
 		if resp.Request != req {
 			t.Errorf("success at attempt %d: Response.Request is not the caller's request", fail)
 		}
+	}
+}
+
+// What a program makes the default is asked, also about a success.
+func TestReplacedDefaultClassifier(t *testing.T) {
+	usual := httpretry.DefaultClassifier
+	defer func() { httpretry.DefaultClassifier = usual }()
+	httpretry.DefaultClassifier = httpretry.ClassifierFunc(func(req *http.Request, resp *http.Response, err error) httpretry.Verdict {
+		if resp != nil && resp.StatusCode == http.StatusNotFound {
+			return httpretry.Verdict{Outcome: httpretry.Rejected} // a replica that lags behind
+		}
+		return usual.Classify(req, resp, err)
+	})
+	rt := &httpretry.RetryTransport{Policy: httpretry.RetryConfig{MaxRetries: 1, InitialBackoff: 1}, Base: statuses(404, 200)}
+	resp, err := rt.RoundTrip(newRequest(t, "GET", "http://example.com/", nil))
+	if err != nil || resp.StatusCode != http.StatusOK {
+		t.Errorf("got %v and %v, want the 200 that follows the 404", resp, err)
 	}
 }
 
@@ -492,6 +509,22 @@ func TestAttemptTimeout(t *testing.T) {
 			if _, err := rt.RoundTrip(newRequest(t, "POST", "http://example.com/", nil)); err != nil {
 				t.Errorf("a whole response became %v", err)
 			}
+		})
+	})
+	t.Run("leaves no late response open", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			body := newTestBody("late")
+			rt := &httpretry.RetryTransport{AttemptTimeout: time.Second, Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
+				<-time.After(2 * time.Second) // of a base that knows nothing of contexts
+				resp := response(req, 200, "")
+				resp.Body = body
+				return resp, nil
+			})}
+			resp, err := rt.RoundTrip(newRequest(t, "POST", "http://example.com/", nil))
+			if resp != nil || !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("got %v and %v, want the timeout alone", resp, err)
+			}
+			body.wantClosedOnce(t)
 		})
 	})
 	t.Run("frees its context on EOF, Close and error", func(t *testing.T) {
