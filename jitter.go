@@ -1,9 +1,10 @@
 package httpretry
 
 import (
-	"math"
 	"math/rand/v2"
 	"time"
+
+	"github.com/httpretry/httpretry/internal/jitter"
 )
 
 // A Jitter spreads waits, so that clients that failed together do not come
@@ -24,7 +25,7 @@ func Proportional(fraction float64) Jitter {
 	}
 	fraction = min(fraction, 1)
 	return func(backoff, _ time.Duration) time.Duration {
-		return proportional(backoff, fraction, rand.Float64())
+		return jitter.Proportional(backoff, fraction, rand.Float64())
 	}
 }
 
@@ -32,14 +33,14 @@ func Proportional(fraction float64) Jitter {
 // mean wait.
 func Full() Jitter {
 	return func(backoff, _ time.Duration) time.Duration {
-		return between(0, backoff, rand.Float64())
+		return jitter.Full(backoff, rand.Float64())
 	}
 }
 
 // Equal makes a wait uniform over half of backoff to all of it.
 func Equal() Jitter {
 	return func(backoff, _ time.Duration) time.Duration {
-		return between(backoff/2, backoff, rand.Float64())
+		return jitter.Equal(backoff, rand.Float64())
 	}
 }
 
@@ -54,23 +55,8 @@ func None() Jitter {
 // 0 means no wait at all.
 func Decorrelated(base, limit time.Duration) Jitter {
 	return func(_, previous time.Duration) time.Duration {
-		return decorrelated(base, limit, previous, rand.Float64())
+		return jitter.Decorrelated(base, limit, previous, rand.Float64())
 	}
-}
-
-// proportional is d × (1 ± fraction) for r in [0, 1).
-func proportional(d time.Duration, fraction, r float64) time.Duration {
-	return saturate(float64(d) * (1 + fraction*(2*r-1)))
-}
-
-func decorrelated(base, limit, previous time.Duration, r float64) time.Duration {
-	base = min(base, limit)
-	return min(limit, between(base, saturate(3*float64(max(base, previous))), r))
-}
-
-// between is the point r, in [0, 1), of the way from low to high.
-func between(low, high time.Duration, r float64) time.Duration {
-	return low + saturate(float64(high-low)*r)
 }
 
 // spreadUp returns a wait that is as far above floor as the jittered one is
@@ -80,14 +66,5 @@ func spreadUp(floor, jittered time.Duration) time.Duration {
 	if jittered >= floor {
 		return jittered
 	}
-	return saturate(float64(floor) + float64(floor-jittered))
-}
-
-// saturate turns nanoseconds into a Duration that no overflow can make
-// negative.
-func saturate(ns float64) time.Duration {
-	if ns >= math.MaxInt64 {
-		return math.MaxInt64
-	}
-	return time.Duration(ns)
+	return jitter.Saturate(float64(floor) + float64(floor-jittered))
 }

@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"sync/atomic"
 	"time"
+
+	"github.com/httpretry/httpretry/internal/jitter"
 )
 
 // A Policy decides whether a failed attempt is followed by another, and when.
@@ -161,7 +163,7 @@ func (c RetryConfig) jittered(backoff, previous time.Duration) time.Duration {
 	if c.Jitter != nil {
 		return c.Jitter(backoff, previous)
 	}
-	return proportional(backoff, c.jitterFraction(), rand.Float64())
+	return jitter.Proportional(backoff, c.jitterFraction(), rand.Float64())
 }
 
 func (c RetryConfig) jitterFraction() float64 {
