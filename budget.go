@@ -44,7 +44,8 @@ type TokenBudget struct {
 	Ratio float64
 
 	// MinPerSecond is how many retries each second allows for, whatever the
-	// traffic. If zero, 10; if negative, none.
+	// traffic. It adds up over processes: where there are many, and each has
+	// traffic enough, none are needed. If zero, 10; if negative, none.
 	MinPerSecond float64
 
 	// Burst is how many retries may be saved for later, at least 1. If zero,
@@ -53,7 +54,7 @@ type TokenBudget struct {
 
 	spent atomic.Int64 // nanotokens that are missing to Burst, at least 0
 
-	mu   sync.Mutex // guards paid
+	mu   sync.Mutex // held by Withdraw; guards paid
 	paid time.Time  // until when MinPerSecond has been credited
 }
 
@@ -69,6 +70,11 @@ func (b *TokenBudget) Deposit(*http.Request) {
 
 // Withdraw implements [Budget].
 func (b *TokenBudget) Withdraw(Attempt) bool {
+	// The clock is read under the lock, so that time does not go back; and a
+	// credit is used under it, so that it can't arrive when others have filled
+	// the bucket and emptied it again.
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	credit, limit := b.credit(time.Now()), nano(b.burst())
 	for {
 		spent := b.spent.Load()
@@ -83,15 +89,16 @@ func (b *TokenBudget) Withdraw(Attempt) bool {
 	}
 }
 
-// credit is what MinPerSecond has brought since it was last asked for.
+// credit is what MinPerSecond has brought since it last brought something. It
+// is never negative. What is less than a millionth of a token is left to come,
+// so that next to nothing is lost by counting whole nanotokens.
 func (b *TokenBudget) credit(now time.Time) int64 {
-	b.mu.Lock()
-	defer b.mu.Unlock()
 	since := now.Sub(b.paid) // saturates for the zero time, when nothing is spent yet
-	credit := nano(since.Seconds() * b.minPerSecond())
-	if credit > 0 { // else the fraction would be lost
-		b.paid = now
+	credit := nano(max(0, since.Seconds()*b.minPerSecond()))
+	if credit < nano(1e-6) {
+		return 0
 	}
+	b.paid = now
 	return credit
 }
 

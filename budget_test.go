@@ -6,8 +6,11 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"math/rand/v2"
 	"net/http"
+	"net/url"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -116,6 +119,97 @@ func TestTokenBudgetIsExactUnderConcurrency(t *testing.T) {
 	}
 }
 
+// Whatever the traffic, the retries within any stretch of time are at most
+// what its requests and its seconds bring, and Burst. And they are no fewer
+// than a bucket without rounding allows.
+func TestTokenBudgetBoundsEveryWindow(t *testing.T) {
+	for seed := range uint64(60) {
+		r := rand.New(rand.NewPCG(seed, 0))
+		pick := func(values ...float64) float64 { return values[r.IntN(len(values))] }
+		b := &httpretry.TokenBudget{
+			Ratio: pick(-1, 0.001, 0.1, 0.2, 1, 3), MinPerSecond: pick(-1, 0.01, 1, 10, 5000), Burst: pick(1, 2.5, 10, 1000),
+		}
+		synctest.Test(t, func(t *testing.T) {
+			traffic{r: r, budget: b, ratio: max(b.Ratio, 0), perSecond: max(b.MinPerSecond, 0), burst: b.Burst}.run(t)
+		})
+	}
+}
+
+// A traffic is requests and retries at random, some close together, some far
+// apart, and what a TokenBudget ought to make of them.
+type traffic struct {
+	r                       *rand.Rand
+	budget                  *httpretry.TokenBudget
+	ratio, perSecond, burst float64
+}
+
+func (f traffic) run(t *testing.T) {
+	var (
+		start   = time.Now()
+		last    = start
+		full    = f.burst // what the bucket without rounding holds
+		allowed float64   // less what requests and seconds have brought
+		lowest  float64   // that allowed has been
+		granted int
+		ideally int
+	)
+	for range 5000 {
+		time.Sleep(time.Duration(f.r.ExpFloat64() * float64([]time.Duration{0, 1, time.Microsecond, 50 * time.Millisecond}[f.r.IntN(4)])))
+		brought := time.Since(last).Seconds() * f.perSecond
+		last = time.Now()
+		request := f.r.IntN(3) == 0
+		if request {
+			f.budget.Deposit(nil)
+			brought += f.ratio
+		}
+		allowed -= brought
+		lowest = min(lowest, allowed)
+		full = min(f.burst, full+brought)
+		if request {
+			continue
+		}
+		if full >= 1-1e-9 { // ten tenths are less than one, in floating point
+			full--
+			ideally++
+		}
+		if f.budget.Withdraw(httpretry.Attempt{}) {
+			allowed++
+			granted++
+		}
+		if allowed-lowest > f.burst+2e-6 { // a credit of less than 1e-6 is held back
+			t.Fatalf("ratio %v, per second %v: %.3f retries more than were brought, in a window that ends after %v, want at most %v",
+				f.ratio, f.perSecond, allowed-lowest, time.Since(start), f.burst)
+		}
+		if difference := granted - ideally; difference < -1 || difference > 1 {
+			t.Fatalf("ratio %v, per second %v, burst %v: %d retries were allowed within %v, want about %d",
+				f.ratio, f.perSecond, f.burst, granted, time.Since(start), ideally)
+		}
+	}
+}
+
+// The bound holds too when many ask at once, with time passing.
+func TestTokenBudgetBoundUnderConcurrency(t *testing.T) {
+	b := &httpretry.TokenBudget{Ratio: 0.1, MinPerSecond: 2000, Burst: 50}
+	var taken atomic.Int64
+	var wg sync.WaitGroup
+	start := time.Now()
+	for range 16 {
+		wg.Go(func() {
+			for range 4000 {
+				b.Deposit(nil)
+				taken.Add(int64(withdrawals(b, 3)))
+			}
+		})
+	}
+	wg.Wait()
+	seconds := time.Since(start).Seconds()
+	got := float64(taken.Load())
+	const requests = 16 * 4000
+	if most := 0.1*requests + 2000*seconds + 50; got > most || got < 0.09*requests {
+		t.Errorf("%.0f retries were allowed within %.3f s, want from %.0f to %.0f", got, seconds, 0.09*requests, most)
+	}
+}
+
 func TestBudgetIsAskedLast(t *testing.T) {
 	boom := errors.New("boom")
 	tests := []struct {
@@ -211,6 +305,38 @@ func TestPerHost(t *testing.T) {
 		}
 	}
 	b.Deposit(&http.Request{}) // without a URL, which the transport reports
+}
+
+// A host has one budget, however many ask for it first.
+func TestPerHostUnderConcurrency(t *testing.T) {
+	const hosts, burst = 40, 3
+	var made, taken [hosts]atomic.Int64
+	b := httpretry.PerHost(func(host string) httpretry.Budget {
+		i, err := strconv.Atoi(host)
+		if err != nil {
+			t.Error(err)
+		}
+		made[i].Add(1)
+		return &httpretry.TokenBudget{Ratio: -1, MinPerSecond: -1, Burst: burst}
+	})
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for i := range 10 * hosts {
+				req := &http.Request{URL: &url.URL{Host: strconv.Itoa(i % hosts)}}
+				b.Deposit(req)
+				if b.Withdraw(httpretry.Attempt{Request: req}) {
+					taken[i%hosts].Add(1)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	for i := range hosts {
+		if made[i].Load() != 1 || taken[i].Load() != burst {
+			t.Errorf("host %d: %d budgets were made and %d retries allowed, want 1 and %d", i, made[i].Load(), taken[i].Load(), burst)
+		}
+	}
 }
 
 func TestPerHostRemembersBoundedly(t *testing.T) {
