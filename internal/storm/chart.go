@@ -1,0 +1,182 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"image/color"
+	"math"
+	"strings"
+	"time"
+
+	"gonum.org/v1/plot"
+	"gonum.org/v1/plot/font"
+	"gonum.org/v1/plot/plotter"
+	"gonum.org/v1/plot/vg"
+	"gonum.org/v1/plot/vg/draw"
+	"gonum.org/v1/plot/vg/vgsvg"
+)
+
+// A chart shows what happens in a few scenarios, second by second.
+type chart struct {
+	file, title, y string
+	value          func(second) float64
+	limit, step    float64 // the top of the y axis, and how far its ticks are apart
+	from, to       time.Duration
+	zero           time.Duration // what the x axis counts from
+	x              string
+	lines          []line
+}
+
+// A line is a scenario under a name that is short enough for a legend.
+type line struct {
+	label, scenario string
+	color           color.Color
+}
+
+// The colours are told apart also by the colour-blind (Okabe and Ito). A
+// scenario has the same one in every chart.
+var (
+	black      = color.RGBA{A: 255}
+	vermillion = color.RGBA{R: 213, G: 94, B: 0, A: 255}
+	orange     = color.RGBA{R: 230, G: 159, B: 0, A: 255}
+	blue       = color.RGBA{R: 0, G: 114, B: 178, A: 255}
+	sky        = color.RGBA{R: 86, G: 180, B: 233, A: 255}
+	green      = color.RGBA{R: 0, G: 158, B: 115, A: 255}
+	purple     = color.RGBA{R: 204, G: 121, B: 167, A: 255}
+)
+
+func load(s second) float64 { return float64(s.load) }
+
+func served(s second) float64 { return 100 * share(s.served, s.calls) }
+
+func answers(s second) float64 { return float64(s.worked - s.wasted) }
+
+var charts = []chart{
+	stormChart("load", "Load, by how clients retry", load,
+		line{"at once", immediately, orange}, line{"exponential, no jitter", noJitter, vermillion},
+		line{"exponential, ±10 %", withDefault, blue}, line{"… and a budget of 0.1", fleetName(fleetBucket, 1000), green},
+		line{"no retries", noRetries, black}),
+	stormChart("served", "Calls that are served in the end, by when they begin", served,
+		line{"no retries", noRetries, black}, line{"exponential, ±10 %", withDefault, blue},
+		line{"… and TokenBudget{}", fleetName(zeroBucket, 1), purple},
+		line{"… and a budget of 0.1", fleetName(fleetBucket, 1000), green}),
+	stormChart("server", "Load, by what the server does", load,
+		line{"503 when it is full", withDefault, blue}, line{"… Retry-After: 5", asked5, sky}, line{"… Retry-After: 20", asked20, purple},
+		line{"503 in time", early, vermillion}, line{"… Retry-After: 5", earlyAsked, orange}),
+	stormChart("fleet", "Load, by the budget of each process", load,
+		line{"zero value, 1000 processes", fleetName(zeroBucket, 1000), vermillion},
+		line{"zero value, 10 processes", fleetName(zeroBucket, 10), orange},
+		line{"zero value, 1 process", fleetName(zeroBucket, 1), purple},
+		line{"no floor, 1000 processes", fleetName(ratioBucket, 1000), green},
+		line{"no floor, 10 processes", fleetName(ratioBucket, 10), sky},
+		line{"no floor, 1 process", fleetName(ratioBucket, 1), black}),
+	herdChart(),
+}
+
+func stormChart(name, title string, value func(second) float64, lines ...line) chart {
+	c := chart{
+		file: "retry-storms-" + name + ".svg", title: title, y: "attempts per second", limit: 2500, step: 500,
+		value: value, to: before + outage + after, zero: before, x: "seconds since the loss of capacity", lines: lines,
+	}
+	if name == "served" {
+		c.y, c.limit, c.step = "% of calls", 105, 20
+	}
+	return c
+}
+
+func herdChart() chart {
+	c := chart{
+		file: "retry-storms-herd.svg", title: "Answers to 10 000 calls that begin at the same time", y: "answers per second",
+		limit: 600, step: 100, value: answers, from: time.Second, to: 40 * time.Second, zero: time.Second, x: "seconds",
+	}
+	for i, k := range kinds {
+		c.lines = append(c.lines, line{k.name, herdName(k.name), []color.Color{vermillion, blue, orange, green, black}[i]})
+	}
+	return c
+}
+
+// svg draws c.
+func (c chart) svg(r *report) ([]byte, error) {
+	plot.DefaultFont = font.Font{Typeface: "Liberation", Variant: "Sans"}
+	p := plot.New()
+	p.Title.Text = c.title
+	p.Title.TextStyle.Font.Size = vg.Points(13)
+	p.Title.Padding = vg.Points(8)
+	p.X.Label.Text, p.Y.Label.Text = c.x, c.y
+	p.Y.Tick.Marker = plot.TickerFunc(c.ticks)
+	p.BackgroundColor = nil
+	p.Add(plotter.NewGrid())
+	// What is in the plot may be anywhere: the legend stands beside it.
+	legend := plot.NewLegend()
+	legend.Top, legend.Left = true, true
+	legend.TextStyle.Font.Size = vg.Points(9)
+	legend.Padding = vg.Points(4)
+	for _, l := range c.lines {
+		if err := c.addLine(p, &legend, l, r.results[l.scenario]); err != nil {
+			return nil, err
+		}
+	}
+	if err := c.addCapacity(p, &legend, r.results[c.lines[0].scenario]); err != nil {
+		return nil, err
+	}
+	p.X.Min, p.X.Max = (c.from - c.zero).Seconds(), (c.to - c.zero).Seconds()
+	p.Y.Min, p.Y.Max = 0, c.limit
+	canvas := vgsvg.New(8*vg.Inch, 3.6*vg.Inch)
+	area := draw.New(canvas)
+	area.SetColor(color.White)
+	area.Fill(area.Rectangle.Path())
+	const beside = 158
+	p.Draw(draw.Crop(area, 6, -beside, 6, -6))
+	legend.Draw(draw.Crop(area, area.Rectangle.Size().X-beside+8, 0, 0, -34))
+	var b bytes.Buffer
+	_, err := canvas.WriteTo(&b)
+	// Not every reader has the font that the plotter names.
+	return []byte(strings.ReplaceAll(b.String(), "font-family:Liberation Sans", "font-family:Liberation Sans,Arial,sans-serif")), err
+}
+
+func (c chart) ticks(low, high float64) []plot.Tick {
+	var ticks []plot.Tick
+	for y := low; y <= high; y += c.step {
+		ticks = append(ticks, plot.Tick{Value: y, Label: fmt.Sprint(y)})
+	}
+	return ticks
+}
+
+func (c chart) addLine(p *plot.Plot, legend *plot.Legend, l line, r result) error {
+	var points plotter.XYs
+	for at := c.from; at < c.to; at += time.Second {
+		y := c.value(r.sum(at, at+time.Second))
+		points = append(points, plotter.XY{X: (at - c.zero).Seconds(), Y: min(y, c.limit)})
+	}
+	drawn, err := plotter.NewLine(points)
+	if err != nil {
+		return fmt.Errorf("%s: %w", l.scenario, err)
+	}
+	drawn.Color = l.color
+	drawn.Width = vg.Points(1.3)
+	p.Add(drawn)
+	legend.Add(l.label, drawn)
+	return nil
+}
+
+// addCapacity draws what the server of r can do, if c shows numbers.
+func (c chart) addCapacity(p *plot.Plot, legend *plot.Legend, r result) error {
+	if c.limit < 200 { // %
+		return nil
+	}
+	var points plotter.XYs
+	for at := c.from; at <= c.to; at += time.Second {
+		done := r.server.done(at+time.Second) - r.server.done(at)
+		points = append(points, plotter.XY{X: (at - c.zero).Seconds(), Y: math.Round(r.server.perSecond() * done.Seconds())})
+	}
+	l, err := plotter.NewLine(points)
+	if err != nil {
+		return err
+	}
+	l.StepStyle = plotter.PostStep
+	l.Color = color.Gray{Y: 90}
+	l.Dashes = []vg.Length{vg.Points(4), vg.Points(3)}
+	p.Add(l)
+	legend.Add("capacity", l)
+	return nil
+}

@@ -1,0 +1,69 @@
+// Storm simulates what retries do to a server that loses half of its capacity
+// for a while, and writes docs/retry-storms.md with its charts.
+//
+//	go -C internal/storm run .
+//	go -C internal/storm run . -seed 2 -out /tmp/storms
+//
+// The clients are those of package httpretry. Time is virtual, as in a test,
+// and random numbers come from the seed, so that the same seed gives the same
+// page, to the byte.
+package main
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"testing"
+)
+
+var (
+	seed = flag.Uint64("seed", 1, "where the random numbers begin")
+	out  = flag.String("out", "../../docs", "the folder for page and charts")
+)
+
+// gcPercent makes a simulation take two thirds of the time: thousands of
+// goroutines begin and end, and each collection looks at all that there are.
+const gcPercent = 400
+
+// Virtual time is to be had from testing/synctest, which takes a *testing.T, and
+// of those that the testing package exports only Main hands one to a program.
+// It also parses the flags, and it is why the program's last word is PASS.
+func main() {
+	debug.SetGCPercent(gcPercent)
+	all := func(string, string) (bool, error) { return true, nil }
+	testing.Main(all, []testing.InternalTest{{Name: "storm", F: write}}, nil, nil)
+}
+
+// write simulates everything and writes what came of it.
+func write(t *testing.T) {
+	r := simulate(t, *seed)
+	if t.Failed() {
+		return
+	}
+	files, err := r.files()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, data := range files {
+		if err := os.WriteFile(filepath.Join(*out, name), data, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// files returns page and charts, by name.
+func (r *report) files() (map[string][]byte, error) {
+	page, err := r.page()
+	files := map[string][]byte{"retry-storms.md": page}
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range charts {
+		if files[c.file], err = c.svg(r); err != nil {
+			return nil, fmt.Errorf("%s: %w", c.file, err)
+		}
+	}
+	return files, nil
+}

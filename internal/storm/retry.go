@@ -1,0 +1,78 @@
+package main
+
+import (
+	"time"
+
+	"github.com/httpretry/httpretry"
+	"github.com/httpretry/httpretry/internal/jitter"
+)
+
+// A kind of jitter for the point r, in [0, 1), of what it may draw.
+type kind func(r float64) httpretry.Jitter
+
+// The kinds are those of package httpretry, with the same arithmetic. There
+// they draw from the global source, which can't be seeded.
+var kinds = []struct {
+	name string
+	kind kind
+}{
+	{"no jitter", func(float64) httpretry.Jitter { return httpretry.None() }},
+	{"±10 %", tenPercent},
+	{"Full", func(r float64) httpretry.Jitter {
+		return func(backoff, _ time.Duration) time.Duration { return jitter.Full(backoff, r) }
+	}},
+	{"Equal", func(r float64) httpretry.Jitter {
+		return func(backoff, _ time.Duration) time.Duration { return jitter.Equal(backoff, r) }
+	}},
+	{"Decorrelated", func(r float64) httpretry.Jitter {
+		return func(_, previous time.Duration) time.Duration {
+			return jitter.Decorrelated(time.Second, time.Minute, previous, r)
+		}
+	}},
+}
+
+// tenPercent is the jitter of a RetryConfig that names none.
+func tenPercent(r float64) httpretry.Jitter {
+	return func(backoff, _ time.Duration) time.Duration { return jitter.Proportional(backoff, 0.1, r) }
+}
+
+// exponential is a RetryConfig with the default waits, and with jitter of kind
+// k from the call's own random numbers.
+func exponential(maxRetries int, k kind) httpretry.Policy {
+	return httpretry.PolicyFunc(func(a httpretry.Attempt) (time.Duration, bool) {
+		r := callOf(a.Request.Context()).rand.Float64()
+		delay, retry := httpretry.RetryConfig{MaxRetries: maxRetries, Jitter: k(r)}.Backoff(a)
+		return wholeTicks(delay), retry
+	})
+}
+
+// atOnce does not wait.
+func atOnce(maxRetries int) httpretry.Policy {
+	return httpretry.PolicyFunc(func(a httpretry.Attempt) (time.Duration, bool) {
+		return 0, a.Number <= maxRetries
+	})
+}
+
+// A bucket is the settings of a TokenBudget, and what they are called.
+type bucket struct {
+	name                       string
+	ratio, minPerSecond, burst float64
+}
+
+// full returns a new budget with these settings.
+func (b bucket) full() httpretry.Budget {
+	return &httpretry.TokenBudget{Ratio: b.ratio, MinPerSecond: b.minPerSecond, Burst: b.burst}
+}
+
+// inForce returns what b says with the defaults of a TokenBudget in place of
+// zeros, and zeros in place of what is negative.
+func (b bucket) inForce() (ratio, minPerSecond, burst float64) {
+	or := func(v, byDefault float64) float64 {
+		if v == 0 {
+			return byDefault
+		}
+		return max(v, 0)
+	}
+	minPerSecond = or(b.minPerSecond, 10)
+	return or(b.ratio, 0.2), minPerSecond, max(1, or(b.burst, 10*minPerSecond))
+}
