@@ -131,7 +131,7 @@ func (cs *choices) UnmarshalJSON(value []byte) error {
 
 type choice struct {
 	Index        int             `json:"index"`
-	FinishReason string          `json:"finish_reason"`
+	FinishReason finishReason    `json:"finish_reason"`
 	Text         string          `json:"text"`
 	Delta        delta           `json:"delta"`
 	Message      delta           `json:"message"` // of gateways that send an answer as one event
@@ -144,6 +144,21 @@ func (c choice) hasContent() bool {
 }
 
 func (c choice) isError() bool { return c.FinishReason == "error" || !isEmpty(c.Error) }
+
+// A finishReason is why a choice ends, empty if it does not. KoboldCpp says so
+// with "null" in quotes.
+type finishReason string
+
+// UnmarshalJSON implements [json.Unmarshaler].
+func (r *finishReason) UnmarshalJSON(value []byte) error {
+	var text string
+	_ = json.Unmarshal(value, &text) // what is not text is no reason
+	if text == "null" {
+		text = ""
+	}
+	*r = finishReason(text)
+	return nil
+}
 
 // A delta is what a choice adds to its message.
 type delta struct {
@@ -199,7 +214,7 @@ func (e rawEvent) event(c chunk) StreamEvent {
 			text.WriteString(choice.Text)
 			text.WriteString(choice.Delta.content)
 			if choice.FinishReason != "" {
-				ev.FinishReason = choice.FinishReason
+				ev.FinishReason = string(choice.FinishReason)
 			}
 		}
 	}

@@ -325,6 +325,7 @@ func TestStreamEvent(t *testing.T) {
 		{"completion", `{"choices":[{"index":0,"text":"Fo","finish_reason":null}]}`, "Fo", ""},
 		{"last", finish, "", "stop"},
 		{"last with text", `{"choices":[{"index":0,"text":"ur","finish_reason":"length"}]}`, "ur", "length"},
+		{"null in quotes", `{"choices":[{"index":0,"text":"Fo","finish_reason":"null"}]}`, "Fo", ""},
 		{"other choice", `{"choices":[{"index":1,"delta":{"content":"Fo"},"finish_reason":"stop"}]}`, "", ""},
 		{"both", `{"choices":[{"index":1,"text":"a"},{"index":0,"text":"b"}]}`, "b", ""},
 		{"no index", `{"choices":[{"delta":{"content":"Fo"}}]}`, "Fo", ""},
@@ -396,6 +397,7 @@ func TestStreamIsRetriedUntilContent(t *testing.T) {
 		{"[DONE] after the role", eventStream(sse(begin, "[DONE]")), 1 * s},
 		{"[DONE] after usage", eventStream(sse(usage, "[DONE]")), 1 * s},
 		{"only the role", eventStream(sse(begin)), 1 * s},
+		{"null in quotes is no finish reason", eventStream(sse(`{"choices":[{"index":0,"delta":{"role":"assistant"},"finish_reason":"null"}]}`, failed)), 1 * s},
 		{"only a filter's result", eventStream(sse(`{"choices":[],"prompt_filter_results":[{"prompt_index":0}]}`)), 1 * s},
 		{"first event without its end", eventStream("data: " + fo + "\n"), 1 * s},
 		{"cut in the first event", eventStream(four).Truncate(9), 1 * s},
@@ -449,6 +451,7 @@ func TestStreamIsNeverRetriedAfterContent(t *testing.T) {
 		},
 		{"error event after the finish reason", eventStream(sse(fo, finish, failed)), "Fo", server, "HTTP 529: too busy", nil},
 		{"end", eventStream(sse(begin, fo, ur)), "Four", server, notEnded, io.ErrUnexpectedEOF},
+		{"end, and null in quotes is no finish reason", eventStream(sse(`{"choices":[{"index":0,"delta":{"content":"Fo"},"finish_reason":"null"}]}`)), "Fo", server, notEnded, io.ErrUnexpectedEOF},
 		{"end in an event", eventStream(sse(begin, fo) + "data: " + finish + "\n"), "Fo", server, notEnded, io.ErrUnexpectedEOF},
 		{"end of one of two choices", eventStream(sse(fo, `{"choices":[{"index":1,"text":"x"}]}`, finish)), "Fo", server, notEnded, io.ErrUnexpectedEOF},
 		{
