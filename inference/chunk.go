@@ -143,7 +143,15 @@ func (c choice) hasContent() bool {
 	return c.FinishReason != "" || c.Text != "" || c.Delta.says || c.Message.says
 }
 
-func (c choice) isError() bool { return c.FinishReason == "error" || !isEmpty(c.Error) }
+// isError reports whether the choice ended since something failed: by the finish
+// reason of OpenRouter and Mistral, of DeepSeek or of Z.ai, or by an error.
+func (c choice) isError() bool {
+	switch c.FinishReason {
+	case "error", "insufficient_system_resource", "network_error":
+		return true
+	}
+	return !isEmpty(c.Error)
+}
 
 // A finishReason is why a choice ends, empty if it does not. KoboldCpp says so
 // with "null" in quotes.

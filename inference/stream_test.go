@@ -649,6 +649,8 @@ func TestErrorEventStatus(t *testing.T) {
 		{`{"detail":"Internal Server Error"}`, 500},
 		{`{"detail":[{"loc":["body"],"msg":"no"}]}`, 500},
 		{`{"choices":[{"index":0,"delta":{"content":""},"finish_reason":"error"}]}`, 500},
+		{`{"choices":[{"index":0,"delta":{"content":""},"finish_reason":"insufficient_system_resource"}]}`, 500},
+		{`{"choices":[{"index":0,"delta":{"content":""},"finish_reason":"network_error"}]}`, 500},
 		{`{"error":{"code":502,"message":"no"},"choices":[{"index":0,"delta":{"content":"!"},"finish_reason":"error"}]}`, 502},
 		{`{"choices":[{"index":0,"delta":{"content":"!"},"error":{"code":429,"message":"no"}}]}`, 429},
 		{`{"choices":[],"x_groq":{"id":"1","error":"over_capacity"}}`, 500},
