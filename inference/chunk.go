@@ -3,6 +3,7 @@ package inference
 import (
 	"bytes"
 	"encoding/json"
+	"iter"
 	"slices"
 	"strconv"
 	"strings"
@@ -89,8 +90,10 @@ func (c chunk) belongs() bool {
 // else, by a choice that ends so (OpenRouter), or by being what the API has for
 // the body of an error, with or without the envelope.
 func (c chunk) isError() bool {
+	// Beside choices it may be an object that a gateway has not filled in.
+	noError := isEmpty(c.Error) || len(c.Choices) > 0 && isBlank(c.Error)
 	switch {
-	case c.Object == "error", c.Type == "error", !isEmpty(c.Error), !isEmpty(c.Groq.Error):
+	case c.Object == "error", c.Type == "error", !noError, !isEmpty(c.Groq.Error):
 		return true
 	case slices.ContainsFunc(c.Choices, choice.isError):
 		return true
@@ -150,7 +153,7 @@ func (c choice) isError() bool {
 	case "error", "insufficient_system_resource", "network_error":
 		return true
 	}
-	return !isEmpty(c.Error)
+	return !isBlank(c.Error)
 }
 
 // A finishReason is why a choice ends, empty if it does not. KoboldCpp says so
@@ -175,30 +178,39 @@ type delta struct {
 	says    bool // there is more than a role in it
 }
 
-// UnmarshalJSON implements [json.Unmarshaler]. It looks at no more than
-// maxMembers, of which a delta has a dozen; of two deltas, at the first.
+// UnmarshalJSON implements [json.Unmarshaler]. Of two deltas, the first counts.
 func (d *delta) UnmarshalJSON(value []byte) error {
-	const maxMembers = 64
 	if d.read {
 		return nil
 	}
 	d.read = true
-	members := json.NewDecoder(bytes.NewReader(value))
-	if start, _ := members.Token(); start != json.Delim('{') {
-		return nil
-	}
-	var member json.RawMessage
-	for range maxMembers {
-		name, err := members.Token()
-		if err != nil || members.Decode(&member) != nil {
-			return nil // at the end
-		}
+	for name, member := range members(value) {
 		if name == "content" {
 			_ = json.Unmarshal(member, &d.content) // what is not text adds none
 		}
 		d.says = d.says || name != "role" && !isEmpty(member)
 	}
 	return nil
+}
+
+// members are the first of an object, none of any other value; a delta has a
+// dozen. A value is only lent.
+func members(object json.RawMessage) iter.Seq2[string, json.RawMessage] {
+	const maxMembers = 64
+	return func(yield func(string, json.RawMessage) bool) {
+		d := json.NewDecoder(bytes.NewReader(object))
+		if start, _ := d.Token(); start != json.Delim('{') {
+			return
+		}
+		var value json.RawMessage
+		for range maxMembers {
+			token, _ := d.Token()
+			name, ok := token.(string)
+			if !ok || d.Decode(&value) != nil || !yield(name, value) {
+				return
+			}
+		}
+	}
 }
 
 // isEmpty reports whether a JSON value says nothing.
@@ -211,6 +223,19 @@ func isEmpty(value json.RawMessage) bool {
 		return false
 	}
 	return len(bytes.TrimSpace(value[1:len(value)-1])) == 0
+}
+
+// isBlank reports whether a value is empty, or an object of such.
+func isBlank(value json.RawMessage) bool {
+	if isEmpty(value) {
+		return true
+	}
+	for _, member := range members(value) {
+		if !isEmpty(member) {
+			return false
+		}
+	}
+	return value[0] == '{'
 }
 
 // event is the event as it is handed on.

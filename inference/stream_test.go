@@ -331,6 +331,7 @@ func TestStreamEvent(t *testing.T) {
 		{"no index", `{"choices":[{"delta":{"content":"Fo"}}]}`, "Fo", ""},
 		{"tool call", `{"choices":[{"index":0,"delta":{"content":null,"tool_calls":[{"index":0}]}}]}`, "", ""},
 		{"content in parts", `{"choices":[{"index":0,"delta":{"content":[{"text":"Fo"}]}}]}`, "", ""},
+		{"an error of which nothing is said", `{"error":{"message":"","code":0},"choices":[{"delta":{"content":"Fo"}}]}`, "Fo", ""},
 		{"other types", `{"object":7,"choices":[{"index":"0","text":[],"delta":"x","finish_reason":1}]}`, "", ""},
 		{"the model's reasoning", `{"choices":[{"delta":{"content":"","reasoning_content":"Hm"}}]}`, "", ""},
 		{"the same name twice: the first counts", `{"choices":[{"delta":{"content":"Fo"},"delta":{"content":"x"}}],"choices":[{"text":"x"}]}`, "Fo", ""},
