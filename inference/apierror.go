@@ -165,7 +165,8 @@ func (v *errorValue) UnmarshalJSON(value []byte) error {
 // request's time.
 func (e apiError) isQuota() bool {
 	for _, word := range e.words() {
-		if word == "insufficient_quota" || word == "billing_hard_limit_reached" {
+		switch word {
+		case "insufficient_quota", "billing_hard_limit_reached", "billing_not_active":
 			return true
 		}
 	}
@@ -245,6 +246,7 @@ var statusOf = map[string]int{
 	"resourceexhausted":       429,
 	"insufficientquota":       429,
 	"billinghardlimitreached": 429,
+	"billingnotactive":        429,
 	"api":                     500,
 	"server":                  500,
 	"internal":                500,

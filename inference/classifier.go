@@ -23,8 +23,9 @@ import (
 //     true is [httpretry.Rejected], false is [httpretry.Final].
 //   - 429 is Final when the body says that a quota is used up, which waiting
 //     does not refill: the code or type, or the error where it is a mere
-//     string, is insufficient_quota or billing_hard_limit_reached, or the
-//     quotaId holds PerDay. A 429 for anything else is for a rate, and Rejected.
+//     string, is insufficient_quota, billing_hard_limit_reached or
+//     billing_not_active, or the quotaId holds PerDay. A 429 for anything else is
+//     for a rate, and Rejected.
 //   - 529 (overloaded_error) is Rejected, as 503 is: the API turned the request
 //     away for want of capacity.
 //   - 409 is Rejected when the error speaks of a lock: whoever holds it lets go

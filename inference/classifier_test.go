@@ -88,6 +88,7 @@ func TestClassifierStatus(t *testing.T) {
 		{"quota as code alone", 429, "", `{"error":{"type":"requests","code":"insufficient_quota"}}`, final},
 		{"quota as type alone", 429, "", `{"error":{"type":"insufficient_quota","code":null}}`, final},
 		{"billing limit", 429, "", `{"error":{"code":"billing_hard_limit_reached"}}`, final},
+		{"billing that is not active", 429, "", `{"error":{"type":"billing_not_active","code":null}}`, final},
 		{"quota without the envelope", 429, "", `{"object":"error","code":"insufficient_quota"}`, final},
 		{"quota despite a Retry-After", 429, "Retry-After: 5", openAIQuota, final},
 		{"quota in the message means nothing", 429, "", `{"error":{"message":"insufficient_quota"}}`, rejected(0)},

@@ -613,6 +613,7 @@ func TestErrorEventStatus(t *testing.T) {
 		{`{"error":{"code":null,"type":"rate_limit_error"}}`, 429},
 		{`{"error":{"code":"invalid_api_key","type":"invalid_request_error"}}`, 401},
 		{`{"error":{"type":"billing_hard_limit_reached"}}`, 429},
+		{`{"error":{"type":"billing_not_active"}}`, 429},
 		{`{"error":{"code":429,"status":"RESOURCE_EXHAUSTED"}}`, 429},
 		{`{"error":{"status":"UNAVAILABLE"}}`, 503},
 		{`{"error":{"status":"DEADLINE_EXCEEDED"}}`, 504},
