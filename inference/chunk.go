@@ -142,9 +142,14 @@ type choice struct {
 }
 
 // hasContent reports whether the choice has more to say than that it begins.
-func (c choice) hasContent() bool {
-	return c.FinishReason != "" || c.Text != "" || c.Delta.says || c.Message.says
-}
+func (c choice) hasContent() bool { return c.FinishReason != "" || c.says() }
+
+// says reports whether there is a piece of the answer, beside how it ends.
+func (c choice) says() bool { return c.Text != "" || c.Delta.says || c.Message.says }
+
+// isAnswer reports whether the choice, of an answer that came whole, is worth
+// having: it has some text, or ended well without.
+func (c choice) isAnswer() bool { return c.says() || c.FinishReason != "" && !c.isError() }
 
 // isError reports whether the choice ended since something failed: by the finish
 // reason of OpenRouter and Mistral, of DeepSeek or of Z.ai, or by an error.

@@ -40,12 +40,13 @@ type InferenceClient interface {
 // open between requests and is meant to live as long as the program. The zero
 // value answers every request with [ErrCategoryInvalidReq].
 type HTTPInferenceClient struct {
-	invalid error // what is wrong with the configuration
-	base    *url.URL
-	apiKey  string
-	retry   *httpretry.RetryTransport
-	client  *http.Client // with retry
-	idle    time.Duration
+	invalid   error // what is wrong with the configuration
+	base      *url.URL
+	apiKey    string
+	transport http.RoundTripper         // makes each attempt
+	retry     *httpretry.RetryTransport // on a corrector of that
+	client    *http.Client              // with retry
+	idle      time.Duration
 }
 
 var _ InferenceClient = (*HTTPInferenceClient)(nil)
@@ -59,14 +60,16 @@ func NewHTTPInferenceClient(config HTTPInferenceClientConfig) *HTTPInferenceClie
 		return &HTTPInferenceClient{invalid: err}
 	}
 	base, err := config.baseURL()
-	retry := config.retryTransport()
+	transport := config.transport()
+	retry := config.retryTransport(transport)
 	return &HTTPInferenceClient{
-		invalid: err,
-		base:    base,
-		apiKey:  config.APIKey,
-		retry:   retry,
-		client:  &http.Client{Transport: retry, CheckRedirect: keepMethod},
-		idle:    config.streamIdleTimeout(),
+		invalid:   err,
+		base:      base,
+		apiKey:    config.APIKey,
+		transport: transport,
+		retry:     retry,
+		client:    &http.Client{Transport: retry, CheckRedirect: keepMethod},
+		idle:      config.streamIdleTimeout(),
 	}
 }
 
@@ -77,6 +80,10 @@ func NewHTTPInferenceClient(config HTTPInferenceClientConfig) *HTTPInferenceClie
 // Exactly one of the two results is nil. The second is a concrete pointer type:
 // assigned to a variable of type error, a nil *InferenceError is an error that
 // is not nil. Compare it with nil before passing it on as an error.
+//
+// A success whose body is an error, such as {"error": {…}} without choices, is
+// a failed attempt with the status that the API has for such an error. One of
+// more than 256 KiB is not recognised.
 //
 // req is not modified, and not used after Generate has returned.
 //
@@ -160,10 +167,10 @@ func keepMethod(req *http.Request, via []*http.Request) error {
 	return nil
 }
 
-// retryTransport is the retry layer that the configuration asks for.
-func (c HTTPInferenceClientConfig) retryTransport() *httpretry.RetryTransport {
+// retryTransport is the retry layer that the configuration asks for, on base.
+func (c HTTPInferenceClientConfig) retryTransport(base http.RoundTripper) *httpretry.RetryTransport {
 	return &httpretry.RetryTransport{
-		Base:       c.transport(),
+		Base:       corrector{base},
 		Policy:     c.policy(),
 		Classifier: Classifier{},
 		// Generating has no side effect, so a POST may be processed twice.

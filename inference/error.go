@@ -91,6 +91,8 @@ func (e *InferenceError) IsRetryable() bool {
 // A StatusError is the [InferenceError.RawError] of a response that is no
 // answer.
 type StatusError struct {
+	// StatusCode is the response's, or that of the error that came with a
+	// success.
 	StatusCode int
 
 	// Body is the response body as it came, at most its first 64 KiB. It is

@@ -46,9 +46,7 @@ func (o *opener) RoundTrip(req *http.Request) (*http.Response, error) {
 		return resp, err
 	}
 	ctx := req.Context()
-	resp.Body = onceBody{resp.Body, sync.OnceValue(resp.Body.Close)}
-	// A body need not know of the context, nor ever come to an end.
-	stop := context.AfterFunc(ctx, func() { resp.Body.Close() })
+	stop := closeWhenDone(ctx, resp)
 	instead, err := o.open(resp)
 	stop()
 	switch {
@@ -102,6 +100,14 @@ func notJSON(resp *http.Response, data []byte) *InferenceError {
 	return statusError(ErrCategoryServer, resp, data, "event is not JSON")
 }
 
+// closeWhenDone closes the response's body when ctx is done, until stop is
+// called. A body need not know of the context, nor ever come to an end.
+func closeWhenDone(ctx context.Context, resp *http.Response) (stop func() bool) {
+	body := onceBody{resp.Body, sync.OnceValue(resp.Body.Close)}
+	resp.Body = body
+	return context.AfterFunc(ctx, func() { body.Close() })
+}
+
 // A onceBody is a body that may be closed by several, of whom the first does it.
 type onceBody struct {
 	io.ReadCloser
@@ -115,18 +121,26 @@ func isEventStream(resp *http.Response) bool {
 	return strings.EqualFold(contentType(resp), "text/event-stream")
 }
 
-// errorResponse is the response that an error event stands for. It has the
-// header of the one that brought the event, which is closed.
+// errorResponse is the response that an error event, or an error in a success,
+// stands for. It has the header of the one that brought it, which is closed.
 func errorResponse(resp *http.Response, data []byte) *http.Response {
 	e := *resp
 	e.StatusCode = statusCode(parseAPIErrors(data))
 	e.Status = strings.TrimSpace(fmt.Sprint(e.StatusCode, " ", http.StatusText(e.StatusCode)))
-	e.Header = resp.Header.Clone()
-	e.Header.Set("Content-Type", "application/json")
+	e.Header = withContentType(resp.Header, "application/json")
 	e.Header.Del("Content-Length")
 	e.Header.Del("Content-Encoding")
 	e.TransferEncoding, e.Trailer, e.Uncompressed = nil, nil, false
 	e.ContentLength = int64(len(data))
 	e.Body = io.NopCloser(bytes.NewReader(data))
 	return &e
+}
+
+// withContentType is a copy of h, which may be nil, with another Content-Type.
+func withContentType(h http.Header, mediaType string) http.Header {
+	if h = h.Clone(); h == nil {
+		h = make(http.Header)
+	}
+	h.Set("Content-Type", mediaType)
+	return h
 }

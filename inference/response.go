@@ -11,7 +11,7 @@ import (
 )
 
 // An InferenceResponse is the gateway's answer to an [InferenceRequest]: a
-// response with a status of 2xx whose body is JSON.
+// response with a status of 2xx whose body is JSON, and not an error.
 type InferenceResponse struct {
 	RequestID string // that of the request
 	Response  []byte // the body as it came

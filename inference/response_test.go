@@ -7,10 +7,14 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/httpretry/httpretry"
 	"github.com/httpretry/httpretry/flaky"
 	"github.com/httpretry/httpretry/inference"
 )
@@ -122,6 +126,24 @@ func TestTruncatedAnswer(t *testing.T) {
 	})
 }
 
+// TestAnswerErrorThatComesOnce is about a body whose error no second Read gives.
+func TestAnswerErrorThatComesOnce(t *testing.T) {
+	answers := &body{results: []any{answer, syscall.ECONNRESET}}
+	client := newClient(t, inference.HTTPInferenceClientConfig{
+		BaseURL: fakeURL,
+		Transport: roundTripFunc(func(req *http.Request) (*http.Response, error) {
+			req.Body.Close()
+			return &http.Response{StatusCode: 200, ContentLength: -1, Header: http.Header{}, Body: answers}, nil
+		}),
+	})
+	if got, err := client.Generate(t.Context(), question()); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("got %v and %v, want the reset", got, err)
+	}
+	if !answers.closed.Load() {
+		t.Error("the body is not closed")
+	}
+}
+
 func TestSuccessThatIsNoAnswer(t *testing.T) {
 	for _, tc := range []struct {
 		name    string
@@ -154,6 +176,111 @@ func TestSuccessThatIsNoAnswer(t *testing.T) {
 					t.Errorf("took %v, want no wait", elapsed)
 				}
 			})
+		})
+	}
+}
+
+var methods = map[string]func(*testing.T, *inference.HTTPInferenceClient) *inference.InferenceError{
+	"Generate": func(t *testing.T, c *inference.HTTPInferenceClient) *inference.InferenceError {
+		_, err := c.Generate(t.Context(), question())
+		return err
+	},
+	"Stream": func(t *testing.T, c *inference.HTTPInferenceClient) *inference.InferenceError {
+		_, _, err := collect(t, c.Stream(t.Context(), question()))
+		return err
+	},
+}
+
+// TestErrorInASuccess is about gateways that send their 200 before they know.
+func TestErrorInASuccess(t *testing.T) {
+	const s = time.Second
+	const server, rate = inference.ErrCategoryServer, inference.ErrCategoryRateLimit
+	const choiceFailed = `{"choices":[{"index":0,"message":{"role":"assistant","content":""},"finish_reason":"error","error":{"code":503,"message":"no"}}]}`
+	for _, tc := range []struct {
+		name     string
+		body     string
+		category inference.ErrorCategory
+		message  string
+		starts   []time.Duration
+	}{
+		{"OpenRouter", `{"error":{"message":"Provider returned error","code":502},"user_id":"u"}`, server, "HTTP 502: Provider returned error", []time.Duration{0, s}},
+		{"overloaded", anthropicOverloaded, server, "HTTP 529: Overloaded", []time.Duration{0, s}},
+		{"rate, and when to come back", geminiRate, rate, "HTTP 429: Quota exceeded", []time.Duration{0, 34070 * time.Millisecond}},
+		{"in an array", "[" + geminiRate + "]", rate, "HTTP 429: [" + geminiRate + "]", []time.Duration{0, 34070 * time.Millisecond}},
+		{"quota", openAIQuota, rate, "HTTP 429: You exceeded your current quota", []time.Duration{0}},
+		{"no key", `{"error":{"message":"no","code":"invalid_api_key"}}`, inference.ErrCategoryAuth, "HTTP 401: no", []time.Duration{0}},
+		{"bad request", `{"error":{"message":"no","code":"400"}}`, inference.ErrCategoryInvalidReq, "HTTP 400: no", []time.Duration{0}},
+		{"beside others that are null", `{"choices":null,"x_groq":{"error" : null},"error":{"message":"no","code":503}}`, server, "HTTP 503: no", []time.Duration{0, s}},
+		{"another of its own", `{"error":{"message":"no","type":"x"}}`, server, "HTTP 500: no", []time.Duration{0, s}},
+		{"a string", `{"error":"no"}`, server, "HTTP 500: no", []time.Duration{0, s}},
+		{"without an envelope", `{"object":"error","message":"no","code":503}`, server, `HTTP 503: {"object":"error","message":"no","code":503}`, []time.Duration{0, s}},
+		{"beside no choices", `{"choices":[],"usage":{"total_tokens":1},"error":{"message":"no","code":503}}`, server, "HTTP 503: no", []time.Duration{0, s}},
+		{"beside choices that are null", `{"choices":null,"error":{"message":"no","code":503}}`, server, "HTTP 503: no", []time.Duration{0, s}},
+		{"of a choice that brings nothing", choiceFailed, server, "HTTP 503: " + choiceFailed, []time.Duration{0, s}},
+		{"written for humans", "\n{\n  \"error\" : {\n\"message\":\"no\",\n\"code\":503\n}\n}\n", server, "HTTP 503: no", []time.Duration{0, s}},
+		{"quotes the prompt", `{"error":{"message":"What is two plus two? No.","code":503}}`, server, "HTTP 503: [redacted] No.", []time.Duration{0, s}},
+	} {
+		for method, ask := range methods {
+			t.Run(tc.name+"/"+method, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					script := repeat(flaky.Status(200).WithHeader("Content-Type", "application/json").WithBody(tc.body))
+					err := ask(t, inference.NewHTTPInferenceClient(inference.HTTPInferenceClientConfig{
+						BaseURL: fakeURL, MaxRetries: 1, JitterFraction: noJitter, Transport: script.Transport(nil),
+						OnAttempt: func(a httpretry.Attempt, _ httpretry.Decision) {
+							if a.Err != nil || a.Response.StatusCode == 200 {
+								t.Errorf("OnAttempt heard of %v and %v, want the status of the error", a.Response, a.Err)
+							}
+						},
+					}))
+					checkError(t, err, tc.category, tc.message)
+					var status *inference.StatusError
+					if !errors.As(err, &status) || string(status.Body) != tc.body {
+						t.Errorf("got %#v, want a *StatusError with the body as it came", err.RawError)
+					}
+					if diff := cmp.Diff(tc.starts, starts(script)); diff != "" {
+						t.Errorf("starts of the attempts (-want +got):\n%s", diff)
+					}
+				})
+			})
+		}
+	}
+}
+
+// TestErrorWithoutAHeader is about a transport of another make.
+func TestErrorWithoutAHeader(t *testing.T) {
+	for method, ask := range methods {
+		client := newClient(t, inference.HTTPInferenceClientConfig{
+			BaseURL: fakeURL,
+			Transport: roundTripFunc(func(req *http.Request) (*http.Response, error) {
+				req.Body.Close()
+				return &http.Response{StatusCode: 200, Body: &body{results: []any{anthropicOverloaded}}}, nil
+			}),
+		})
+		t.Run(method, func(t *testing.T) {
+			checkError(t, ask(t, client), inference.ErrCategoryServer, "HTTP 529: Overloaded")
+		})
+	}
+}
+
+func TestErrorBesideAnAnswerIsNone(t *testing.T) {
+	for _, tc := range []struct{ name, body string }{
+		{"null", `{"error":null,"choices":[{"message":{"content":"four"}}]}`},
+		{"null alone", `{"error":null}`},
+		{"empty", `{"error":{},"output":"four"}`},
+		{"a warning", `{"error":{"message":"slow","code":503},"choices":[{"message":{"content":"four"}}]}`},
+		{"a warning beside an empty answer", `{"error":{"code":503},"choices":[{"message":{"content":""},"finish_reason":"stop"}]}`},
+		{"after a part of the answer", `{"choices":[{"message":{"content":"fo"},"finish_reason":"error","error":{"code":502}}]}`},
+		{"of one of two choices", `{"choices":[{"text":"","finish_reason":"error"},{"text":"four"}]}`},
+		{"in the text", `{"choices":[{"message":{"content":"{\"error\":{\"code\":503}}"}}]}`},
+		{"the text", `{"choices":[{"text":"error"}]}`},
+		{"of another form", `{"detail":"slow"}`},
+		{"very long", `{"error":{"code":503,"message":"` + strings.Repeat("x", 256<<10) + `"}}`},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			got, err := generate(t, flaky.Status(200).WithBody(tc.body))
+			if err != nil || string(got.Response) != tc.body {
+				t.Errorf("got %v, want the body as it came: an answer must not be lost", err)
+			}
 		})
 	}
 }

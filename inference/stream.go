@@ -35,11 +35,11 @@ import (
 // Stream tries again as [HTTPInferenceClient.Generate] does, until the first
 // content: an event that says more than that an answer begins, be it only that
 // it ends there. An error event before that is a failed attempt with the status
-// that the API has for such an error; a stream that ends before that is one
-// too, also with [DONE], and so is one that holds something else than JSON. Once
-// there was content, nothing is tried again: the same prompt would get another
-// answer. Then the error's RawError is a [*StreamError], which has what had
-// arrived.
+// that the API has for such an error, and so is an error as JSON in place of the
+// stream; a stream that ends before that is one too, also with [DONE], and so is
+// one that holds something else than JSON. Once there was content, nothing is
+// tried again: the same prompt would get another answer. Then the error's
+// RawError is a [*StreamError], which has what had arrived.
 //
 // [HTTPInferenceClientConfig.Timeout] bounds an attempt up to the first content,
 // and [HTTPInferenceClientConfig.StreamIdleTimeout] each wait for an event
@@ -148,9 +148,9 @@ func (c *HTTPInferenceClient) openStream(ctx context.Context, req *InferenceRequ
 // read of the response below it can be handed over above it. events is nil if
 // there is no stream.
 func (c *HTTPInferenceClient) doStream(req *http.Request) (resp *http.Response, events *eventReader, err error) {
-	o := &opener{base: c.retry.Base}
+	o := &opener{base: c.transport}
 	retry := *c.retry
-	retry.Base = o
+	retry.Base = corrector{o}
 	client := http.Client{Transport: &retry, CheckRedirect: c.client.CheckRedirect}
 	resp, err = client.Do(req)
 	return resp, o.events, err
