@@ -49,10 +49,7 @@ func peek(ctx context.Context, resp *http.Response) []byte {
 	if err != nil {
 		rest = brokenReader{err} // which a body need not say twice
 	}
-	resp.Body = struct {
-		io.Reader
-		io.Closer
-	}{io.MultiReader(bytes.NewReader(buf.Bytes()), rest), resp.Body}
+	resp.Body = begunBody{io.MultiReader(bytes.NewReader(buf.Bytes()), rest), resp.Body}
 	return buf.Bytes()
 }
 

@@ -79,6 +79,12 @@ func (r *eventReader) next() (ev rawEvent, err error) {
 	}
 }
 
+// beginsLikeJSON reports whether the stream is none, but an object or an array.
+func (r *eventReader) beginsLikeJSON() bool {
+	first, _ := r.r.Peek(1)
+	return string(first) == "{" || string(first) == "["
+}
+
 // unread gives events back, to be read again.
 func (r *eventReader) unread(events []rawEvent) { r.unused = events }
 

@@ -42,7 +42,7 @@ var errNoContent = fmt.Errorf("event stream ended before its first content: %w",
 func (o *opener) RoundTrip(req *http.Request) (*http.Response, error) {
 	o.events = nil
 	resp, err := o.base.RoundTrip(req)
-	if err != nil || resp == nil || resp.Body == nil || resp.StatusCode/100 != 2 || !isEventStream(resp) {
+	if err != nil || resp == nil || resp.Body == nil || resp.StatusCode/100 != 2 || !mayBeEventStream(resp) {
 		return resp, err
 	}
 	ctx := req.Context()
@@ -60,9 +60,16 @@ func (o *opener) RoundTrip(req *http.Request) (*http.Response, error) {
 }
 
 // open reads up to the first content. It returns the response that an error
-// event before it stands for.
+// event before it stands for. What turns out to be JSON it leaves as it is.
 func (o *opener) open(resp *http.Response) (instead *http.Response, err error) {
 	events := newEventReader(resp.Body)
+	if !isEventStream(resp) {
+		if events.beginsLikeJSON() {
+			resp.Body = begunBody{events.r, resp.Body}
+			return nil, nil
+		}
+		resp.Header = withContentType(resp.Header, "text/event-stream") // so that nobody holds it back
+	}
 	var opening []rawEvent
 	room := maxOpeningBytes
 	for {
@@ -119,6 +126,18 @@ func (b onceBody) Close() error { return b.close() }
 
 func isEventStream(resp *http.Response) bool {
 	return strings.EqualFold(contentType(resp), "text/event-stream")
+}
+
+// mayBeEventStream reports whether the response is an event stream, or does not
+// say what it is: some gateways leave that out, and the SDKs do not ask.
+func mayBeEventStream(resp *http.Response) bool {
+	return isEventStream(resp) || resp.StatusCode == http.StatusOK && resp.Header.Get("Content-Type") == ""
+}
+
+// A begunBody is a body of which the beginning has been read, and is read again.
+type begunBody struct {
+	io.Reader
+	io.Closer
 }
 
 // errorResponse is the response that an error event, or an error in a success,

@@ -28,9 +28,10 @@ import (
 // the end of the stream with a finish reason for every choice that began. A
 // stream that ends before that, or breaks off, is an error.
 //
-// Events are those of the answer, which have choices, usage or the results of a
-// filter. Whatever else gateways send, to keep a connection alive, counts for
-// nothing.
+// A response with status 200 and without a Content-Type counts as an event stream
+// too, unless it begins like JSON. Events are those of the answer, which have
+// choices, usage or the results of a filter. Whatever else gateways send, to
+// keep a connection alive, counts for nothing.
 //
 // Stream tries again as [HTTPInferenceClient.Generate] does, until the first
 // content: an event that says more than that an answer begins, be it only that

@@ -380,6 +380,9 @@ func TestStreamIsRetriedUntilContent(t *testing.T) {
 		{"refused", flaky.Refuse(), 1 * s},
 		{"no answer in time", flaky.Hang(), 11 * s},
 		{"error event", eventStream(sse(failed)), 1 * s},
+		{"error event without a Content-Type", flaky.Status(200).WithBody(sse(failed)), 1 * s},
+		{"error in place of a stream", flaky.Status(200).WithBody(failed), 1 * s},
+		{"stuck without a Content-Type", flaky.Status(200).WithBody(four).Slow(0, time.Hour), 11 * s},
 		{"error event after the role", eventStream(sse(begin, failed)), 1 * s},
 		{"error event after comments and pings", eventStream(comments + sse(`{"type":"ping"}`, failed)), 1 * s},
 		{"error event by the name of its field", eventStream("error: {\"code\":500,\"message\":\"context size\"}\n\n" + sse("[DONE]")), 1 * s},
@@ -575,6 +578,7 @@ func TestStreamFailure(t *testing.T) {
 		{"reset", flaky.Error(syscall.ECONNRESET), server, "failed to execute request: httpretry: gave up after 3 attempts (policy): connection reset by peer", 3},
 		{"stuck", flaky.Hang(), server, "request timeout", 3},
 		{"not a stream", ok(), server, "HTTP 200: response is not an event stream (application/json)", 1},
+		{"an answer, whole and without a Content-Type", flaky.Status(200).WithBody(answer), server, "HTTP 200: response is not an event stream (no Content-Type)", 1},
 		{"nothing at all", flaky.Status(204), server, "HTTP 204: response is not an event stream (no Content-Type)", 1},
 		{"first event is not JSON", eventStream(sse("hello", "[DONE]")), server, "HTTP 200: event is not JSON", 3},
 		{"[DONE] at once", eventStream(sse("[DONE]")), server, "failed to execute request: httpretry: gave up after 3 attempts (policy): " + noContent, 3},
@@ -737,6 +741,7 @@ func TestStreamTimes(t *testing.T) {
 		after         time.Duration
 	}{
 		{"Timeout ends with the first content", 5 * s, 20 * s, eventStream(four).Slow(size, 15*s), 0, false, 30 * s},
+		{"Timeout ends with the first content, without a Content-Type", 5 * s, 20 * s, flaky.Status(200).WithBody(four).Slow(size, 15*s), 0, false, 30 * s},
 		{"an event in time starts the wait anew", 20 * s, 6 * s, eventStream(sse(fo, fo, fo, fo, "[DONE]")).Slow(len(sse(fo)), 5*s), 0, false, 20 * s},
 		{"too long a wait", 20 * s, 6 * s, eventStream(four).Slow(size, 7*s), 0, true, 6 * s},
 		{"if zero, Timeout", 20 * s, 0, eventStream(four).Slow(size, 21*s), 0, true, 20 * s},
