@@ -1,0 +1,174 @@
+package chaos_test
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/httpretry/httpretry"
+)
+
+// A call is one request on its way through the layer.
+type call struct {
+	p      plan
+	ledger *ledger
+
+	attempts    int
+	mayHaveBeen atomic.Bool // processed, as far as the client can know
+}
+
+type callKey struct{}
+
+// A tagger is what is below the layer. It numbers the attempts for the server,
+// and checks by what it has seen of one whether the next may be.
+type tagger struct{ base *http.Transport }
+
+func (t tagger) RoundTrip(req *http.Request) (*http.Response, error) {
+	c := req.Context().Value(callKey{}).(*call)
+	if c.attempts++; c.mayHaveBeen.Load() && !c.p.repeatable() {
+		c.ledger.breach(sentAgain, "%+v: attempt %d went out", c.p, c.attempts)
+	}
+	var wrote atomic.Bool
+	ctx := httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{
+		// Nothing has gone over the connection before, if there was one: else
+		// net/http would not try another by itself.
+		GetConn:      func(string) { wrote.Store(false) },
+		WroteHeaders: func() { wrote.Store(true) },
+	})
+	sent := req.WithContext(ctx)
+	sent.Header = req.Header.Clone()
+	// The layer's own number would do, were it not for layers that are wrong.
+	sent.Header.Set("Attempt", strconv.Itoa(c.attempts))
+	resp, err := t.base.RoundTrip(sent)
+	turnedAway := err == nil && (resp.StatusCode == http.StatusTooManyRequests || resp.StatusCode == http.StatusServiceUnavailable)
+	if wrote.Load() && !turnedAway {
+		c.mayHaveBeen.Store(true)
+	}
+	if err != nil {
+		c.ledger.count("attempts that failed: " + kindOf(err))
+		return nil, err
+	}
+	c.ledger.bodies.Add(1)
+	resp.Body = &openBody{ReadCloser: resp.Body, open: &c.ledger.bodies}
+	return resp, nil
+}
+
+// An openBody is a response body that counts as open until it is closed. That
+// its connection is left, if nobody does so, would not show: it ends with the
+// caller's context.
+type openBody struct {
+	io.ReadCloser
+	once sync.Once
+	open *atomic.Int64
+}
+
+func (b *openBody) Close() error {
+	b.once.Do(func() { b.open.Add(-1) })
+	return b.ReadCloser.Close()
+}
+
+// kindOf is a word for what an attempt met, to see that all was met.
+func kindOf(err error) string {
+	var timeout net.Error
+	var op *net.OpError
+	switch {
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return "out of time"
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return "refused"
+	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		return "reset"
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return "end of file"
+	case errors.As(err, &timeout) && timeout.Timeout():
+		return "handshake timeout"
+	case errors.As(err, &op):
+		return op.Op
+	case errors.As(err, new(tls.RecordHeaderError)):
+		return "no TLS"
+	}
+	return "other"
+}
+
+// roundTrip makes one call and checks all that the contract says of it.
+func roundTrip(l *ledger, layer http.RoundTripper, addr string, p plan) (status int, whole bool) {
+	c := &call{p: p, ledger: l}
+	ctx, cancel := context.WithTimeout(context.WithValue(context.Background(), callKey{}, c), p.patience)
+	defer cancel()
+	req, err := p.request(addr, &l.entries[p.id].closed)
+	if err != nil {
+		panic(err)
+	}
+	req = req.WithContext(ctx)
+	before := *req
+	url := *req.URL
+	before.Header, before.URL = req.Header.Clone(), &url
+
+	start := time.Now()
+	resp, err := layer.RoundTrip(req)
+	if (resp == nil) == (err == nil) {
+		l.breach(notOneResult, "%+v: got %v and %v", p, resp, err)
+	}
+	status, whole = c.end(resp, err)
+	if took := time.Since(start); took > p.patience+l.grace {
+		l.breach(overtime, "%+v: took %v", p, took)
+	}
+	c.unmodified(&before, req)
+	return status, whole
+}
+
+// end takes down how a call ended.
+func (c *call) end(resp *http.Response, err error) (status int, whole bool) {
+	if c.attempts > 1 {
+		c.ledger.count("calls with more than one attempt")
+	}
+	var failure *httpretry.Error
+	if errors.As(err, &failure) {
+		c.ledger.count("calls that gave up: " + string(failure.Reason))
+	}
+	if resp == nil {
+		c.ledger.count("calls that ended with an error")
+		return 0, false
+	}
+	defer resp.Body.Close()
+	c.ledger.count(fmt.Sprint("calls that ended with status ", resp.StatusCode))
+	if resp.StatusCode != http.StatusOK {
+		return resp.StatusCode, false
+	}
+	attempts := c.attempts
+	switch err := compare(resp.Body, c.p.answered()); {
+	case errors.Is(err, errOtherBytes):
+		c.ledger.breach(otherAnswer, "%+v: %v", c.p, err)
+	case err != nil:
+		c.ledger.count("answers that broke off")
+	case c.attempts > attempts:
+		c.ledger.count("answers that broke off and were resumed")
+		fallthrough
+	default:
+		whole = true
+	}
+	return resp.StatusCode, whole
+}
+
+// unmodified checks the caller's request after the call.
+func (c *call) unmodified(before, after *http.Request) {
+	same := before.Method == after.Method && *before.URL == *after.URL && before.Host == after.Host &&
+		before.Body == after.Body && (before.GetBody == nil) == (after.GetBody == nil) &&
+		before.ContentLength == after.ContentLength && before.Context() == after.Context() &&
+		maps.EqualFunc(before.Header, after.Header, slices.Equal)
+	if !same {
+		c.ledger.breach(requestModified, "%+v", c.p)
+	}
+}

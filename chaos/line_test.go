@@ -1,0 +1,268 @@
+package chaos_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/Shopify/toxiproxy/v2"
+	"github.com/Shopify/toxiproxy/v2/toxics"
+	"github.com/rs/zerolog"
+)
+
+// A line is a way to a server that is bad in one manner for as long as it
+// stands. stop cuts the connections on it.
+type line interface {
+	addr() string
+	stop()
+}
+
+// A fault is a manner in which a line can be bad.
+type fault struct {
+	name   string
+	weight int // how often, compared with the others
+	lay    func(upstream string, r *rand.Rand) line
+}
+
+var faults = []fault{
+	{"none", 8, lay(nil)},
+	{"latency", 4, lay(func(r *rand.Rand) []toxic {
+		return []toxic{{"latency", either(r), 1, attributes{"latency": 1 + r.IntN(10), "jitter": r.IntN(5)}}}
+	})},
+	{"bandwidth", 3, lay(func(r *rand.Rand) []toxic {
+		return []toxic{{"bandwidth", either(r), 1, attributes{"rate": 200 + r.IntN(4000)}}} // KiB/s
+	})},
+	{"small pieces", 3, lay(func(r *rand.Rand) []toxic {
+		return []toxic{{"slicer", either(r), 1, attributes{"average_size": 200 + r.IntN(2000), "size_variation": 100}}}
+	})},
+	{"cut after some bytes", 6, lay(func(r *rand.Rand) []toxic {
+		return []toxic{{"limit_data", either(r), 0.7, attributes{"bytes": 1 + r.IntN(60_000)}}}
+	})},
+	// Under TLS that is within the handshake, which takes about 2 KiB.
+	{"cut after few bytes", 2, lay(func(r *rand.Rand) []toxic {
+		return []toxic{{"limit_data", either(r), 0.7, attributes{"bytes": 1 + r.IntN(1500)}}}
+	})},
+	{"reset", 3, lay(func(r *rand.Rand) []toxic {
+		return []toxic{{"reset_peer", either(r), 0.5, attributes{"timeout": r.IntN(20)}}}
+	})},
+	{"hanging", 1, lay(func(r *rand.Rand) []toxic {
+		return []toxic{{"timeout", either(r), 0.3, attributes{"timeout": 0}}}
+	})},
+	{"hanging, then closed", 2, lay(func(r *rand.Rand) []toxic {
+		return []toxic{{"timeout", either(r), 0.5, attributes{"timeout": 1 + r.IntN(100)}}}
+	})},
+	{"slow to close", 2, lay(func(r *rand.Rand) []toxic {
+		return []toxic{
+			{"slow_close", "downstream", 1, attributes{"delay": 1 + r.IntN(100)}},
+			{"limit_data", "downstream", 0.5, attributes{"bytes": 1 + r.IntN(20_000)}},
+		}
+	})},
+	{"half closed", 3, layHalfClosing},
+	{"refused", 2, func(string, *rand.Rand) line { return deadLine{} }},
+}
+
+// pick draws a fault.
+func pick(r *rand.Rand) fault {
+	total := 0
+	for _, f := range faults {
+		total += f.weight
+	}
+	n := r.IntN(total)
+	for _, f := range faults {
+		if n -= f.weight; n < 0 {
+			return f
+		}
+	}
+	panic("unreachable")
+}
+
+func either(r *rand.Rand) string { return [...]string{"upstream", "downstream"}[r.IntN(2)] }
+
+// A toxic is what toxiproxy does to one direction of connections.
+type toxic struct {
+	Type       string     `json:"type"`
+	Stream     string     `json:"stream"`
+	Toxicity   float32    `json:"toxicity"` // the share of connections that it is done to
+	Attributes attributes `json:"attributes"`
+}
+
+type attributes map[string]int
+
+// A toxicLine is a toxiproxy whose toxics stay the same. Toxiproxy can change
+// them while connections are open, but then waits, under a lock that these
+// connections need, for those of them that can't move any more.
+type toxicLine struct{ proxy *toxiproxy.Proxy }
+
+var proxies = toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.Nop())
+
+func lay(draw func(*rand.Rand) []toxic) func(string, *rand.Rand) line {
+	return func(upstream string, r *rand.Rand) line {
+		p := toxiproxy.NewProxy(proxies, upstream, "127.0.0.1:0", upstream)
+		var drawn []toxic
+		if draw != nil {
+			drawn = draw(r)
+		}
+		for _, direction := range []string{"upstream", "downstream"} {
+			chain := []toxic{{"valve", direction, 1, nil}}
+			for _, t := range drawn {
+				if t.Stream == direction {
+					chain = append(chain, t, chain[0])
+				}
+			}
+			for i, t := range chain {
+				addToxic(p, fmt.Sprint(direction, i), t)
+			}
+		}
+		if err := p.Start(); err != nil {
+			panic(err)
+		}
+		return toxicLine{p}
+	}
+}
+
+func addToxic(p *toxiproxy.Proxy, name string, t toxic) {
+	text, err := json.Marshal(struct {
+		Name string `json:"name"`
+		toxic
+	}{name, t})
+	if err == nil {
+		_, err = p.Toxics.AddToxicJson(bytes.NewReader(text))
+	}
+	if err != nil {
+		panic(err)
+	}
+}
+
+func (l toxicLine) addr() string { return l.proxy.Listen }
+func (l toxicLine) stop()        { l.proxy.Stop() }
+
+// A valve stands behind and before each other toxic. A toxic that has closed
+// its output, or that nobody reads from any more, takes no further input: the
+// goroutines of toxiproxy that would give it some would then wait for good.
+type valve struct{}
+
+func init() { toxics.Register("valve", new(valve)) }
+
+// Pipe implements [toxics.Toxic].
+func (*valve) Pipe(stub *toxics.ToxicStub) {
+	defer stub.Close()
+	const patience = time.Second
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for stuck := false; ; {
+		c, ok := <-stub.Input
+		switch {
+		case !ok:
+			return
+		case stuck:
+			continue
+		}
+		timer.Reset(patience)
+		select {
+		case stub.Output <- c:
+		case <-timer.C:
+			stuck = true
+		}
+	}
+}
+
+// A deadLine refuses connections.
+type deadLine struct{}
+
+func (deadLine) addr() string { return "127.0.0.1:1" } // the port of a service that is extinct
+func (deadLine) stop()        {}
+
+// A halfClosing line ends one direction of a connection and goes on with the
+// other. Toxiproxy always closes both.
+type halfClosing struct {
+	ln       net.Listener
+	upstream string
+	down     bool // the direction that ends
+	limit    int64
+
+	wg      sync.WaitGroup
+	mu      sync.Mutex
+	stopped bool
+	open    map[net.Conn]bool
+}
+
+func layHalfClosing(upstream string, r *rand.Rand) line {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		panic(err)
+	}
+	l := &halfClosing{
+		ln: ln, upstream: upstream, open: make(map[net.Conn]bool),
+		down: r.IntN(2) == 0, limit: 1 + r.Int64N(30_000),
+	}
+	l.wg.Go(func() {
+		for {
+			conn, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			l.wg.Go(func() { l.forward(conn) })
+		}
+	})
+	return l
+}
+
+func (l *halfClosing) forward(client net.Conn) {
+	defer l.hold(client)()
+	server, err := net.Dial("tcp", l.upstream)
+	if err != nil {
+		return
+	}
+	defer l.hold(server)()
+	from, to := client, server
+	if l.down {
+		from, to = server, client
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		io.CopyN(unspliced{to}, from, l.limit)
+		to.(*net.TCPConn).CloseWrite()
+		io.Copy(io.Discard, from)
+	})
+	io.Copy(unspliced{from}, to)
+	from.(*net.TCPConn).CloseWrite()
+	wg.Wait()
+}
+
+// What is copied to an unspliced goes through this process. Splicing would
+// leave pipes open, which look like forgotten files.
+type unspliced struct{ io.Writer }
+
+// hold lets stop close conn; it returns what closes it otherwise.
+func (l *halfClosing) hold(conn net.Conn) (done func()) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.open[conn] = true
+	if l.stopped {
+		conn.Close()
+	}
+	return func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		delete(l.open, conn)
+		conn.Close()
+	}
+}
+
+func (l *halfClosing) addr() string { return l.ln.Addr().String() }
+
+func (l *halfClosing) stop() {
+	l.ln.Close()
+	l.mu.Lock()
+	l.stopped = true
+	for conn := range l.open {
+		conn.Close()
+	}
+	l.mu.Unlock()
+	l.wg.Wait()
+}
