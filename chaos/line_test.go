@@ -63,7 +63,7 @@ var faults = []fault{
 		}
 	})},
 	{"half closed", 3, layHalfClosing},
-	{"refused", 2, func(string, *rand.Rand) line { return deadLine{} }},
+	{"refused", 2, layNothing},
 }
 
 // pick draws a fault.
@@ -173,6 +173,8 @@ func (*valve) Pipe(stub *toxics.ToxicStub) {
 
 // A deadLine refuses connections.
 type deadLine struct{}
+
+func layNothing(string, *rand.Rand) line { return deadLine{} }
 
 func (deadLine) addr() string { return "127.0.0.1:1" } // the port of a service that is extinct
 func (deadLine) stop()        {}

@@ -11,8 +11,8 @@ import (
 const (
 	linesPerRoute = 3
 
-	// lineTime is how long a line stands on average. No fault that lasts longer
-	// than an attempt may is any different from one that lasts for ever.
+	// lineTime is how long a line stands. It is longer than an attempt may take,
+	// so that one that hangs counts as hanging before it is cut.
 	lineTime = 600 * time.Millisecond
 )
 
@@ -22,13 +22,15 @@ type weather struct {
 
 	mu    sync.Mutex
 	lines [linesPerRoute]line
+	names [linesPerRoute]string // of their faults
 	dials int
 	met   map[string]int // connections made, by the name of the fault
-	names [linesPerRoute]string
 }
 
 func newWeather(upstream string) *weather {
-	return &weather{upstream: upstream, met: make(map[string]int)}
+	w := &weather{upstream: upstream, met: make(map[string]int)}
+	w.close()
+	return w
 }
 
 // dial connects to the server over one of the lines.
@@ -61,12 +63,10 @@ func (w *weather) clear() {
 	}
 }
 
+// close leaves no line. Who dials all the same is refused.
 func (w *weather) close() {
-	for n, l := range w.lines {
-		if l != nil {
-			l.stop()
-			w.lines[n] = nil
-		}
+	for n := range w.lines {
+		w.turn(n, fault{"closed", 0, layNothing}, nil)
 	}
 }
 
