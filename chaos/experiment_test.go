@@ -133,6 +133,7 @@ func (x *experiment) calm(n int) {
 	x.calls(n, time.Minute, func(p plan, status int, whole bool) (goOn bool) {
 		switch {
 		case p.patience < callTime:
+		case p.once() && (p.turnedAway > 0 || p.fails):
 		case p.fails && !p.repeatable() && status == http.StatusInternalServerError:
 		case !whole:
 			x.ledger.breach(unanswered, "%+v: status %d", p, status)

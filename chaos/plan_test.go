@@ -95,6 +95,12 @@ func bodySize(r *rand.Rand) int64 {
 // repeatable reports whether the request may be processed twice.
 func (p plan) repeatable() bool { return p.method != http.MethodPost || p.key }
 
+// once reports whether the layer can't keep the request's body for another
+// attempt.
+func (p plan) once() bool {
+	return (p.body == streamed || p.body == measured) && p.size > maxReplayBytes
+}
+
 // sent and answered are the bytes of a request's and of its answer's body.
 func (p plan) sent() []byte     { return passage(2*p.id, p.size) }
 func (p plan) answered() []byte { return passage(2*p.id+1, p.answer) }
