@@ -178,14 +178,11 @@ func (x *experiment) calls(n int, attemptTime time.Duration, ended func(p plan, 
 // them would end those that were forgotten.
 func (x *experiment) settle() (heap uint64) {
 	l := x.ledger
-	for _, base := range x.bases {
-		base.CloseIdleConnections()
-	}
 	if n := eventually(x.patience, 0, func() int { return int(l.bodies.Load()) }); n > 0 {
 		l.breach(leftBodies, "%d", n)
 	}
-	if n := eventually(x.patience, 0, l.connections); n > 0 {
-		l.breach(leftConnections, "%d", n)
+	if n := eventually(x.patience, 0, x.connections); n > 0 {
+		l.breach(leftConnections, "%d, and these goroutines:\n%s", n, stacks())
 	}
 	for id := range x.next {
 		p, n := newPlan(l.seed, id), l.entries[id].closed.Load()
@@ -197,12 +194,22 @@ func (x *experiment) settle() (heap uint64) {
 		w.close()
 	}
 	if n := eventually(x.patience, x.goroutines, runtime.NumGoroutine); n > x.goroutines {
-		l.breach(leftGoroutines, "%d, there were %d", n, x.goroutines)
+		l.breach(leftGoroutines, "%d, there were %d:\n%s", n, x.goroutines, stacks())
 	}
 	if n := eventually(x.patience, x.files, openFiles); n > x.files {
 		l.breach(leftFiles, "%d, there were %d", n, x.files)
 	}
 	return heapInUse()
+}
+
+// connections closes those that are idle, and returns how many others there
+// are. One may become idle late: when it was dialled for a call that then found
+// another.
+func (x *experiment) connections() int {
+	for _, base := range x.bases {
+		base.CloseIdleConnections()
+	}
+	return x.ledger.connections()
 }
 
 // eventually waits until n is at most want, and returns what it is in the end.
@@ -211,6 +218,11 @@ func eventually(patience time.Duration, want int, n func() int) int {
 		time.Sleep(10 * time.Millisecond)
 	}
 	return n()
+}
+
+func stacks() string {
+	buf := make([]byte, 1<<20)
+	return string(buf[:runtime.Stack(buf, true)])
 }
 
 func heapInUse() uint64 {
