@@ -318,63 +318,64 @@ func TestGoAway(t *testing.T) {
 	}
 }
 
+var settingsInFlight = []struct {
+	name   string
+	send   func(stream uint32) []byte // within the body
+	then   h2Answer                   // at its end; nil: it can't come to that
+	want   fate
+	reason string
+}{
+	{
+		"no further streams", func(stream uint32) []byte { return append(settings(maxConcurrentStreams, 0), room(stream)...) },
+		answer200, served, "it is not about those that are open",
+	},
+	{
+		"one stream", func(stream uint32) []byte { return append(settings(maxConcurrentStreams, 1), room(stream)...) },
+		answer200, served, "this is the one",
+	},
+	{
+		"the window shrinks", func(stream uint32) []byte { return append(settings(initialWindowSize, 0), room(stream)...) },
+		answer200, served, "what is then less than no room counts against what is granted",
+	},
+	{
+		"the window shrinks, and grows", func(stream uint32) []byte {
+			return bytes.Join([][]byte{settings(initialWindowSize, 10), room(stream), settings(initialWindowSize, 1<<20)}, nil)
+		},
+		answer200, served, "the body goes on where it stopped",
+	},
+	{
+		"the window shrinks, then CANCEL", func(stream uint32) []byte {
+			return append(settings(initialWindowSize, 0), rstStream(stream, codeCancel)...)
+		},
+		nil, sentIfTwice, "the server may have begun to process the stream",
+	},
+	{
+		"the window shrinks, then REFUSED_STREAM", func(stream uint32) []byte {
+			return append(settings(initialWindowSize, 0), rstStream(stream, codeRefusedStream)...)
+		},
+		nil, sentBelow, "the server did not process the stream",
+	},
+	{
+		"no further streams, then REFUSED_STREAM", func(stream uint32) []byte {
+			return append(settings(maxConcurrentStreams, 0), rstStream(stream, codeRefusedStream)...)
+		},
+		nil, sentBelow, "net/http makes another connection",
+	},
+	{
+		"no further streams, then GOAWAY", func(stream uint32) []byte {
+			return append(settings(maxConcurrentStreams, 0), goAway(0, codeEnhanceYourCalm)...)
+		},
+		nil, sentAgain, "it does not cover the stream",
+	},
+	{
+		"the window becomes larger than can be", func(uint32) []byte { return settings(initialWindowSize, 1<<31) },
+		nil, sentIfTwice, "it ends the connection, and what came before may have been processed",
+	},
+}
+
 // The server may change its settings while requests are under way.
 func TestSettingsInFlight(t *testing.T) {
-	tests := []struct {
-		name   string
-		send   func(stream uint32) []byte // within the body
-		then   h2Answer                   // at its end; nil: it can't come to that
-		want   fate
-		reason string
-	}{
-		{
-			"no further streams", func(stream uint32) []byte { return append(settings(maxConcurrentStreams, 0), room(stream)...) },
-			answer200, served, "it is not about those that are open",
-		},
-		{
-			"one stream", func(stream uint32) []byte { return append(settings(maxConcurrentStreams, 1), room(stream)...) },
-			answer200, served, "this is the one",
-		},
-		{
-			"the window shrinks", func(stream uint32) []byte { return append(settings(initialWindowSize, 0), room(stream)...) },
-			answer200, served, "what is then less than no room counts against what is granted",
-		},
-		{
-			"the window shrinks, and grows", func(stream uint32) []byte {
-				return bytes.Join([][]byte{settings(initialWindowSize, 10), room(stream), settings(initialWindowSize, 1<<20)}, nil)
-			},
-			answer200, served, "the body goes on where it stopped",
-		},
-		{
-			"the window shrinks, then CANCEL", func(stream uint32) []byte {
-				return append(settings(initialWindowSize, 0), rstStream(stream, codeCancel)...)
-			},
-			nil, sentIfTwice, "the server may have begun to process the stream",
-		},
-		{
-			"the window shrinks, then REFUSED_STREAM", func(stream uint32) []byte {
-				return append(settings(initialWindowSize, 0), rstStream(stream, codeRefusedStream)...)
-			},
-			nil, sentBelow, "the server did not process the stream",
-		},
-		{
-			"no further streams, then REFUSED_STREAM", func(stream uint32) []byte {
-				return append(settings(maxConcurrentStreams, 0), rstStream(stream, codeRefusedStream)...)
-			},
-			nil, sentBelow, "net/http makes another connection",
-		},
-		{
-			"no further streams, then GOAWAY", func(stream uint32) []byte {
-				return append(settings(maxConcurrentStreams, 0), goAway(0, codeEnhanceYourCalm)...)
-			},
-			nil, sentAgain, "it does not cover the stream",
-		},
-		{
-			"the window becomes larger than can be", func(uint32) []byte { return settings(initialWindowSize, 1<<31) },
-			nil, sentIfTwice, "it ends the connection, and what came before may have been processed",
-		},
-	}
-	for _, tt := range tests {
+	for _, tt := range settingsInFlight {
 		for _, k := range h2Kinds {
 			if k.method == "GET" {
 				continue

@@ -65,111 +65,128 @@ func (b *sharedBody) Close() error { return nil }
 
 func closeResponse(resp *http.Response) { resp.Body.Close() }
 
+// kept is what layers keep that they must not.
+var kept sync.Map
+
+func release() {
+	kept.Range(func(key, _ any) bool {
+		switch k := key.(type) {
+		case *os.File:
+			k.Close()
+		case chan struct{}:
+			close(k)
+		}
+		return true
+	})
+	kept.Clear()
+}
+
+var brokenLayers = []struct {
+	name  string
+	layer layerFunc
+	want  breach
+}{
+	{"shares a reader", naive(closeResponse), otherBody},
+	{"forgets responses", naive(func(*http.Response) {}), leftBodies},
+	{"has connections of its own", func(base http.RoundTripper, attemptTime time.Duration) http.RoundTripper {
+		return retrying(tagger{base.(tagger).base.Clone()}, attemptTime)
+	}, leftConnections},
+	{"retries any POST", func(base http.RoundTripper, attemptTime time.Duration) http.RoundTripper {
+		rt := retrying(base, attemptTime).(*httpretry.RetryTransport)
+		rt.Idempotent = func(*http.Request) bool { return true }
+		return rt
+	}, sentAgain},
+	{"processes a POST twice", around(func(next http.RoundTripper, req *http.Request) (*http.Response, error) {
+		if req.GetBody == nil {
+			return next.RoundTrip(req)
+		}
+		if resp, err := next.RoundTrip(req); err == nil {
+			resp.Body.Close()
+		}
+		again := req.WithContext(req.Context())
+		again.Body, _ = req.GetBody()
+		return next.RoundTrip(again)
+	}), processedTwice},
+	{"cuts answers short", around(func(next http.RoundTripper, req *http.Request) (*http.Response, error) {
+		resp, err := next.RoundTrip(req)
+		if err == nil {
+			resp.Body = struct {
+				io.Reader
+				io.Closer
+			}{io.LimitReader(resp.Body, 100), resp.Body}
+		}
+		return resp, err
+	}), otherAnswer},
+	{"gives a response and an error", around(func(next http.RoundTripper, req *http.Request) (*http.Response, error) {
+		resp, err := next.RoundTrip(req)
+		if err == nil && req.Method == http.MethodPut {
+			err = errors.New(resp.Status)
+		}
+		return resp, err
+	}), notOneResult},
+	{"gives neither", around(func(next http.RoundTripper, req *http.Request) (*http.Response, error) {
+		resp, err := next.RoundTrip(req)
+		if err == nil && req.Method == http.MethodPut {
+			resp.Body.Close()
+			return nil, nil
+		}
+		return resp, err
+	}), notOneResult},
+	{"keeps on after the deadline", around(func(next http.RoundTripper, req *http.Request) (*http.Response, error) {
+		resp, err := next.RoundTrip(req)
+		if req.Context().Err() != nil {
+			time.Sleep(shortGrace + 100*time.Millisecond)
+		}
+		return resp, err
+	}), overtime},
+	{"does not close bodies", around(func(next http.RoundTripper, req *http.Request) (*http.Response, error) {
+		sent := req.WithContext(req.Context())
+		if req.Body != nil {
+			sent.Body = io.NopCloser(req.Body)
+		}
+		return next.RoundTrip(sent)
+	}), notClosedOnce},
+	{"keeps files open", around(func(next http.RoundTripper, req *http.Request) (*http.Response, error) {
+		sent := req.WithContext(req.Context())
+		if f, ok := req.Body.(*os.File); ok {
+			kept.Store(f, nil)
+			sent.Body = io.NopCloser(f)
+		}
+		return next.RoundTrip(sent)
+	}), leftFiles},
+	{"closes bodies twice", around(func(next http.RoundTripper, req *http.Request) (*http.Response, error) {
+		resp, err := next.RoundTrip(req)
+		if req.Body != nil {
+			req.Body.Close()
+		}
+		return resp, err
+	}), notClosedOnce},
+	{"modifies requests", around(func(next http.RoundTripper, req *http.Request) (*http.Response, error) {
+		req.Header.Add("Number", "")
+		return next.RoundTrip(req)
+	}), requestModified},
+	{"does not retry", func(base http.RoundTripper, _ time.Duration) http.RoundTripper { return base }, unanswered},
+	{"forgets a goroutine", around(func(next http.RoundTripper, req *http.Request) (*http.Response, error) {
+		if req.Method == http.MethodPut {
+			over := make(chan struct{})
+			kept.Store(over, nil)
+			go func() { <-over }()
+		}
+		return next.RoundTrip(req)
+	}), leftGoroutines},
+	{"keeps what it need not", around(func(next http.RoundTripper, req *http.Request) (*http.Response, error) {
+		kept.Store(new([16 << 10]byte), nil)
+		return next.RoundTrip(req)
+	}), grownHeap},
+}
+
 // What breaks a promise is found: else that nothing is found would mean
 // nothing.
 func TestLedger(t *testing.T) {
-	over := make(chan struct{})
-	t.Cleanup(func() { close(over) })
-	var kept sync.Map
-	tests := []struct {
-		name  string
-		layer layerFunc
-		want  breach
-	}{
-		{"shares a reader", naive(closeResponse), otherBody},
-		{"forgets responses", naive(func(*http.Response) {}), leftBodies},
-		{"has connections of its own", func(base http.RoundTripper, attemptTime time.Duration) http.RoundTripper {
-			return retrying(tagger{base.(tagger).base.Clone()}, attemptTime)
-		}, leftConnections},
-		{"retries any POST", func(base http.RoundTripper, attemptTime time.Duration) http.RoundTripper {
-			rt := retrying(base, attemptTime).(*httpretry.RetryTransport)
-			rt.Idempotent = func(*http.Request) bool { return true }
-			return rt
-		}, sentAgain},
-		{"processes a POST twice", around(func(next http.RoundTripper, req *http.Request) (*http.Response, error) {
-			if req.GetBody == nil {
-				return next.RoundTrip(req)
-			}
-			if resp, err := next.RoundTrip(req); err == nil {
-				resp.Body.Close()
-			}
-			again := req.WithContext(req.Context())
-			again.Body, _ = req.GetBody()
-			return next.RoundTrip(again)
-		}), processedTwice},
-		{"cuts answers short", around(func(next http.RoundTripper, req *http.Request) (*http.Response, error) {
-			resp, err := next.RoundTrip(req)
-			if err == nil {
-				resp.Body = struct {
-					io.Reader
-					io.Closer
-				}{io.LimitReader(resp.Body, 100), resp.Body}
-			}
-			return resp, err
-		}), otherAnswer},
-		{"gives a response and an error", around(func(next http.RoundTripper, req *http.Request) (*http.Response, error) {
-			resp, err := next.RoundTrip(req)
-			if err == nil && req.Method == http.MethodPut {
-				err = errors.New(resp.Status)
-			}
-			return resp, err
-		}), notOneResult},
-		{"gives neither", around(func(next http.RoundTripper, req *http.Request) (*http.Response, error) {
-			resp, err := next.RoundTrip(req)
-			if err == nil && req.Method == http.MethodPut {
-				resp.Body.Close()
-				return nil, nil
-			}
-			return resp, err
-		}), notOneResult},
-		{"keeps on after the deadline", around(func(next http.RoundTripper, req *http.Request) (*http.Response, error) {
-			resp, err := next.RoundTrip(req)
-			if req.Context().Err() != nil {
-				time.Sleep(shortGrace + 100*time.Millisecond)
-			}
-			return resp, err
-		}), overtime},
-		{"does not close bodies", around(func(next http.RoundTripper, req *http.Request) (*http.Response, error) {
-			sent := req.WithContext(req.Context())
-			if req.Body != nil {
-				sent.Body = io.NopCloser(req.Body)
-			}
-			return next.RoundTrip(sent)
-		}), notClosedOnce},
-		{"keeps files open", around(func(next http.RoundTripper, req *http.Request) (*http.Response, error) {
-			sent := req.WithContext(req.Context())
-			if f, ok := req.Body.(*os.File); ok {
-				t.Cleanup(func() { f.Close() })
-				sent.Body = io.NopCloser(f)
-			}
-			return next.RoundTrip(sent)
-		}), leftFiles},
-		{"closes bodies twice", around(func(next http.RoundTripper, req *http.Request) (*http.Response, error) {
-			resp, err := next.RoundTrip(req)
-			if req.Body != nil {
-				req.Body.Close()
-			}
-			return resp, err
-		}), notClosedOnce},
-		{"modifies requests", around(func(next http.RoundTripper, req *http.Request) (*http.Response, error) {
-			req.Header.Add("Number", "")
-			return next.RoundTrip(req)
-		}), requestModified},
-		{"does not retry", func(base http.RoundTripper, _ time.Duration) http.RoundTripper { return base }, unanswered},
-		{"forgets a goroutine", around(func(next http.RoundTripper, req *http.Request) (*http.Response, error) {
-			if req.Method == http.MethodPut {
-				go func() { <-over }()
-			}
-			return next.RoundTrip(req)
-		}), leftGoroutines},
-		{"keeps what it need not", around(func(next http.RoundTripper, req *http.Request) (*http.Response, error) {
-			kept.Store(new([16 << 10]byte), req)
-			return next.RoundTrip(req)
-		}), grownHeap},
-	}
-	for _, tt := range tests {
+	for _, tt := range brokenLayers {
 		t.Run(tt.name, func(t *testing.T) {
 			const requests = 400
+			t.Cleanup(release)
 			x := newExperiment(t, 1, requests, tt.layer)
 			x.patience, x.ledger.grace = time.Second, shortGrace
 			x.run(requests)
