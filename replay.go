@@ -45,6 +45,7 @@ type replay struct {
 	start  int64           // where it stood
 	length int64           // from there to its end; negative: not known
 	limit  int64           // on the recording; negative: the source is only watched
+	again  bool            // net/http may replay too
 
 	mu      sync.Mutex
 	changed sync.Cond // a Read of the source ended, or copies were fenced
@@ -71,11 +72,14 @@ type replay struct {
 // that can't be replayed within limit bytes is only watched, so that the call
 // ends when its context does; unless nobody could end it: then newReplay
 // returns nil, and req.
-func newReplay(req *http.Request, limit int64, timeout bool) (*replay, *http.Request) {
+//
+// Only if again do attempts have a GetBody: net/http repeats with it what may
+// have been processed, after an HTTP/2 PROTOCOL_ERROR, whatever the method.
+func newReplay(req *http.Request, limit int64, again, timeout bool) (*replay, *http.Request) {
 	if req.ContentLength > limit {
 		limit = -1
 	}
-	r := &replay{ctx: req.Context(), limit: limit, source: req.Body, attempt: 1, open: 1, sending: true}
+	r := &replay{ctx: req.Context(), limit: limit, again: again, source: req.Body, attempt: 1, open: 1, sending: true}
 	r.seek()
 	if r.at == nil && limit < 0 && !timeout && r.ctx.Done() == nil {
 		return nil, req
@@ -93,7 +97,7 @@ func newReplay(req *http.Request, limit int64, timeout bool) (*replay, *http.Req
 		first.body.direct = true
 		first.sent.Body = fileCopy{&first.body, f}
 	}
-	if r.replayableLocked() {
+	if r.again && r.replayableLocked() {
 		first.sent.GetBody = r.getBody(1)
 	}
 	if r.ctx.Done() != nil {
@@ -166,7 +170,9 @@ func (r *replay) next(req *http.Request) {
 	r.fence = context.Cause(r.ctx) // nil unless it is done
 	r.open, r.sending = 1, true
 	req.Body = &bodyCopy{r: r, attempt: r.attempt, sent: true}
-	req.GetBody = r.getBody(r.attempt)
+	if r.again {
+		req.GetBody = r.getBody(r.attempt)
+	}
 }
 
 // getBody lets net/http itself replay within an attempt, as it does after

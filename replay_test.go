@@ -564,7 +564,7 @@ func TestFailingSource(t *testing.T) {
 			_, err := consume(req)
 			return nil, err
 		})}
-		req := newRequest(t, "POST", "http://example.com/", nil)
+		req := newRequest(t, "PUT", "http://example.com/", nil)
 		req.Body = source()
 		if _, err := rt.RoundTrip(req); err != boom {
 			t.Errorf("got %v, want %v", err, boom)
@@ -880,7 +880,7 @@ func TestForgottenCopy(t *testing.T) {
 			}
 			return response(req, 200, ""), nil
 		})}
-		if _, err := rt.RoundTrip(newRequest(t, "POST", "http://example.com/", body)); err != nil {
+		if _, err := rt.RoundTrip(newRequest(t, "PUT", "http://example.com/", body)); err != nil {
 			t.Fatal(err)
 		}
 		body.wantClosedOnce(t)
@@ -944,13 +944,48 @@ func TestCopiesAreIndependent(t *testing.T) {
 		}
 		return response(req, 200, ""), nil
 	})}
-	req := newRequest(t, "POST", "http://example.com/", nil)
+	req := newRequest(t, "PUT", "http://example.com/", nil)
 	body := newTestBody(content)
 	req.Body = body
 	if _, err := rt.RoundTrip(req); err != nil {
 		t.Fatal(err)
 	}
 	body.wantClosedOnce(t)
+}
+
+// With a GetBody net/http repeats a POST that the server may have processed,
+// after an HTTP/2 PROTOCOL_ERROR; so only what may be processed twice has one.
+func TestWhatHasAGetBody(t *testing.T) {
+	tests := []struct {
+		name, method string
+		key          bool
+		idempotent   func(*http.Request) bool
+		want         bool
+	}{
+		{"PUT", "PUT", false, nil, true},
+		{"POST", "POST", false, nil, false},
+		{"POST with a key", "POST", true, nil, true},
+		{"POST that the caller knows to be idempotent", "POST", false, func(*http.Request) bool { return true }, true},
+	}
+	for _, tt := range tests {
+		for source, body := range map[string]io.Reader{"recorded": io.MultiReader(strings.NewReader("x")), "seekable": &seeker{Reader: bytes.NewReader([]byte("x"))}} {
+			attempts := 0
+			rt := &httpretry.RetryTransport{Policy: now, Idempotent: tt.idempotent, Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
+				if attempts++; (req.GetBody != nil) != tt.want {
+					t.Errorf("%s, %s, attempt %d: GetBody is there: %v, want %v", tt.name, source, attempts, req.GetBody != nil, tt.want)
+				}
+				consume(req)
+				return response(req, 503, ""), nil
+			})}
+			req := newRequest(t, tt.method, "http://example.com/", body)
+			if tt.key {
+				req.Header.Set("Idempotency-Key", "1")
+			}
+			if _, err := rt.RoundTrip(req); err != nil || attempts < 2 {
+				t.Errorf("%s, %s: got %d attempts and error %v, want several", tt.name, source, attempts, err)
+			}
+		}
+	}
 }
 
 // A copy that is read past the limit must not take the body away from the
@@ -974,7 +1009,7 @@ func TestCopyPastTheLimit(t *testing.T) {
 		}
 		return response(req, 200, ""), nil
 	})}
-	if _, err := rt.RoundTrip(newRequest(t, "POST", "http://example.com/", io.MultiReader(strings.NewReader(content)))); err != nil {
+	if _, err := rt.RoundTrip(newRequest(t, "PUT", "http://example.com/", io.MultiReader(strings.NewReader(content)))); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -1151,7 +1186,7 @@ func FuzzReplay(f *testing.F) {
 				return response(req, 503, ""), nil
 			}),
 		}
-		req := newRequest(t, "POST", "http://example.com/", nil)
+		req := newRequest(t, "PUT", "http://example.com/", nil)
 		body := &testBody{Reader: source}
 		req.Body = body
 		rt.RoundTrip(req)

@@ -244,7 +244,7 @@ func (c *call) record() {
 	if makesOneAttempt(c.policy) {
 		limit = -1
 	}
-	c.replay, c.sent = newReplay(c.req, limit, c.t.AttemptTimeout > 0)
+	c.replay, c.sent = newReplay(c.req, limit, c.t.idempotent(c.req), c.t.AttemptTimeout > 0)
 }
 
 // conclude retries for as long as that is the decision, and ends the call.
