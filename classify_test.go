@@ -1361,7 +1361,9 @@ func FuzzClassify(f *testing.F) {
 		{io.ErrUnexpectedEOF, httpretry.Uncertain},
 		{errors.New("never heard of"), httpretry.Uncertain},
 	}
-	f.Add(uint8(0), []byte{})
+	for i := range known {
+		f.Add(uint8(i), []byte{byte(i)})
+	}
 	f.Add(uint8(4), []byte{0, 1, 2, 3, 4, 5, 6})
 	f.Add(uint8(8), bytes.Repeat([]byte{3}, 50))
 	req, err := http.NewRequest("GET", "http://host.invalid", nil)

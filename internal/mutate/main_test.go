@@ -1,0 +1,55 @@
+package main
+
+import (
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// Each mutation can be made in the source as it is now.
+func TestMutationsFit(t *testing.T) {
+	root, err := moduleRoot(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	temp := filepath.Join(t.TempDir(), "mutant")
+	seen := map[string]bool{}
+	for _, m := range mutations {
+		if _, err := m.overlay(root, temp); err != nil {
+			t.Errorf("%s: %v", m.promise, err)
+		}
+		if m.old == m.new || m.test == "" || seen[m.promise] {
+			t.Errorf("%s: it must change something, name its tests, and stand in the list once", m.promise)
+		}
+		seen[m.promise] = true
+	}
+}
+
+func TestNoticed(t *testing.T) {
+	tests := []struct {
+		name, out, want string
+		err             bool
+		reason          string
+	}{
+		{"tests fail", "--- FAIL: TestA (0.00s)\n    --- FAIL: TestA/b (0.00s)\n--- FAIL: FuzzB (0.1s)\nFAIL\n", "TestA FuzzB", false, "subtests belong to their test"},
+		{"a test hangs", "panic: test timed out after 10s\n", "a test that hangs", false, "no name is printed"},
+		{"a test crashes", "fatal error: stack overflow\n", "a test that crashes", false, "no name is printed"},
+		{"it does not build", "FAIL	x [build failed]\n", "", true, "a mutation that no test sees proves nothing"},
+	}
+	for _, tt := range tests {
+		got := noticed(tt.out)
+		if got.noticed != tt.want || (got.err != nil) != tt.err {
+			t.Errorf("%s: got %q and error %v, want %q: %s", tt.name, got.noticed, got.err, tt.want, tt.reason)
+		}
+	}
+}
+
+func TestReport(t *testing.T) {
+	ms := []mutation{{promise: "a"}, {promise: "b"}}
+	if err := report(ms, []outcome{{noticed: "TestA"}, {noticed: "TestB"}}); err != nil {
+		t.Errorf("all were noticed: got %v, want no error", err)
+	}
+	if err := report(ms, []outcome{{noticed: "TestA"}, {}}); err == nil || !strings.Contains(err.Error(), "1 survived") {
+		t.Errorf("one was not: got %v, want an error that counts it", err)
+	}
+}
