@@ -18,7 +18,7 @@ type corrector struct{ base http.RoundTripper }
 // RoundTrip implements [http.RoundTripper].
 func (c corrector) RoundTrip(req *http.Request) (*http.Response, error) {
 	resp, err := c.base.RoundTrip(req)
-	if err != nil || resp == nil || resp.Body == nil || resp.StatusCode/100 != 2 || isEventStream(resp) || resp.ContentLength > maxErrorBytes {
+	if !isSuccess(resp, err) || isEventStream(resp) || resp.ContentLength > maxErrorBytes {
 		return resp, err
 	}
 	body := peek(req.Context(), resp)
@@ -27,6 +27,12 @@ func (c corrector) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	resp.Body.Close()
 	return errorResponse(resp, body), nil
+}
+
+// isSuccess reports whether an attempt brought a success that has a body. A
+// transport of the caller's need not keep the contract of [http.RoundTripper].
+func isSuccess(resp *http.Response, err error) bool {
+	return err == nil && resp != nil && resp.Body != nil && resp.StatusCode/100 == 2
 }
 
 // CloseIdleConnections is what [http.Client.CloseIdleConnections] calls.
@@ -42,15 +48,13 @@ func (c corrector) CloseIdleConnections() {
 func peek(ctx context.Context, resp *http.Response) []byte {
 	stop := closeWhenDone(ctx, resp)
 	defer stop()
-	var buf bytes.Buffer
-	buf.Grow(int(max(resp.ContentLength, 0)) + bytes.MinRead) // so that it need not be copied as it grows
-	_, err := buf.ReadFrom(io.LimitReader(resp.Body, maxErrorBytes+1))
+	begin, err := readUpTo(resp, maxErrorBytes)
 	rest := io.Reader(resp.Body)
 	if err != nil {
 		rest = brokenReader{err} // which a body need not say twice
 	}
-	resp.Body = begunBody{io.MultiReader(bytes.NewReader(buf.Bytes()), rest), resp.Body}
-	return buf.Bytes()
+	resp.Body = begunBody{io.MultiReader(bytes.NewReader(begin), rest), resp.Body}
+	return begin
 }
 
 type brokenReader struct{ err error }

@@ -42,7 +42,7 @@ var errNoContent = fmt.Errorf("event stream ended before its first content: %w",
 func (o *opener) RoundTrip(req *http.Request) (*http.Response, error) {
 	o.events = nil
 	resp, err := o.base.RoundTrip(req)
-	if err != nil || resp == nil || resp.Body == nil || resp.StatusCode/100 != 2 || !mayBeEventStream(resp) {
+	if !isSuccess(resp, err) || !mayBeEventStream(resp) {
 		return resp, err
 	}
 	ctx := req.Context()

@@ -59,12 +59,20 @@ func readBody(resp *http.Response) ([]byte, error) {
 	case resp.StatusCode == http.StatusSwitchingProtocols, isEventStream(resp):
 		return nil, nil
 	}
-	var buf bytes.Buffer
-	buf.Grow(int(max(resp.ContentLength, 0)) + bytes.MinRead) // so that it need not be copied as it grows
-	_, err := buf.ReadFrom(io.LimitReader(resp.Body, maxResponseBytes+1))
-	if buf.Len() > maxResponseBytes {
+	body, err := readUpTo(resp, maxResponseBytes)
+	if len(body) > maxResponseBytes {
 		return nil, errResponseTooLarge
 	}
+	return body, err
+}
+
+// readUpTo reads limit bytes of the response body, and one more if there is
+// one: that tells a body that fits from one that does not. The Content-Length
+// must not be larger than limit.
+func readUpTo(resp *http.Response, limit int64) ([]byte, error) {
+	var buf bytes.Buffer
+	buf.Grow(int(max(resp.ContentLength, 0)) + bytes.MinRead) // so that it need not be copied as it grows
+	_, err := buf.ReadFrom(io.LimitReader(resp.Body, limit+1))
 	return buf.Bytes(), err
 }
 
