@@ -98,7 +98,7 @@ type stream struct {
 	own     context.Context // that of the request
 	cancel  context.CancelCauseFunc
 	idle    *idleError  // the cause of cancelling own after too long a wait
-	unwatch func() bool // own may be done from here on, and resp stays open
+	unwatch func() bool // ends the watch that closes resp when own is done
 	resp    *http.Response
 	events  *eventReader
 	secrets secrets
@@ -126,11 +126,9 @@ func (c *HTTPInferenceClient) openStream(ctx context.Context, req *InferenceRequ
 		return nil, executeError(ctx, err, hidden)
 	}
 	s := &stream{
-		ctx: ctx, own: own, cancel: cancel, idle: &idleError{c.idle}, resp: resp,
-		events: events, secrets: hidden, ended: make(map[int]bool),
+		ctx: ctx, own: own, cancel: cancel, idle: &idleError{c.idle}, unwatch: closeWhenDone(own, resp),
+		resp: resp, events: events, secrets: hidden, ended: make(map[int]bool),
 	}
-	// A body need not know of the context.
-	s.unwatch = context.AfterFunc(own, func() { resp.Body.Close() })
 	switch {
 	case resp.StatusCode/100 != 2:
 		_, failure = receive(ctx, req.RequestID, resp, hidden)
@@ -191,21 +189,22 @@ func (s *stream) next() (StreamEvent, error) {
 
 var errCutShort = fmt.Errorf("event stream ended without [DONE] or a finish reason: %w", io.ErrUnexpectedEOF)
 
-// read reads the next event that is more than noise.
+// read returns the next event that is more than noise. Its error is io.EOF at
+// the end of the stream, and the context's cause once own is done.
 func (s *stream) read() (ev rawEvent, m meaning, c chunk, err error) {
 	timer := time.AfterFunc(s.idle.limit, func() { s.cancel(s.idle) })
 	defer timer.Stop()
 	for m == isNoise {
 		// What is here already must not hide that nobody waits for it.
 		if s.ctx.Err() != nil {
-			return rawEvent{}, isNoise, chunk{}, context.Cause(s.ctx)
+			return ev, m, c, context.Cause(s.ctx)
 		}
 		ev, err = s.events.next()
-		switch {
-		case err != nil && s.own.Err() != nil:
-			return rawEvent{}, isNoise, chunk{}, context.Cause(s.own) // and not what came of closing the body
-		case err != nil:
-			return rawEvent{}, isNoise, chunk{}, err
+		if err != nil && s.own.Err() != nil {
+			err = context.Cause(s.own) // and not what came of closing the body
+		}
+		if err != nil {
+			return ev, m, c, err
 		}
 		m, c = ev.interpret()
 	}
