@@ -14,17 +14,17 @@ type meaning int
 
 const (
 	isNoise     meaning = iota // a keep-alive, or whatever else belongs to no answer
-	isAside                    // belongs to one, and says nothing of it: that it begins, what it costs
-	isContent                  // is a piece of it, be it only that it ends here
+	isAside                    // belongs to one, but is no piece of it: that it begins, what it costs
+	isContent                  // is a piece of it, if only that it ends here
 	isDone                     // nothing follows
-	isFailure                  // tells that the answer has failed
+	isFailure                  // the answer has failed
 	isMalformed                // is not JSON
 )
 
-// interpret tells what the event means. Nothing is an event of the answer but
-// what has choices, usage or the results of a filter: no list could name all
-// that gateways send to keep a connection alive, from {} to chunks without
-// choices.
+// interpret returns what the event means, and its chunk if that belongs to the
+// answer. Only an event with choices, usage or the results of a filter does:
+// no list could name all that gateways send to keep a connection alive, from {}
+// to chunks without choices.
 func (e rawEvent) interpret() (meaning, chunk) {
 	switch {
 	case e.saysDone():
@@ -48,16 +48,17 @@ func (e rawEvent) interpret() (meaning, chunk) {
 	return isAside, chunks[0]
 }
 
-// saysDone is asked after each line, and looks at no event that is long.
+// saysDone reports whether the event is [DONE]. It is called after each line,
+// so it must not trim megabytes each time.
 func (e rawEvent) saysDone() bool {
 	return len(e.data) < 64 && string(bytes.TrimSpace(e.data)) == "[DONE]"
 }
 
-// isKeepAlive reports whether an event of that name, type or data is there only
-// to show that the server is.
+// isKeepAlive reports whether an event with this name, type or data only shows
+// that the server is still there.
 func isKeepAlive[T ~string | []byte](name T) bool {
 	if len(name) > len("\nkeep-alive\n") {
-		return false
+		return false // without a copy of an event that may be megabytes
 	}
 	switch letters(string(name)) {
 	case "ping", "keepalive", "heartbeat":
@@ -66,7 +67,9 @@ func isKeepAlive[T ~string | []byte](name T) bool {
 	return false
 }
 
-// A chunk is what is to be known of an event's data.
+// A chunk is what Stream looks at in an event's data: a piece of the answer,
+// and errors in the places where gateways put them. What has another type than
+// expected is left out.
 type chunk struct {
 	apiError
 	Error   json.RawMessage `json:"error"`
@@ -75,7 +78,7 @@ type chunk struct {
 	Object  word            `json:"object"`
 	Choices choices         `json:"choices"`
 	Usage   json.RawMessage `json:"usage"`
-	Filter  json.RawMessage `json:"prompt_filter_results"` // which may be an empty list
+	Filter  json.RawMessage `json:"prompt_filter_results"` // Azure's; an empty list counts
 	Groq    struct {
 		Error json.RawMessage `json:"error"`
 	} `json:"x_groq"`
@@ -86,11 +89,11 @@ func (c chunk) belongs() bool {
 	return len(c.Choices) > 0 || !isEmpty(c.Usage) || len(c.Filter) > 0 && string(c.Filter) != "null"
 }
 
-// isError reports whether c tells of a failure: by a member that does nothing
-// else, by a choice that ends so (OpenRouter), or by being what the API has for
-// the body of an error, with or without the envelope.
+// isError reports whether c tells of a failure: by a member that is for nothing
+// else, by a choice that ends so (OpenRouter), or because it is the body of an
+// error as the API would send it, with or without the envelope.
 func (c chunk) isError() bool {
-	// Beside choices it may be an object that a gateway has not filled in.
+	// Beside choices, some gateways send an error whose members are all empty.
 	noError := isEmpty(c.Error) || len(c.Choices) > 0 && isBlank(c.Error)
 	switch {
 	case c.Object == "error", c.Type == "error", !noError, !isEmpty(c.Groq.Error):
@@ -103,8 +106,8 @@ func (c chunk) isError() bool {
 	return !isEmpty(c.Errors) || !isEmpty(c.Detail) || c.Message != "" && c.isNamed()
 }
 
-// isNamed reports whether a code, a type or a status says that e is an error,
-// which a message does not.
+// isNamed reports whether a code, a type or a status says that e is an error. A
+// message alone does not: an event of another kind may have one too.
 func (e apiError) isNamed() bool {
 	if n, err := strconv.Atoi(string(e.Code)); e.Code != "" && (err != nil || n < 0 || n >= 300) {
 		return true
@@ -116,12 +119,11 @@ func (e apiError) isNamed() bool {
 	})
 }
 
-// choices are those of an event, of which the first maxChoices are looked at. A
-// list of {} would take fifty times its text. If there are several lists, the
-// first one counts.
+// choices are the first maxChoices of an event: a list of {} would take fifty
+// times the memory of its text. If there are several lists, the first one counts.
 type choices []choice
 
-// maxChoices is more than a request may ask for: 128 of OpenAI.
+// maxChoices is more than a request may ask for: OpenAI allows 128.
 const maxChoices = 1024
 
 // UnmarshalJSON implements [json.Unmarshaler].
@@ -141,18 +143,20 @@ type choice struct {
 	Error        json.RawMessage `json:"error"`
 }
 
-// hasContent reports whether the choice has more to say than that it begins.
+// hasContent reports whether the choice says more than that it begins.
 func (c choice) hasContent() bool { return c.FinishReason != "" || c.says() }
 
-// says reports whether there is a piece of the answer, beside how it ends.
+// says reports whether the choice has a piece of the answer, apart from how it
+// ends.
 func (c choice) says() bool { return c.Text != "" || c.Delta.says || c.Message.says }
 
 // isAnswer reports whether the choice, of an answer that came whole, is worth
-// having: it has some text, or ended well without.
+// having: it has some text, or ended well without any.
 func (c choice) isAnswer() bool { return c.says() || c.FinishReason != "" && !c.isError() }
 
-// isError reports whether the choice ended since something failed: by the finish
-// reason of OpenRouter and Mistral, of DeepSeek or of Z.ai, or by an error.
+// isError reports whether the choice ended because something failed: its finish
+// reason is that of OpenRouter and Mistral, of DeepSeek or of Z.ai for this, or
+// it has an error.
 func (c choice) isError() bool {
 	switch c.FinishReason {
 	case "error", "insufficient_system_resource", "network_error":
@@ -161,8 +165,8 @@ func (c choice) isError() bool {
 	return !isBlank(c.Error)
 }
 
-// A finishReason is why a choice ends, empty if it does not. KoboldCpp says so
-// with "null" in quotes.
+// A finishReason is why a choice ends, empty if it does not. KoboldCpp writes
+// null in quotes.
 type finishReason string
 
 // UnmarshalJSON implements [json.Unmarshaler].
@@ -198,8 +202,8 @@ func (d *delta) UnmarshalJSON(value []byte) error {
 	return nil
 }
 
-// members are the first of an object, none of any other value; a delta has a
-// dozen. A value is only lent.
+// members yields the first 64 members of an object, and none of any other value;
+// a delta has a dozen. A value is valid only until the next one is yielded.
 func members(object json.RawMessage) iter.Seq2[string, json.RawMessage] {
 	const maxMembers = 64
 	return func(yield func(string, json.RawMessage) bool) {
@@ -218,7 +222,8 @@ func members(object json.RawMessage) iter.Seq2[string, json.RawMessage] {
 	}
 }
 
-// isEmpty reports whether a JSON value says nothing.
+// isEmpty reports whether a JSON value is absent, null, false, zero, or without
+// a member, an element or a character. It has no space around it.
 func isEmpty(value json.RawMessage) bool {
 	switch string(value) {
 	case "", "null", "false", "0", `""`:
@@ -230,7 +235,7 @@ func isEmpty(value json.RawMessage) bool {
 	return len(bytes.TrimSpace(value[1:len(value)-1])) == 0
 }
 
-// isBlank reports whether a value is empty, or an object of such.
+// isBlank reports whether a value is empty, or an object whose members all are.
 func isBlank(value json.RawMessage) bool {
 	if isEmpty(value) {
 		return true
@@ -243,7 +248,7 @@ func isBlank(value json.RawMessage) bool {
 	return value[0] == '{'
 }
 
-// event is the event as it is handed on.
+// event returns what the caller gets of an event whose chunk is c.
 func (e rawEvent) event(c chunk) StreamEvent {
 	ev := StreamEvent{Data: e.data}
 	var text strings.Builder

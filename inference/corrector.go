@@ -8,11 +8,11 @@ import (
 	"slices"
 )
 
-// A corrector stands below the retry layer, and makes of a success whose body
-// is nothing but an error the response that the API should have sent: with the
-// error's status, and the same body. Gateways send such when they have to send
-// a status before they know, OpenRouter for one. An error event is the same in
-// a stream, and opener's.
+// A corrector stands below the retry layer, and turns a success whose body is
+// nothing but an error into the response that the API should have sent: with
+// the error's status, and the same body. Some gateways, OpenRouter for one, have
+// to send a status before they know the outcome. In a stream the same comes as
+// an error event, which is the opener's concern.
 type corrector struct{ base http.RoundTripper }
 
 // RoundTrip implements [http.RoundTripper].
@@ -42,28 +42,29 @@ func (c corrector) CloseIdleConnections() {
 	}
 }
 
-// peek returns the beginning of the response's body, one byte more than
-// maxErrorBytes if there is as much, and leaves the body as if it had not been
-// read.
+// peek returns what [readUpTo] reads of the response's body, for maxErrorBytes,
+// and leaves the body as if it had not been read. When ctx is done it closes the
+// body.
 func peek(ctx context.Context, resp *http.Response) []byte {
 	stop := closeWhenDone(ctx, resp)
 	defer stop()
 	begin, err := readUpTo(resp, maxErrorBytes)
 	rest := io.Reader(resp.Body)
 	if err != nil {
-		rest = brokenReader{err} // which a body need not say twice
+		rest = brokenReader{err} // a body need not repeat its error
 	}
 	resp.Body = begunBody{io.MultiReader(bytes.NewReader(begin), rest), resp.Body}
 	return begin
 }
 
+// A brokenReader always fails with err.
 type brokenReader struct{ err error }
 
 // Read implements [io.Reader].
 func (r brokenReader) Read([]byte) (int, error) { return 0, r.err }
 
-// isOnlyError reports whether the body of a success tells of an error, and
-// brings no answer beside.
+// isOnlyError reports whether the body of a success tells of an error, and has
+// no answer beside it.
 func isOnlyError(body []byte) bool {
 	if !speaksOfError(body) {
 		return false // without decoding it, which takes longer than all else here
@@ -72,8 +73,9 @@ func isOnlyError(body []byte) bool {
 	return slices.ContainsFunc(chunks, chunk.isError) && !slices.ContainsFunc(chunks, chunk.isAnswer)
 }
 
-// speaksOfError reports whether JSON may hold the member error with something
-// else than null, or the string. In a longer string the quotes are escaped.
+// speaksOfError reports whether JSON may tell of an error: "error" is in it, as a
+// name or a value, and not only with null after it. Within a longer string the
+// quotes would be escaped.
 func speaksOfError(body []byte) bool {
 	_, after, found := bytes.Cut(body, []byte(`"error"`))
 	for found && bytes.HasPrefix(bytes.TrimLeft(after, " \t\r\n:"), []byte("null")) {
@@ -82,5 +84,5 @@ func speaksOfError(body []byte) bool {
 	return found
 }
 
-// isAnswer reports whether a choice of c is one.
+// isAnswer reports whether one of c's choices is an answer.
 func (c chunk) isAnswer() bool { return slices.ContainsFunc(c.Choices, choice.isAnswer) }

@@ -10,7 +10,7 @@ import (
 	"sync"
 )
 
-// An opener makes what an event stream begins with a part of the attempt. It
+// An opener makes the beginning of an event stream a part of the attempt. It
 // stands below the retry layer of one stream, and returns the response when the
 // first content has come. Until then:
 //
@@ -18,21 +18,22 @@ import (
 //     known before it sent the 200: with the error's status and the event's
 //     data as the body;
 //   - a stream that ends or breaks off becomes an error, as does one that holds
-//     something else than JSON.
+//     anything but JSON.
 //
-// So it is the retry layer that judges, waits, counts and reports, as it does
-// for any other failure, and its AttemptTimeout ends with the first content.
+// So the retry layer judges, waits, counts and reports as it does for any other
+// failure, and its AttemptTimeout ends with the first content. An opener serves
+// one call, whose attempts come one after the other.
 type opener struct {
 	base   http.RoundTripper
-	events *eventReader // of the response that was returned, from its first event on
+	events *eventReader // of the response that was returned last; nil if that is no stream
 }
 
 const (
-	// maxOpeningBytes bounds what is kept of events before the first content.
-	// What there is beyond it says as little, and is dropped.
+	// maxOpeningBytes bounds what is kept of the events before the first
+	// content. Those beyond it are dropped: they say as little as the others.
 	maxOpeningBytes = 4 << 20
 
-	// openingBytes is what keeping an event takes besides its data.
+	// openingBytes is what it takes to keep an event, besides its data.
 	openingBytes = 64
 )
 
@@ -59,8 +60,9 @@ func (o *opener) RoundTrip(req *http.Request) (*http.Response, error) {
 	return instead, err
 }
 
-// open reads up to the first content. It returns the response that an error
-// event before it stands for. What turns out to be JSON it leaves as it is.
+// open reads up to the first content, and sets o.events. If an error event comes
+// first, it returns the response to hand on instead. A body that turns out to be
+// JSON it leaves as if it had not been read.
 func (o *opener) open(resp *http.Response) (instead *http.Response, err error) {
 	events := newEventReader(resp.Body)
 	if !isEventStream(resp) {
@@ -68,7 +70,7 @@ func (o *opener) open(resp *http.Response) (instead *http.Response, err error) {
 			resp.Body = begunBody{events.r, resp.Body}
 			return nil, nil
 		}
-		resp.Header = withContentType(resp.Header, "text/event-stream") // so that nobody holds it back
+		resp.Header = withContentType(resp.Header, "text/event-stream") // so that the retry layer does not hold it back
 	}
 	var opening []rawEvent
 	room := maxOpeningBytes
@@ -99,23 +101,23 @@ func (o *opener) open(resp *http.Response) (instead *http.Response, err error) {
 	}
 }
 
-// A malformedError fails an attempt whose stream holds something else than
-// JSON. What it is to the caller is inside.
+// A malformedError fails an attempt whose stream holds anything but JSON. The
+// caller gets the error inside.
 type malformedError struct{ *InferenceError }
 
 func notJSON(resp *http.Response, data []byte) *InferenceError {
 	return statusError(ErrCategoryServer, resp, data, "event is not JSON")
 }
 
-// closeWhenDone closes the response's body when ctx is done, until stop is
-// called. A body need not know of the context, nor ever come to an end.
+// closeWhenDone closes the response's body when ctx is done, unless stop is
+// called before: a body need not know of the context, nor ever come to an end.
 func closeWhenDone(ctx context.Context, resp *http.Response) (stop func() bool) {
 	body := onceBody{resp.Body, sync.OnceValue(resp.Body.Close)}
 	resp.Body = body
 	return context.AfterFunc(ctx, func() { body.Close() })
 }
 
-// A onceBody is a body that may be closed by several, of whom the first does it.
+// A onceBody passes on the first Close, of which there may be several at once.
 type onceBody struct {
 	io.ReadCloser
 	close func() error
@@ -134,14 +136,15 @@ func mayBeEventStream(resp *http.Response) bool {
 	return isEventStream(resp) || resp.StatusCode == http.StatusOK && resp.Header.Get("Content-Type") == ""
 }
 
-// A begunBody is a body of which the beginning has been read, and is read again.
+// A begunBody is a body whose beginning has been read, and will be read again.
 type begunBody struct {
 	io.Reader
 	io.Closer
 }
 
-// errorResponse is the response that an error event, or an error in a success,
-// stands for. It has the header of the one that brought it, which is closed.
+// errorResponse is the response that the API should have sent in place of resp,
+// which brought the error in data. It has a copy of resp's header. The body of
+// resp is still the caller's to close.
 func errorResponse(resp *http.Response, data []byte) *http.Response {
 	e := *resp
 	e.StatusCode = statusCode(parseAPIErrors(data))
@@ -155,7 +158,7 @@ func errorResponse(resp *http.Response, data []byte) *http.Response {
 	return &e
 }
 
-// withContentType is a copy of h, which may be nil, with another Content-Type.
+// withContentType returns a copy of h, which may be nil, with that Content-Type.
 func withContentType(h http.Header, mediaType string) http.Header {
 	if h = h.Clone(); h == nil {
 		h = make(http.Header)
