@@ -18,8 +18,8 @@ import (
 // longest ones, which quote the limits that were hit, are a few KiB.
 const maxErrorBytes = 256 << 10
 
-// An apiError is what the bodies of the APIs' errors have in common. What has
-// another type than expected is left out.
+// An apiError is what the error bodies of the various APIs have in common. What
+// has another type than expected is left out.
 type apiError struct {
 	Code       word   `json:"code"`
 	StatusCode word   `json:"status_code"`
@@ -38,7 +38,7 @@ type apiError struct {
 	text string // the whole error, where it is nothing but a string
 }
 
-// A word is a name or a number: the APIs disagree on which a code is.
+// A word is a name or a number: the APIs disagree on which of them a code is.
 type word string
 
 // UnmarshalJSON implements [json.Unmarshaler].
@@ -53,9 +53,9 @@ func (w *word) UnmarshalJSON(value []byte) error {
 	return nil
 }
 
-// A few is a list of which only the first maxErrors elements are looked at. A
-// hostile list costs far more memory than its text; and so do many of the same
-// name, of which the first one counts.
+// A few is the first maxErrors elements of a list: all of a hostile one would
+// take far more memory than its text. If there are several lists of the same
+// name, the first one counts, for the same reason.
 type few[T any] []T
 
 const maxErrors = 8
@@ -105,8 +105,9 @@ func lentBody(resp *http.Response) []byte {
 }
 
 // parseAPIErrors returns the errors in {"error": {…}} or {"error": "…"}, in an
-// array of such objects, or in an object that is the error itself; and those
-// that are told of a choice, or as Groq's own.
+// array of such objects, or in an object that is the error itself; and those of
+// a choice, and in Groq's own member. It returns none for a body of more than
+// maxErrorBytes, which may have been cut off.
 func parseAPIErrors(body []byte) []apiError {
 	if len(body) > maxErrorBytes {
 		return nil
@@ -218,8 +219,8 @@ func retryDelay(errs []apiError) (longest time.Duration) {
 	return longest
 }
 
-// statusOf are the statuses with which the APIs send errors of these kinds,
-// written in small letters and without "error" at the end.
+// statusOf maps the kinds of errors, written as [kind] writes them, to the
+// statuses that the APIs send them with.
 var statusOf = map[string]int{
 	"invalidrequest":          400,
 	"invalidargument":         400,
@@ -261,7 +262,7 @@ var statusOf = map[string]int{
 }
 
 // statusCode is the status that the error would have come with, had the API
-// known in time. What it does not name is its own failure: 500.
+// known in time. One of an unknown kind counts as the API's own failure: 500.
 func statusCode(errs []apiError) int {
 	for _, e := range errs {
 		for _, word := range e.words() {
@@ -273,6 +274,7 @@ func statusCode(errs []apiError) int {
 	return http.StatusInternalServerError
 }
 
+// wordStatus returns the status that word is, or is the name of.
 func wordStatus(word string) (code int, ok bool) {
 	if code, err := strconv.Atoi(word); err == nil && code >= 400 && code <= 599 {
 		return code, true
@@ -281,10 +283,10 @@ func wordStatus(word string) (code int, ok bool) {
 	return code, ok
 }
 
-// kind writes rate_limit_error, RateLimitError and RATE_LIMIT as one: ratelimit.
+// kind makes ratelimit of rate_limit_error, of RateLimitError and of RATE_LIMIT.
 func kind(word string) string { return strings.TrimSuffix(letters(word), "error") }
 
-// letters are those from a to z in what is written in small ones.
+// letters returns the letters a to z of word in lower case, and drops all else.
 func letters(word string) string {
 	return strings.Map(func(r rune) rune {
 		if r < 'a' || r > 'z' {

@@ -22,31 +22,30 @@ import (
 //   - A header x-should-retry settles the matter for a status of 400 or more:
 //     true is [httpretry.Rejected], false is [httpretry.Final].
 //   - 429 is Final when the body says that a quota is used up, which waiting
-//     does not refill: the code or type, or the error where it is a mere
-//     string, is insufficient_quota, billing_hard_limit_reached or
-//     billing_not_active, or the quotaId holds PerDay. A 429 for anything else is
-//     for a rate, and Rejected.
+//     does not refill: the code, the type, or an error that is a mere string is
+//     insufficient_quota, billing_hard_limit_reached or billing_not_active, or a
+//     quotaId contains PerDay. Any other 429 is for a rate, and Rejected.
 //   - 529 (overloaded_error) is Rejected, as 503 is: the API turned the request
 //     away for want of capacity.
-//   - 409 is Rejected when the error speaks of a lock: whoever holds it lets go
-//     of it, and nothing was done without it. Any other conflict is Final.
+//   - 409 is Rejected when the error speaks of a lock: whoever holds it will
+//     release it, and without it nothing was done. Any other conflict is Final.
 //   - 402 is Rejected when it comes with a Retry-After, and Final otherwise.
 //   - 408 is [httpretry.Uncertain]. By RFC 9110, section 15.5.9, it means that
 //     the request did not arrive in time; but gateways also say it when the
 //     model behind them did not answer in time, and may have been at work.
-//   - 520 to 524, by which Cloudflare tells that it got no answer from the
-//     server behind it, are Uncertain. 521 (refused) and 523 (unreachable) are
-//     meant for what failed before a connection stood; but 522 is also for one
-//     that stood, and no RFC binds others who send a status of these.
+//   - 520 to 524, by which Cloudflare says that it got no proper answer from the
+//     server behind it, are Uncertain. 521 (refused) and 523 (unreachable) mean
+//     that there was no connection; but 522 is also for one that was there, and
+//     no RFC says what these mean when somebody else sends them.
 //
 // Most requests to these APIs are POSTs, which are not repeated after an
 // Uncertain attempt. A caller who would rather pay for an answer twice
 // than miss it sets [httpretry.RetryTransport.Idempotent].
 //
-// The wait that the server asks for is, the first that there is: what
+// The wait that the server asks for is the first of these that there is: what
 // [httpretry.RetryAfter] reads; the retryDelay of a google.rpc.RetryInfo in the
-// body; the longest time to the reset of a limit of which nothing remains. Those
-// are told by x-ratelimit-reset-* with x-ratelimit-remaining-* (durations such
+// body; the longest time to the reset of a limit of which nothing remains. Limits
+// are read from x-ratelimit-reset-* with x-ratelimit-remaining-* (durations such
 // as 6m0s, or seconds), anthropic-ratelimit-*-reset with -remaining (RFC 3339,
 // measured against the response's Date), and RateLimit (the IETF draft
 // draft-ietf-httpapi-ratelimit-headers). What is malformed is ignored.
@@ -59,8 +58,8 @@ type Classifier struct{}
 
 var _ httpretry.Classifier = Classifier{}
 
-// usual is what is asked first. It is not looked up for each request, so that
-// a program may make a Classifier its httpretry.DefaultClassifier.
+// usual is asked first. It is not looked up for each request: a program may make
+// a Classifier its httpretry.DefaultClassifier, which must not ask itself.
 var usual = httpretry.DefaultClassifier
 
 // Classify implements [httpretry.Classifier].

@@ -29,31 +29,32 @@ type StreamEvent struct {
 	FinishReason string
 }
 
-// An eventReader reads server-sent events, as "Interpreting an event stream" in
-// the HTML standard tells. Of their fields it knows event and data, and an error
+// An eventReader reads server-sent events, by "Interpreting an event stream" in
+// the HTML standard. Of their fields it knows event and data, and the error
 // that older llama.cpp sends in place of data.
 type eventReader struct {
 	r       *bufio.Reader
-	unused  []rawEvent // what comes before that
-	line    []byte     // the line under way
+	unused  []rawEvent // given back by unread
+	line    []byte     // the line that was read last
 	begun   bool       // the first line has been read
 	afterCR bool       // the last line ended in CR: a LF that follows is part of its end
 }
 
 func newEventReader(r io.Reader) *eventReader { return &eventReader{r: bufio.NewReader(r)} }
 
-// A rawEvent is what stands between two empty lines.
+// A rawEvent is what stands between two empty lines of a stream.
 type rawEvent struct {
-	name string
-	data []byte // its lines, joined by a line feed
+	name string // the value of its last field "event"; "error" if it has a field of that name
+	data []byte // the values of its fields "data", joined by line feeds
 }
 
-// next returns the next event whose data is not blank. At the end of the
-// stream, an event that has not ended counts for nothing; but [DONE] needs no
-// empty line, and at the end no end of its own line.
+// next returns the next event whose data is not blank, and [io.EOF] when there
+// is none. An event that is unfinished when the stream ends is dropped. Only
+// [DONE] counts without the empty line after it and, when the stream ends there,
+// without the end of its own line.
 func (r *eventReader) next() (ev rawEvent, err error) {
 	if len(r.unused) > 0 {
-		ev, r.unused[0] = r.unused[0], rawEvent{} // which is the caller's alone
+		ev, r.unused[0] = r.unused[0], rawEvent{} // so that its data is not kept alive
 		r.unused = r.unused[1:]
 		return ev, nil
 	}
@@ -79,17 +80,19 @@ func (r *eventReader) next() (ev rawEvent, err error) {
 	}
 }
 
-// beginsLikeJSON reports whether the stream is none, but an object or an array.
+// beginsLikeJSON reports whether this is no event stream but a JSON object or
+// array. It takes nothing from the stream.
 func (r *eventReader) beginsLikeJSON() bool {
 	first, _ := r.r.Peek(1)
 	return string(first) == "{" || string(first) == "["
 }
 
-// unread gives events back, to be read again.
+// unread makes next return events that it has returned before once more, ahead of
+// the others. No events may be left from an earlier unread.
 func (r *eventReader) unread(events []rawEvent) { r.unused = events }
 
-// readLine reads up to the end of a line: CR, LF or CRLF. After a CR it does
-// not wait for what may be a LF, since that may be long in coming.
+// readLine reads a line into r.line, without its end: CR, LF or CRLF. After a CR
+// it does not wait for a LF, which may be long in coming.
 func (r *eventReader) readLine() error {
 	r.line = r.line[:0]
 	for ended := false; !ended; {
@@ -129,7 +132,7 @@ func cutLine(b []byte) (line, end []byte) {
 	return b[:i], b[i:min(i+1, len(b))]
 }
 
-// add adds a line to the event.
+// add adds a line to the event. An empty one adds nothing.
 func (e *rawEvent) add(line []byte) error {
 	name, value, _ := bytes.Cut(line, []byte(":"))
 	value = bytes.TrimPrefix(value, []byte(" "))

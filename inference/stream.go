@@ -29,26 +29,31 @@ import (
 // stream that ends before that, or breaks off, is an error.
 //
 // A response with status 200 and without a Content-Type counts as an event stream
-// too, unless it begins like JSON. Events are those of the answer, which have
-// choices, usage or the results of a filter. Whatever else gateways send, to
-// keep a connection alive, counts for nothing.
+// too, unless its first byte begins a JSON object or array. What is yielded are
+// the events of the answer, which have choices, usage or the results of a
+// filter; whatever else a gateway sends to keep the connection alive is passed
+// over.
 //
 // Stream tries again as [HTTPInferenceClient.Generate] does, until the first
-// content: an event that says more than that an answer begins, be it only that
-// it ends there. An error event before that is a failed attempt with the status
-// that the API has for such an error, and so is an error as JSON in place of the
-// stream; a stream that ends before that is one too, also with [DONE], and so is
-// one that holds something else than JSON. Once there was content, nothing is
-// tried again: the same prompt would get another answer. Then the error's
-// RawError is a [*StreamError], which has what had arrived.
+// content: an event that says more than that an answer begins, if only that it
+// ends there. Before that, an attempt has failed
+//
+//   - with the status that the API has for such an error, when an error event
+//     comes, or an error as JSON in place of the stream;
+//   - when the stream breaks off or ends, also with [DONE];
+//   - when an event is not JSON.
+//
+// Once there was content, nothing is tried again: the same prompt would get
+// another answer. Then the error's RawError is a [*StreamError], which has what
+// had arrived.
 //
 // [HTTPInferenceClientConfig.Timeout] bounds an attempt up to the first content,
 // and [HTTPInferenceClientConfig.StreamIdleTimeout] each wait for an event
-// after it. An event is at most 8 MiB; of more than 4 MiB that come before the
-// first content, the rest is dropped.
+// after it. An event larger than 8 MiB is an error. Of the events before the
+// first content, what exceeds 4 MiB is dropped.
 //
-// When the loop is left, whichever way, the connection is free again or closed.
-// req is used until then, and not modified.
+// When the loop is left, in whichever way, the connection is free again or
+// closed. req is used until then, and not modified.
 func (c *HTTPInferenceClient) Stream(ctx context.Context, req *InferenceRequest) iter.Seq2[StreamEvent, error] {
 	return func(yield func(StreamEvent, error) bool) {
 		s, failure := c.openStream(ctx, req)
@@ -105,11 +110,11 @@ type stream struct {
 
 	yielded bool
 	text    strings.Builder
-	ended   map[int]bool // the choices that began, and whether there is a finish reason
+	ended   map[int]bool // the choices that began, by index, and whether they had a finish reason
 }
 
-// openStream sends the request, and again, until there is a stream with
-// content.
+// openStream sends the request, as often as it takes, until there is a stream
+// with content.
 func (c *HTTPInferenceClient) openStream(ctx context.Context, req *InferenceRequest) (*stream, *InferenceError) {
 	httpReq, hidden, failure := c.prepare(ctx, req, true)
 	if failure != nil {
@@ -234,7 +239,7 @@ func (s *stream) complete() bool {
 }
 
 // drain reads what little follows [DONE], so that the connection can be used
-// again. Most of the time it is here already.
+// again. Mostly it has arrived already.
 func (s *stream) drain() {
 	const maxBytes, maxTime = 4 << 10, 10 * time.Millisecond
 	timer := time.AfterFunc(maxTime, func() { s.cancel(nil) })
@@ -242,7 +247,7 @@ func (s *stream) drain() {
 	io.CopyN(io.Discard, s.events.r, maxBytes)
 }
 
-// partial adds to an error what had arrived before it.
+// partial wraps e's RawError in a StreamError if events have been yielded.
 func (s *stream) partial(e *InferenceError) *InferenceError {
 	if s.yielded {
 		e.RawError = &StreamError{Text: s.text.String(), Err: e.RawError}
@@ -257,8 +262,8 @@ func (e *idleError) Error() string { return fmt.Sprintf("no event for %v", e.lim
 
 func (e *idleError) Timeout() bool { return true }
 
-// Temporary makes it a [net.Error].
+// Temporary makes it a [net.Error], together with Timeout.
 func (e *idleError) Temporary() bool { return true }
 
-// Is makes it match what a context's own timeout gives.
+// Is makes it match the error of a context whose deadline has passed.
 func (e *idleError) Is(target error) bool { return target == context.DeadlineExceeded }
