@@ -106,8 +106,8 @@ func lentBody(resp *http.Response) []byte {
 
 // parseAPIErrors returns the errors in {"error": {…}} or {"error": "…"}, in an
 // array of such objects, or in an object that is the error itself; and those of
-// a choice, and in Groq's own member. It returns none for a body of more than
-// maxErrorBytes, which may have been cut off.
+// a choice, and in Groq's own member. It looks at no body of more than
+// maxErrorBytes.
 func parseAPIErrors(body []byte) []apiError {
 	if len(body) > maxErrorBytes {
 		return nil

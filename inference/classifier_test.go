@@ -374,7 +374,7 @@ func TestGenerateGoesByTheClassifier(t *testing.T) {
 					BaseURL: fakeURL, MaxRetries: 1, JitterFraction: noJitter, Transport: script.Transport(nil),
 				})
 				if _, err := client.Generate(t.Context(), question()); err == nil {
-					t.Error("got no error")
+					t.Error("got no error, want that of the last attempt")
 				}
 				if diff := cmp.Diff(tc.waits, starts(script)); diff != "" {
 					t.Errorf("starts of the attempts (-want +got):\n%s", diff)

@@ -140,7 +140,7 @@ func TestAnswerErrorThatComesOnce(t *testing.T) {
 		t.Errorf("got %v and %v, want the reset", got, err)
 	}
 	if !answers.closed.Load() {
-		t.Error("the body is not closed")
+		t.Error("the body that broke off was not closed")
 	}
 }
 

@@ -283,7 +283,7 @@ func TestStreamOfNoiseWithoutEnd(t *testing.T) {
 				data, _, err := collect(t, client.Stream(t.Context(), question()))
 				checkError(t, err, inference.ErrCategoryServer, "request timeout")
 				if (len(data) == 1) != (before != "") {
-					t.Errorf("got %d events", len(data))
+					t.Errorf("got %d events, want the content alone: noise is no event", len(data))
 				}
 			})
 		}
@@ -548,7 +548,7 @@ func TestStreamFailuresOverTheWire(t *testing.T) {
 				var partial *inference.StreamError
 				switch {
 				case text == "Four" && err != nil:
-					t.Error(err)
+					t.Errorf("got %v after the whole answer, want no error", err)
 				case text == "Four":
 				case !errors.As(err, &partial) || partial.Text != tc.text:
 					t.Errorf("got %#v, want a *StreamError with %q", err, tc.text)
@@ -879,7 +879,7 @@ func TestStreamCancelledAnywhere(t *testing.T) {
 			checkError(t, err, inference.ErrCategoryServer, "request timeout")
 			var partial *inference.StreamError
 			if errors.As(err, &partial) != (len(data) > 0) || !errors.Is(err, context.DeadlineExceeded) {
-				t.Errorf("cancelled after %v: got %#v after %d events", after, err, len(data))
+				t.Errorf("cancelled after %v: got %#v after %d events, want the deadline, in a *StreamError if there were events", after, err, len(data))
 			}
 			if elapsed := time.Since(start); elapsed != after || len(script.Requests()) != 1 {
 				t.Errorf("cancelled after %v: ended after %v and %d attempts, want at once and 1", after, elapsed, len(script.Requests()))
@@ -1184,7 +1184,7 @@ func TestStreamIsBounded(t *testing.T) {
 			if tc.message != "" {
 				checkError(t, err, inference.ErrCategoryServer, tc.message)
 			} else if err != nil {
-				t.Error(err)
+				t.Errorf("got %v, want no error within the bounds", err)
 			}
 		})
 	}
@@ -1251,6 +1251,9 @@ func TestStreamRemembersLittle(t *testing.T) {
 			runtime.GC()
 			runtime.ReadMemStats(&after)
 		}
+	}
+	if before.HeapAlloc == 0 || after.HeapAlloc == 0 {
+		t.Fatal("the stream had no event, or no error at its end: no choice has a finish reason")
 	}
 	if grown := int64(after.HeapAlloc) - int64(before.HeapAlloc); grown > 1<<20 {
 		t.Errorf("after events of 50000 choices %d KiB more are in use, want at most 1024", grown>>10)
@@ -1341,7 +1344,7 @@ func TestStreamErrorHoldsNoSecret(t *testing.T) {
 			checkError(t, err, inference.ErrCategoryInvalidReq, "HTTP 400: key [redacted] may not ask: [redacted]")
 			for _, secret := range []string{"sk-1234567890", "two plus two"} {
 				if text := err.RawError.Error(); strings.Contains(text, secret) {
-					t.Errorf("%q holds %q", text, secret)
+					t.Errorf("RawError %q holds %q, want no secret in it", text, secret)
 				}
 			}
 		})
@@ -1416,7 +1419,7 @@ func FuzzEventStream(f *testing.F) {
 			}
 			var partial *inference.StreamError
 			if errors.As(err, &partial) != (len(data) > 0) || partial != nil && partial.Text != text {
-				t.Errorf("got %#v after %d events with the text %q", err, len(data), text)
+				t.Errorf("got %#v after %d events with the text %q, want a *StreamError with that text if there were events", err, len(data), text)
 			}
 			return result{data, text, err.Error()}
 		}
