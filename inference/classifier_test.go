@@ -149,7 +149,15 @@ func TestClassifierError(t *testing.T) {
 	}
 }
 
-func TestClassifierWait(t *testing.T) {
+type askedWait struct {
+	name   string
+	header string
+	body   string
+	want   time.Duration
+}
+
+// askedWaits are the ways in which an API asks for a wait.
+func askedWaits() []askedWait {
 	const (
 		ms, s, m = time.Millisecond, time.Second, time.Minute
 		date     = "Date: Fri, 06 Nov 2026 08:00:00 GMT\n"
@@ -157,12 +165,7 @@ func TestClassifierWait(t *testing.T) {
 	retryInfo := func(delay string) string {
 		return `{"error":{"details":[{"@type":"type.googleapis.com/google.rpc.RetryInfo","retryDelay":` + delay + `}]}}`
 	}
-	for _, tc := range []struct {
-		name   string
-		header string
-		body   string
-		want   time.Duration
-	}{
+	return []askedWait{
 		{"Retry-After", "Retry-After: 5", "", 5 * s},
 		{"decimal Retry-After", "Retry-After: 1.5", "", 1500 * ms},
 		{"milliseconds before seconds", "retry-after-ms: 1200\nRetry-After: 2", "", 1200 * ms},
@@ -239,7 +242,11 @@ func TestClassifierWait(t *testing.T) {
 		{"draft of an older version", `RateLimit: limit=100, remaining=0, reset=9`, "", 0},
 		{"Retry-After before the draft", "Retry-After: 1\nRateLimit: \"a\";r=0;t=9", "", s},
 		{"the draft and a vendor", "RateLimit: \"a\";r=0;t=9\nx-ratelimit-remaining-tokens: 0\nx-ratelimit-reset-tokens: 8s", "", 9 * s},
-	} {
+	}
+}
+
+func TestClassifierWait(t *testing.T) {
+	for _, tc := range askedWaits() {
 		t.Run(tc.name, func(t *testing.T) { checkVerdict(t, newResponse(429, tc.header, tc.body), rejected(tc.want)) })
 	}
 }

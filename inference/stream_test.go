@@ -363,16 +363,19 @@ func TestStreamEvent(t *testing.T) {
 	}
 }
 
-func TestStreamIsRetriedUntilContent(t *testing.T) {
+type failedOpening struct {
+	name string
+	step flaky.Step
+	next time.Duration // when the second attempt starts; Timeout is 10 s
+}
+
+// failedOpenings are the ways in which a stream fails before its first content.
+func failedOpenings() []failedOpening {
 	const s = time.Second
 	comments := strings.Repeat(": still here\n\n", 5)
 	ping := sse(`{"type":"ping"}`)
 	muchOf := func(event string) string { return strings.Repeat(event, 3<<19/len(event)) }
-	for _, tc := range []struct {
-		name string
-		step flaky.Step
-		next time.Duration // when the second attempt starts; Timeout is 10 s
-	}{
+	return []failedOpening{
 		{"503", flaky.Status(503), 1 * s},
 		{"429 with Retry-After", flaky.Status(429).WithHeader("Retry-After", "5"), 5 * s},
 		{"529", flaky.Status(529), 1 * s},
@@ -414,12 +417,16 @@ func TestStreamIsRetriedUntilContent(t *testing.T) {
 		{"cut after many pings", eventStream(muchOf(ping)), 1 * s},
 		{"error event after many pings", eventStream(muchOf(ping) + sse(failed)), 1 * s},
 		{"comments for ever", eventStream(strings.Repeat(": still here\n\n", 1000)).Slow(14, s), 11 * s},
-	} {
+	}
+}
+
+func TestStreamIsRetriedUntilContent(t *testing.T) {
+	for _, tc := range failedOpenings() {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				script := flaky.New(tc.step, eventStream(four))
 				client := inference.NewHTTPInferenceClient(inference.HTTPInferenceClientConfig{
-					BaseURL: fakeURL, MaxRetries: 1, Timeout: 10 * s, JitterFraction: noJitter, Transport: script.Transport(nil),
+					BaseURL: fakeURL, MaxRetries: 1, Timeout: 10 * time.Second, JitterFraction: noJitter, Transport: script.Transport(nil),
 				})
 				got, _, err := collect(t, client.Stream(t.Context(), question()))
 				if err != nil {
@@ -436,18 +443,19 @@ func TestStreamIsRetriedUntilContent(t *testing.T) {
 	}
 }
 
-// TestStreamIsNeverRetriedAfterContent also checks what is told of a stream
-// that fails too late.
-func TestStreamIsNeverRetriedAfterContent(t *testing.T) {
+type lateFailure struct {
+	name     string
+	step     flaky.Step
+	text     string
+	category inference.ErrorCategory
+	message  string
+	is       error
+}
+
+// lateFailures are the ways in which a stream fails after its first content.
+func lateFailures() []lateFailure {
 	const server, notEnded = inference.ErrCategoryServer, "failed to execute request: event stream ended without [DONE] or a finish reason: unexpected EOF"
-	for _, tc := range []struct {
-		name     string
-		step     flaky.Step
-		text     string
-		category inference.ErrorCategory
-		message  string
-		is       error
-	}{
+	return []lateFailure{
 		{"error event", eventStream(sse(begin, fo, failed, ur)), "Fo", server, "HTTP 529: too busy", nil},
 		{
 			"error event beside content", eventStream(sse(fo, ur, `{"error":{"code":429,"message":"slow down"},"choices":[{"index":0,"delta":{"content":"!"},"finish_reason":"error"}]}`)),
@@ -481,7 +489,13 @@ func TestStreamIsNeverRetriedAfterContent(t *testing.T) {
 		},
 		{"error in a field of its own", eventStream(sse(fo) + "error: {\"code\":503,\"message\":\"no\"}\n\n" + sse("[DONE]")), "Fo", server, `HTTP 503: {"code":503,"message":"no"}`, nil},
 		{"noise, and the end", eventStream(sse(fo) + strings.Repeat(sse("{}", "null"), 100)), "Fo", server, notEnded, io.ErrUnexpectedEOF},
-	} {
+	}
+}
+
+// TestStreamIsNeverRetriedAfterContent also checks what is told of a stream
+// that fails too late.
+func TestStreamIsNeverRetriedAfterContent(t *testing.T) {
+	for _, tc := range lateFailures() {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				script := repeat(tc.step)
@@ -492,7 +506,7 @@ func TestStreamIsNeverRetriedAfterContent(t *testing.T) {
 				checkError(t, err, tc.category, tc.message)
 				var partial *inference.StreamError
 				if !errors.As(err, &partial) || partial.Text != tc.text || text != tc.text {
-					t.Errorf("got %q, and %#v, want both to have %q", text, err.RawError, tc.text)
+					t.Fatalf("got %q, and %#v, want both to have %q", text, err.RawError, tc.text)
 				}
 				if tc.is != nil && !errors.Is(err, tc.is) {
 					t.Errorf("got %#v, want an error that is %v", partial.Err, tc.is)
@@ -604,12 +618,14 @@ func TestStreamFailure(t *testing.T) {
 	}
 }
 
-// TestErrorEventStatus is the table of what error events stand for.
-func TestErrorEventStatus(t *testing.T) {
-	for _, tc := range []struct {
-		data string
-		want int
-	}{
+type errorEvent struct {
+	data string
+	want int
+}
+
+// errorEvents are those of many gateways, and the statuses that they stand for.
+func errorEvents() []errorEvent {
+	return []errorEvent{
 		{`{"error":{"code":502}}`, 502},
 		{`{"error":{"code":"503"}}`, 503},
 		{`{"error":{"code":200}}`, 500},
@@ -662,7 +678,12 @@ func TestErrorEventStatus(t *testing.T) {
 		{`{"choices":[],"x_groq":{"id":"1","error":"over_capacity"}}`, 500},
 		{`{"error":true}`, 500},
 		{`{"error":{"code":"new_kind"}}`, 500},
-	} {
+	}
+}
+
+// TestErrorEventStatus is the table of what error events stand for.
+func TestErrorEventStatus(t *testing.T) {
+	for _, tc := range errorEvents() {
 		t.Run(tc.data, func(t *testing.T) {
 			var heard []int
 			client := newClient(t, inference.HTTPInferenceClientConfig{
