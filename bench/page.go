@@ -123,8 +123,8 @@ func targetTable(ts []target) table {
 		case x.met:
 			verdict = "met"
 		}
-		if x.floor != "" {
-			x.measured += " (" + x.floor + ")"
+		if x.note != "" {
+			x.measured += " (" + x.note + ")"
 		}
 		t.add(verdict, x.promise, x.measured)
 	}

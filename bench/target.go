@@ -12,7 +12,7 @@ type target struct {
 	measured string
 	met      bool
 	known    bool   // it was measured
-	floor    string // what physics allows, where that is less than one would wish
+	note     string // what has to be known beside the figure: what physics allows, or who does less work
 }
 
 const (
@@ -128,15 +128,15 @@ func (r *report) retryTarget(w string) target {
 	thrifty, leastAllocs := r.bestPeer(w, allocsPerOp)
 	return target{
 		promise: w + ": fewer allocations and less time than every peer that drains the body within a bound",
-		floor:   r.unbound(w, ns),
+		note:    r.lazier(w, ns),
 		measured: fmt.Sprintf("%s against %s (%s); %s allocations against %s (%s)", amount(ns, nsPerOp), amount(leastNs, nsPerOp), fast,
 			amount(allocs, allocsPerOp), amount(leastAllocs, allocsPerOp), thrifty),
 	}.judged(ns < leastNs && allocs < leastAllocs, ns, leastNs, allocs, leastAllocs)
 }
 
-// unbound tells of those that take less time than ns since they leave out a
+// lazier names the contenders that take less time than ns because they leave out a
 // part of the work.
-func (r *report) unbound(w string, ns float64) string {
+func (r *report) lazier(w string, ns float64) string {
 	var faster []string
 	for _, res := range r.results[w] {
 		if name := res.contender.name; res.lazy && r.median(w, name, nsPerOp) < ns {
@@ -157,7 +157,7 @@ func (r *report) connectionTarget(w string) target {
 	if w == "connections-endless" {
 		most = 2
 		t.promise = w + ": two connections per call, none leaked"
-		t.floor = "HTTP/1.1 can't end a response early: a connection whose response never ends can only be closed, so two is the floor"
+		t.note = "HTTP/1.1 can't end a response early: a connection whose response never ends can only be closed, so two is the floor"
 	}
 	return t.judged(opened <= most && leaked == 0, opened, leaked)
 }
@@ -169,7 +169,7 @@ func (r *report) waitingTarget(w string) target {
 		measured: amount(over, bytesHeld),
 	}
 	if w == "waiting-1KiB-recorded" {
-		t.floor = "the recording itself is 1 KiB of it: it is what the retry will send"
+		t.note = "the recording itself is 1 KiB of it: it is what the retry will send"
 	}
 	return t.judged(over < maxWaitBytes, over)
 }
