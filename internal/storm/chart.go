@@ -18,14 +18,36 @@ import (
 
 // A chart shows what happens in a few scenarios, second by second.
 type chart struct {
-	file, title, y string
-	value          func(second) float64
-	limit, step    float64 // the top of the y axis, and how far its ticks are apart
-	from, to       time.Duration
-	zero           time.Duration // what the x axis counts from
-	x              string
-	lines          []line
+	file, title string
+	quantity    quantity
+	from, to    time.Duration
+	zero        time.Duration // what the x axis counts from
+	x           string
+	lines       []line
 }
+
+// A quantity is what the y axis shows.
+type quantity struct {
+	name        string
+	of          func(second) float64
+	limit, step float64 // the top of the axis, and how far its ticks are apart
+	capacity    bool    // the server's capacity is one of these, and is drawn too
+}
+
+var (
+	load = quantity{
+		name: "attempts per second", limit: 2500, step: 500, capacity: true,
+		of: func(s second) float64 { return float64(s.load) },
+	}
+	served = quantity{
+		name: "% of calls", limit: 105, step: 20,
+		of: func(s second) float64 { return 100 * share(s.served, s.calls) },
+	}
+	answers = quantity{
+		name: "answers per second", limit: 600, step: 100, capacity: true,
+		of: func(s second) float64 { return float64(s.worked - s.wasted) },
+	}
+)
 
 // A line is a scenario under a name that is short enough for a legend.
 type line struct {
@@ -33,8 +55,8 @@ type line struct {
 	color           color.Color
 }
 
-// The colours are told apart also by the colour-blind (Okabe and Ito). A
-// scenario has the same one in every chart.
+// The colours are those of Okabe and Ito, which the colour-blind can tell apart
+// too. A scenario has the same one in every chart.
 var (
 	black      = color.RGBA{A: 255}
 	vermillion = color.RGBA{R: 213, G: 94, B: 0, A: 255}
@@ -44,12 +66,6 @@ var (
 	green      = color.RGBA{R: 0, G: 158, B: 115, A: 255}
 	purple     = color.RGBA{R: 204, G: 121, B: 167, A: 255}
 )
-
-func load(s second) float64 { return float64(s.load) }
-
-func served(s second) float64 { return 100 * share(s.served, s.calls) }
-
-func answers(s second) float64 { return float64(s.worked - s.wasted) }
 
 var charts = []chart{
 	stormChart("load", "Load, by how clients retry", load,
@@ -73,21 +89,17 @@ var charts = []chart{
 	herdChart(),
 }
 
-func stormChart(name, title string, value func(second) float64, lines ...line) chart {
-	c := chart{
-		file: "retry-storms-" + name + ".svg", title: title, y: "attempts per second", limit: 2500, step: 500,
-		value: value, to: before + outage + after, zero: before, x: "seconds since the loss of capacity", lines: lines,
+func stormChart(name, title string, q quantity, lines ...line) chart {
+	return chart{
+		file: "retry-storms-" + name + ".svg", title: title, quantity: q,
+		to: before + outage + after, zero: before, x: "seconds since the loss of capacity", lines: lines,
 	}
-	if name == "served" {
-		c.y, c.limit, c.step = "% of calls", 105, 20
-	}
-	return c
 }
 
 func herdChart() chart {
 	c := chart{
-		file: "retry-storms-herd.svg", title: "Answers to 10 000 calls that begin at the same time", y: "answers per second",
-		limit: 600, step: 100, value: answers, from: time.Second, to: 40 * time.Second, zero: time.Second, x: "seconds",
+		file: "retry-storms-herd.svg", title: "Answers to 10 000 calls that begin at the same time", quantity: answers,
+		from: time.Second, to: 40 * time.Second, zero: time.Second, x: "seconds",
 	}
 	for i, k := range kinds {
 		c.lines = append(c.lines, line{k.name, herdName(k.name), []color.Color{vermillion, blue, orange, green, black}[i]})
@@ -102,11 +114,11 @@ func (c chart) svg(r *report) ([]byte, error) {
 	p.Title.Text = c.title
 	p.Title.TextStyle.Font.Size = vg.Points(13)
 	p.Title.Padding = vg.Points(8)
-	p.X.Label.Text, p.Y.Label.Text = c.x, c.y
-	p.Y.Tick.Marker = plot.TickerFunc(c.ticks)
+	p.X.Label.Text, p.Y.Label.Text = c.x, c.quantity.name
+	p.Y.Tick.Marker = plot.TickerFunc(c.quantity.ticks)
 	p.BackgroundColor = nil
 	p.Add(plotter.NewGrid())
-	// What is in the plot may be anywhere: the legend stands beside it.
+	// A line may be anywhere in the plot, so the legend stands beside it.
 	legend := plot.NewLegend()
 	legend.Top, legend.Left = true, true
 	legend.TextStyle.Font.Size = vg.Points(9)
@@ -116,11 +128,13 @@ func (c chart) svg(r *report) ([]byte, error) {
 			return nil, err
 		}
 	}
-	if err := c.addCapacity(p, &legend, r.results[c.lines[0].scenario]); err != nil {
-		return nil, err
+	if c.quantity.capacity {
+		if err := c.addCapacity(p, &legend, r.results[c.lines[0].scenario]); err != nil {
+			return nil, err
+		}
 	}
 	p.X.Min, p.X.Max = (c.from - c.zero).Seconds(), (c.to - c.zero).Seconds()
-	p.Y.Min, p.Y.Max = 0, c.limit
+	p.Y.Min, p.Y.Max = 0, c.quantity.limit
 	canvas := vgsvg.New(8*vg.Inch, 3.6*vg.Inch)
 	area := draw.New(canvas)
 	area.SetColor(color.White)
@@ -134,9 +148,9 @@ func (c chart) svg(r *report) ([]byte, error) {
 	return []byte(strings.ReplaceAll(b.String(), "font-family:Liberation Sans", "font-family:Liberation Sans,Arial,sans-serif")), err
 }
 
-func (c chart) ticks(low, high float64) []plot.Tick {
+func (q quantity) ticks(low, high float64) []plot.Tick {
 	var ticks []plot.Tick
-	for y := low; y <= high; y += c.step {
+	for y := low; y <= high; y += q.step {
 		ticks = append(ticks, plot.Tick{Value: y, Label: fmt.Sprint(y)})
 	}
 	return ticks
@@ -145,8 +159,8 @@ func (c chart) ticks(low, high float64) []plot.Tick {
 func (c chart) addLine(p *plot.Plot, legend *plot.Legend, l line, r result) error {
 	var points plotter.XYs
 	for at := c.from; at < c.to; at += time.Second {
-		y := c.value(r.sum(at, at+time.Second))
-		points = append(points, plotter.XY{X: (at - c.zero).Seconds(), Y: min(y, c.limit)})
+		y := c.quantity.of(r.sum(at, at+time.Second))
+		points = append(points, plotter.XY{X: (at - c.zero).Seconds(), Y: min(y, c.quantity.limit)})
 	}
 	drawn, err := plotter.NewLine(points)
 	if err != nil {
@@ -159,11 +173,8 @@ func (c chart) addLine(p *plot.Plot, legend *plot.Legend, l line, r result) erro
 	return nil
 }
 
-// addCapacity draws what the server of r can do, if c shows numbers.
+// addCapacity draws how many answers the server of r can give.
 func (c chart) addCapacity(p *plot.Plot, legend *plot.Legend, r result) error {
-	if c.limit < 200 { // %
-		return nil
-	}
 	var points plotter.XYs
 	for at := c.from; at <= c.to; at += time.Second {
 		done := r.server.done(at+time.Second) - r.server.done(at)
