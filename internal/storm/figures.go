@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// sum adds up the seconds from from to to.
+// sum adds up the seconds from from up to to, both of which are whole seconds.
 func (r result) sum(from, to time.Duration) second {
 	last := min(int(to/time.Second), len(r.seconds))
 	first := min(int(from/time.Second), last)
@@ -16,14 +16,14 @@ func (r result) sum(from, to time.Duration) second {
 	return s
 }
 
-// since adds up all that happened from from on.
+// since adds up the seconds from from to the end.
 func (r result) since(from time.Duration) second {
 	return r.sum(from, time.Duration(len(r.seconds))*time.Second)
 }
 
-// recovery returns how long after the end of the outage all is well again:
-// from then on, of the calls that begin in a second, at least 99 % are served.
-// It returns false if that is not so when the figures end.
+// recovery returns how long after the end of the outage the server has
+// recovered: from then on, at least 99 % of the calls that begin in each second
+// are served. It returns false if it has not when the figures end.
 func (r result) recovery() (time.Duration, bool) {
 	end := before + outage
 	at := end + after
@@ -43,7 +43,7 @@ func (r result) laterLoad() float64 {
 	return float64(r.sum(end-time.Minute, end).load) / 60 / r.server.perSecond()
 }
 
-// amplification is how many attempts a call makes, among those from from on.
+// amplification is how many attempts there were for each call since from.
 func (r result) amplification(from time.Duration) float64 {
 	s := r.since(from)
 	return float64(s.load) / float64(s.calls)
@@ -53,7 +53,7 @@ func (r result) attemptsPerCall(from time.Duration) string {
 	return fmt.Sprintf("%.2f", r.amplification(from))
 }
 
-// share is part of whole, and 1 of nothing.
+// share is part divided by whole, and 1 if whole is 0.
 func share(part, whole int) float64 {
 	if whole == 0 {
 		return 1
@@ -70,11 +70,11 @@ func (r result) everServed() string {
 func percent(x float64) string { return fmt.Sprintf("%.0f %%", 100*x) }
 
 func (r result) recovers() string {
-	after, ok := r.recovery()
+	took, ok := r.recovery()
 	if !ok {
 		return "never"
 	}
-	return fmt.Sprintf("%.0f s", after.Seconds())
+	return fmt.Sprintf("%.0f s", took.Seconds())
 }
 
 // bound is how many attempts a call makes at most, by the formula of the page:

@@ -23,13 +23,13 @@ var (
 	out  = flag.String("out", "../../docs", "the folder for page and charts")
 )
 
-// gcPercent makes a simulation take two thirds of the time: thousands of
-// goroutines begin and end, and each collection looks at all that there are.
+// gcPercent makes a simulation take two thirds of the time that it takes with the
+// default of 100: each collection looks at thousands of goroutines.
 const gcPercent = 400
 
-// Virtual time is to be had from testing/synctest, which takes a *testing.T, and
-// of those that the testing package exports only Main hands one to a program.
-// It also parses the flags, and it is why the program's last word is PASS.
+// Virtual time comes from testing/synctest, which needs a *testing.T, and Main is
+// the only function of package testing that gives one to a program. It also
+// parses the flags, and prints PASS at the end.
 func main() {
 	debug.SetGCPercent(gcPercent)
 	all := func(string, string) (bool, error) { return true, nil }

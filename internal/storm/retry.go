@@ -7,11 +7,11 @@ import (
 	"github.com/httpretry/httpretry/internal/jitter"
 )
 
-// A kind of jitter for the point r, in [0, 1), of what it may draw.
+// A kind returns the jitter that draws r, in [0, 1), in place of a random number.
 type kind func(r float64) httpretry.Jitter
 
-// The kinds are those of package httpretry, with the same arithmetic. There
-// they draw from the global source, which can't be seeded.
+// The kinds are those of package httpretry, with the same arithmetic. Its own
+// draw from the global source, which can't be seeded.
 var kinds = []struct {
 	name string
 	kind kind
@@ -64,8 +64,9 @@ func (b bucket) full() httpretry.Budget {
 	return &httpretry.TokenBudget{Ratio: b.ratio, MinPerSecond: b.minPerSecond, Burst: b.burst}
 }
 
-// inForce returns what b says with the defaults of a TokenBudget in place of
-// zeros, and zeros in place of what is negative.
+// inForce returns the settings that a TokenBudget makes of b's: its defaults in
+// place of zeros, and zero in place of what is negative. TestBound holds it to
+// the real one.
 func (b bucket) inForce() (ratio, minPerSecond, burst float64) {
 	or := func(v, byDefault float64) float64 {
 		if v == 0 {

@@ -17,7 +17,7 @@ type scenario struct {
 	name string
 
 	clients   int // all together
-	processes int // that they are divided among; each has one RetryTransport and one budget
+	processes int // they are divided among these, each with one RetryTransport and one budget
 	seed      uint64
 
 	// A client makes calls as they come to it, whether or not earlier ones
@@ -114,7 +114,7 @@ func (s scenario) calls() []*call {
 		c.begin = c.own(c.begin)
 		c.rand = stream(s.seed, ofCall, i)
 	}
-	slices.SortFunc(calls, byBegin) // two of one tick may have changed places
+	slices.SortFunc(calls, byBegin) // own may have swapped two that begin in the same tick
 	return calls
 }
 

@@ -8,9 +8,9 @@ import (
 	"time"
 )
 
-// A capacity is how much a server can do, and when it can't.
+// A capacity is how much a server can do, and when it can do less.
 type capacity struct {
-	cost  time.Duration // of an answer: a second holds 1 s / cost of them
+	cost  time.Duration // of an answer: it can give 1 s / cost of them in a second
 	queue time.Duration // how much work may wait; what comes beyond it is turned away with a 503
 
 	// From lost on, and for as long as outage, percent of all this is left.
@@ -20,7 +20,7 @@ type capacity struct {
 	retryAfter time.Duration // what a 503 asks its client to wait; 0: nothing
 }
 
-// perSecond is how many answers a second holds while nothing is lost.
+// perSecond is how many answers it can give in a second while nothing is lost.
 func (c capacity) perSecond() float64 { return float64(time.Second) / float64(c.cost) }
 
 // done returns how much work a server that is never idle has done by t,
@@ -47,8 +47,8 @@ func (c capacity) left(d time.Duration) time.Duration { return d * time.Duration
 // A server is a [http.RoundTripper] in the place of a network with a server
 // behind it. It works on one request after the other, in the order in which
 // they come. What it has accepted it works on to the end, also when nobody
-// waits for the answer any more: it can't tell. The network takes no time, nor
-// does turning away.
+// waits for the answer any more, which it can't know. Neither the network nor
+// turning a request away takes any time.
 type server struct {
 	capacity
 	start time.Time

@@ -8,9 +8,9 @@ import (
 	"github.com/httpretry/httpretry"
 )
 
-// The outage of the storms: how long before, during and after it there are
-// figures, and how long calls go on to come after that, so that the last of
-// those that count meet the same traffic as the others.
+// The figures cover some time before, during and after the outage. For tail
+// after that there are still calls, so that the last ones that count meet the
+// same traffic as the others.
 const (
 	before = 10 * time.Second
 	outage = 30 * time.Second
@@ -198,8 +198,7 @@ func simulate(t *testing.T, seed uint64) *report {
 	r := &report{seed, map[string]result{}}
 	all := scenarios(seed)
 	results := make([]result, len(all))
-	// A test that is parallel ends after its parent's function; a group around
-	// them ends when they have.
+	// t.Run returns when the parallel tests in the group have ended.
 	t.Run("scenarios", func(t *testing.T) {
 		for i, s := range all {
 			t.Run(s.name, func(t *testing.T) {

@@ -10,7 +10,7 @@ type second struct {
 	calls  int // that began in it
 	served int // of those, the ones that had their answer in the end
 	load   int // attempts that reached the server
-	worked int // attempts that the server had accepted, and that ended for their clients
+	worked int // attempts that the server had accepted, counted when their client got an answer or gave up
 	wasted int // of those, the ones that the client had given up
 }
 
