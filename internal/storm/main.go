@@ -2,7 +2,7 @@
 // for a while, and writes docs/retry-storms.md with its charts.
 //
 //	go -C internal/storm run .
-//	go -C internal/storm run . -seed 2 -out /tmp/storms
+//	go -C internal/storm run . -seed 2 -out "$(mktemp -d)"
 //
 // The clients are those of package httpretry. Time is virtual, as in a test,
 // and random numbers come from the seed, so that the same seed gives the same
