@@ -363,10 +363,11 @@ func (c *bodyCopy) readSource(p []byte) (n int, err error) {
 	}
 	r.mu.Lock()
 	r.busy--
-	c.off += int64(n)
 	if stale := r.staleLocked(c.attempt); stale != nil {
-		n, err = 0, stale // and not what came of closing the source
+		r.tidyLocked()
+		return 0, c.finish(stale) // and not what came of closing the source
 	}
+	c.off += int64(n)
 	if err == io.EOF && !c.direct && c.off < r.length {
 		err = io.ErrUnexpectedEOF // the first attempt had more
 	}

@@ -490,6 +490,73 @@ func TestSeekableBodyIsReadAgain(t *testing.T) {
 	}
 }
 
+// slowSeeker is a seeker of which the first ReadAt ends with the gate.
+type slowSeeker struct {
+	seeker
+	gate  chan struct{}
+	reads atomic.Int32
+}
+
+func (s *slowSeeker) ReadAt(p []byte, off int64) (int, error) {
+	if s.reads.Add(1) == 1 {
+		<-s.gate
+	}
+	return s.Reader.ReadAt(p, off)
+}
+
+// A read that is under way when its attempt ends is not a failure of the
+// source, which would be final.
+func TestSeekableBodyIsReadAtTheEnd(t *testing.T) {
+	boom := errors.New("boom")
+	tests := []struct {
+		name    string
+		timeout time.Duration
+		first   roundTripFunc
+		reason  string
+	}{
+		{"early answer", 0, func(req *http.Request) (*http.Response, error) {
+			go consume(req)
+			synctest.Wait()
+			return response(req, 503, ""), nil
+		}, "the transport may read on after it"},
+		{"early failure", 0, func(req *http.Request) (*http.Response, error) {
+			go consume(req)
+			synctest.Wait()
+			return nil, boom
+		}, "the transport may read on after it"},
+		{"timeout", time.Second, func(req *http.Request) (*http.Response, error) {
+			_, err := consume(req)
+			return nil, err
+		}, "it is the transport's goroutine that reads, here until after the timeout"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				body := &slowSeeker{seeker: seeker{Reader: bytes.NewReader([]byte("content"))}, gate: make(chan struct{})}
+				time.AfterFunc(2*time.Second, func() { close(body.gate) })
+				attempts := 0
+				rt := &httpretry.RetryTransport{AttemptTimeout: tt.timeout, Policy: every(time.Minute), Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
+					if attempts++; attempts == 1 {
+						return tt.first(req)
+					}
+					if got, err := consume(req); got != "content" || attempts == 2 {
+						return nil, errors.Join(boom, err)
+					}
+					return response(req, 200, ""), nil
+				})}
+				req := newRequest(t, "PUT", "http://example.com/", nil)
+				req.Body = body
+				if resp, err := rt.RoundTrip(req); err != nil || resp.StatusCode != 200 {
+					t.Errorf("got %v, %v after %d attempts, want 200 at the third: %s", resp, err, attempts, tt.reason)
+				}
+				if got := body.closes.Load(); got != 1 {
+					t.Errorf("the body was closed %d times, want exactly once", got)
+				}
+			})
+		})
+	}
+}
+
 // A pipe is an *os.File that can't seek.
 func TestPipeFileIsRecorded(t *testing.T) {
 	r, w, err := os.Pipe()
