@@ -57,10 +57,11 @@ type replay struct {
 	held    bool        // no copy may read beyond what is recorded
 	filling bool        // a Read into the recording is under way
 
-	sending bool  // the copy that is sent is among the open ones
-	open    int   // copies of this attempt that may still read
-	attempt int   // copies of earlier attempts are fenced
-	fence   error // not nil: so are those of this one, with this error
+	sending bool      // the copy that is sent is among the open ones
+	open    int       // copies of this attempt that may still read
+	taker   *bodyCopy // has had what is kept for no other copy; nil: none has
+	attempt int       // copies of earlier attempts are fenced
+	fence   error     // not nil: so are those of this one, with this error
 
 	head, tail *chunk
 	size       int64 // bytes recorded
@@ -332,8 +333,9 @@ func (c *bodyCopy) Read(p []byte) (int, error) {
 			return 0, nil
 		case c.direct || r.at != nil:
 			return c.readSource(p)
-		case !c.sent && r.sending && !r.replayableLocked():
-			// What is not kept any more belongs to the copy that is sent.
+		case !c.sent && r.sending && !r.replayableLocked(), r.taker != nil && r.taker != c:
+			// What is not kept any more belongs to the copy that is sent, and
+			// once a copy has had some of it, to that one.
 			return 0, c.finish(errNotReplayable)
 		case c.off < r.size:
 			return c.readRecording(p), nil
@@ -344,7 +346,7 @@ func (c *bodyCopy) Read(p []byte) (int, error) {
 		case r.replayableLocked():
 			r.startFill()
 		case c.sent || r.open == 1:
-			c.direct = true
+			c.direct, r.taker = true, c
 		default:
 			return 0, c.finish(errNotReplayable)
 		}
@@ -394,6 +396,7 @@ func (c *bodyCopy) readRecording(p []byte) int {
 	n := copy(p, c.chunk.data[at:min(chunkSize, at+r.size-c.off)])
 	c.off += int64(n)
 	if (c.sent || r.open == 1) && !r.held && !r.replayableLocked() {
+		r.taker = c
 		r.dropUntilLocked(c.chunk)
 	}
 	return n

@@ -1081,6 +1081,57 @@ func TestCopyPastTheLimit(t *testing.T) {
 	}
 }
 
+// When the request itself is given up past the limit, as net/http does when it
+// replays, a copy lacks what is not kept: it must end with an error there, and
+// not go on behind the gap.
+func TestCopyAfterTheLimit(t *testing.T) {
+	tests := []struct {
+		name   string
+		size   int
+		before int // bytes read of the request before there is a copy
+		copied int // bytes then read of the copy
+		after  int // and of the request, before it is closed
+		whole  bool
+		reason string
+	}{
+		{"within the limit", 64, 20, 1, 5, true, "all of it is kept"},
+		{"beyond the recording", 64, 20, 1, 30, false, "the source has moved on"},
+		{"beyond the recording, not begun", 64, 20, 0, 30, false, "the source has moved on"},
+		{"beyond the first chunk", 200 << 10, 90 << 10, 1, 20 << 10, false, "the beginning may be part of another recording by now"},
+		{"beyond the first chunk, not begun", 200 << 10, 90 << 10, 0, 20 << 10, false, "the beginning is gone"},
+		{"beyond the first chunk, later", 200 << 10, 90 << 10, 40 << 10, 20 << 10, false, "what is kept is another part"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			content := string(pattern(tt.size))
+			body := &testBody{Reader: iotest.OneByteReader(strings.NewReader(content))}
+			rt := &httpretry.RetryTransport{MaxReplayBytes: int64(tt.size / 2), Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
+				io.CopyN(io.Discard, req.Body, int64(tt.before))
+				copied, err := req.GetBody()
+				if err != nil {
+					t.Fatal(err)
+				}
+				begin := make([]byte, tt.copied)
+				io.ReadFull(copied, begin)
+				io.CopyN(io.Discard, req.Body, int64(tt.after))
+				req.Body.Close()
+				rest, err := io.ReadAll(copied)
+				if got := string(begin) + string(rest); !strings.HasPrefix(content, got) || (err == nil) != tt.whole || tt.whole && got != content {
+					t.Errorf("the copy gave %d bytes, error %v, want the body or what it begins with and an error: %s", len(got), err, tt.reason)
+				}
+				copied.Close()
+				return response(req, 200, ""), nil
+			})}
+			req := newRequest(t, "POST", "http://example.com/", nil)
+			req.Body = body
+			if _, err := rt.RoundTrip(req); err != nil {
+				t.Fatal(err)
+			}
+			body.wantClosedOnce(t)
+		})
+	}
+}
+
 // The caller's body is closed once, whatever happens.
 func TestBodyIsClosedOnce(t *testing.T) {
 	boom := errors.New("boom")
