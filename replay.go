@@ -354,17 +354,9 @@ func (c *bodyCopy) Read(p []byte) (int, error) {
 }
 
 // readSource reads where nothing is recorded, or no more.
-func (c *bodyCopy) readSource(p []byte) (n int, err error) {
+func (c *bodyCopy) readSource(p []byte) (int, error) {
 	r := c.r
-	r.busy++
-	r.mu.Unlock()
-	if c.direct {
-		n, err = r.source.Read(p)
-	} else {
-		n, err = r.at.ReadAt(p, r.start+c.off)
-	}
-	r.mu.Lock()
-	r.busy--
+	n, err := c.readUnlocked(p)
 	if stale := r.staleLocked(c.attempt); stale != nil {
 		r.tidyLocked()
 		return 0, c.finish(stale) // and not what came of closing the source
@@ -381,6 +373,21 @@ func (c *bodyCopy) readSource(p []byte) (n int, err error) {
 	}
 	r.tidyLocked()
 	return n, err
+}
+
+// readUnlocked reads the source, not under the lock. The source may panic.
+func (c *bodyCopy) readUnlocked(p []byte) (int, error) {
+	r := c.r
+	r.busy++
+	r.mu.Unlock()
+	defer func() {
+		r.mu.Lock()
+		r.busy--
+	}()
+	if c.direct {
+		return r.source.Read(p)
+	}
+	return r.at.ReadAt(p, r.start+c.off)
 }
 
 // readRecording copies what is recorded at c's offset, at least a byte.

@@ -138,6 +138,7 @@ func (t *RetryTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 // to hear of.
 func (t *RetryTransport) attend(req *http.Request, p Policy) (*http.Response, error) {
 	c := newCall(t, req, p)
+	defer c.abandon()
 	if t.timed(p) {
 		c.start = time.Now()
 	}
@@ -153,6 +154,7 @@ func (t *RetryTransport) attend(req *http.Request, p Policy) (*http.Response, er
 // is.
 func (t *RetryTransport) goOn(req *http.Request, p Policy, resp *http.Response, err error) (*http.Response, error) {
 	c := newCall(t, req, p)
+	defer c.abandon()
 	c.receive(resp, err)
 	return c.conclude()
 }
@@ -249,7 +251,6 @@ func (c *call) record() {
 
 // conclude retries for as long as that is the decision, and ends the call.
 func (c *call) conclude() (*http.Response, error) {
-	defer c.abandon()
 	for {
 		c.judge()
 		d := c.decide()
@@ -483,8 +484,8 @@ func (c *call) dropNext() {
 	}
 }
 
-// abandon closes what a call leaves behind when a hook, a classifier or a
-// policy panics. A server recovers from that, and goes on.
+// abandon closes what a call leaves behind when a hook, a classifier, a policy
+// or Base panics. A server recovers from that, and goes on.
 func (c *call) abandon() {
 	if c.over {
 		return

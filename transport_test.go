@@ -334,6 +334,48 @@ func TestPanicLeavesNothingOpen(t *testing.T) {
 	}
 }
 
+// A panic in what makes an attempt comes through as it is, and leaves the
+// request body no more open than one in a hook does.
+func TestPanicInAnAttempt(t *testing.T) {
+	boom := errors.New("boom")
+	tests := []struct {
+		name   string
+		source io.Reader
+		number int // of the attempt
+		max    int64
+		reason string
+	}{
+		{"base", strings.NewReader("content"), 1, 0, "the body is recorded: nobody else can close it"},
+		{"base, later", strings.NewReader("content"), 2, 0, "as in the first attempt"},
+		{"source", readerFunc(func([]byte) (int, error) { panic(boom) }), 1, -1, "Base reads it, and can recover"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			rt := &httpretry.RetryTransport{MaxReplayBytes: tt.max, Policy: now, Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
+				if httpretry.AttemptNumber(req.Context()) < tt.number {
+					return response(req, 503, ""), nil
+				}
+				req.Body.Read(make([]byte, 1))
+				panic(boom)
+			})}
+			body := &testBody{Reader: tt.source}
+			req := newRequest(t, "POST", "http://example.com/", nil).WithContext(ctx)
+			req.Body = body
+			func() {
+				defer func() {
+					if got := recover(); got != boom {
+						t.Errorf("recovered %v, want %v: %s", got, boom, tt.reason)
+					}
+				}()
+				rt.RoundTrip(req)
+			}()
+			body.wantClosedOnce(t)
+		})
+	}
+}
+
 // Response.Request is the caller's, also when Base has put its own there.
 func TestResponseRequest(t *testing.T) {
 	for _, fail := range []int{1, 3} {
