@@ -123,7 +123,7 @@ func discard(resp *http.Response) {
 	buf := drainBuffers.Get().(*[8 << 10]byte)
 	defer drainBuffers.Put(buf)
 	for left := maxDrainBytes; left >= 0; {
-		n, err := resp.Body.Read(buf[:])
+		n, err := resp.Body.Read(buf[:min(len(buf), left+1)])
 		if err != nil {
 			return
 		}
