@@ -408,6 +408,28 @@ func TestErrorTellsNoSecret(t *testing.T) {
 	}
 }
 
+// Middleware and mocks print contexts.
+func TestContextTellsNoSecret(t *testing.T) {
+	rt := &httpretry.RetryTransport{Policy: now, Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
+		ctx, cancel := context.WithCancel(req.Context())
+		defer cancel()
+		for _, ctx := range []context.Context{req.Context(), ctx} {
+			if got := fmt.Sprintf("%v %+v %#v", ctx, ctx, ctx); strings.Contains(got, "secret") {
+				t.Errorf("attempt %d has the context %s", httpretry.AttemptNumber(ctx), got)
+			}
+		}
+		if httpretry.AttemptNumber(ctx) < 3 {
+			return response(req, 503, ""), nil
+		}
+		return response(req, 200, ""), nil
+	})}
+	req := newRequest(t, "GET", "http://user:secret@example.com/?key=secret", nil)
+	req.Header.Set("Authorization", "Bearer secret")
+	if _, err := rt.RoundTrip(req); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // What may be known of a URL stays in the message: it says where it failed.
 func TestErrorKeepsHostAndPath(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
