@@ -1195,6 +1195,19 @@ func TestGetBodyFails(t *testing.T) {
 	}
 }
 
+// Of a GetBody that gives nothing net/http makes a request without a body. The
+// one that the first attempt has sent and closed is not sent again.
+func TestGetBodyGivesNothing(t *testing.T) {
+	body := newTestBody("x")
+	req := newRequest(t, "PUT", "http://example.com/", nil)
+	req.Body, req.GetBody = body, func() (io.ReadCloser, error) { return nil, nil }
+	rt := &httpretry.RetryTransport{Base: statuses(503, 200), Policy: now}
+	if _, err := rt.RoundTrip(req); err != nil {
+		t.Fatal(err)
+	}
+	body.wantClosedOnce(t)
+}
+
 // A body from GetBody that is not sent is closed.
 func TestUnsentBodyIsClosed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -453,7 +453,7 @@ func (c *call) prepare() {
 	switch {
 	case c.replay != nil:
 		c.replay.next(c.sent)
-	case c.next != nil:
+	case hasBody(c.req):
 		c.sent.Body, c.next = c.next, nil
 	}
 }
