@@ -57,13 +57,14 @@ type replay struct {
 	held    bool        // no copy may read beyond what is recorded
 	filling bool        // a Read into the recording is under way
 
-	sending bool      // the copy that is sent is among the open ones
-	open    int       // copies of this attempt that may still read
+	sending bool      // the copy that is sent may still read
+	latest  *bodyCopy // the last one by GetBody, if that may still read
 	taker   *bodyCopy // has had what is kept for no other copy; nil: none has
 	attempt int       // copies of earlier attempts are fenced
 	fence   error     // not nil: so are those of this one, with this error
 
 	head, tail *chunk
+	gone       bool  // they were given back
 	size       int64 // bytes recorded
 	room       int64 // bytes for which there have been chunks
 	end        error // what followed them: io.EOF or the source's failure; nil: not known yet
@@ -80,7 +81,7 @@ func newReplay(req *http.Request, limit int64, again, timeout bool) (*replay, *h
 	if req.ContentLength > limit {
 		limit = -1
 	}
-	r := &replay{ctx: req.Context(), limit: limit, again: again, source: req.Body, attempt: 1, open: 1, sending: true}
+	r := &replay{ctx: req.Context(), limit: limit, again: again, source: req.Body, attempt: 1, sending: true}
 	r.seek()
 	if r.at == nil && limit < 0 && !timeout && r.ctx.Done() == nil {
 		return nil, req
@@ -169,7 +170,7 @@ func (r *replay) next(req *http.Request) {
 	defer r.mu.Unlock()
 	r.attempt++
 	r.fence = context.Cause(r.ctx) // nil unless it is done
-	r.open, r.sending = 1, true
+	r.sending = true
 	req.Body = &bodyCopy{r: r, attempt: r.attempt, sent: true}
 	if r.again {
 		req.GetBody = r.getBody(r.attempt)
@@ -188,8 +189,8 @@ func (r *replay) getBody(attempt int) func() (io.ReadCloser, error) {
 		if !r.replayableLocked() {
 			return nil, errNotReplayable
 		}
-		r.open++
-		return &bodyCopy{r: r, attempt: attempt}, nil
+		r.latest = &bodyCopy{r: r, attempt: attempt}
+		return r.latest, nil
 	}
 }
 
@@ -245,7 +246,7 @@ func (r *replay) settle(err error) {
 	if err != nil {
 		r.fenceLocked(errAttemptOver)
 	}
-	if r.open == 0 {
+	if !r.inUseLocked() {
 		r.closeLocked()
 	}
 	r.tidyLocked()
@@ -263,9 +264,14 @@ func (r *replay) abort() {
 
 func (r *replay) fenceLocked(err error) {
 	r.fence = err
-	r.open, r.sending = 0, false
+	r.sending, r.latest = false, nil
 	r.changed.Broadcast()
 }
+
+// inUseLocked reports whether the transport may still read. It has given up
+// what came by GetBody before the latest, and need not have closed it:
+// net/http leaves a copy open if it finds no HTTP/2 connection for it.
+func (r *replay) inUseLocked() bool { return r.sending || r.latest != nil }
 
 // staleLocked returns why the copies of an attempt are fenced, nil if they are
 // not.
@@ -278,7 +284,8 @@ func (r *replay) staleLocked(attempt int) error {
 
 // tidyLocked gives back the recording when nobody can need it again.
 func (r *replay) tidyLocked() {
-	if r.busy == 0 && r.settled && r.open == 0 {
+	if r.busy == 0 && r.settled && !r.inUseLocked() {
+		r.gone = true // copies before the latest may not know
 		r.dropUntilLocked(nil)
 	}
 }
@@ -333,7 +340,7 @@ func (c *bodyCopy) Read(p []byte) (int, error) {
 			return 0, nil
 		case c.direct || r.at != nil:
 			return c.readSource(p)
-		case !c.sent && r.sending && !r.replayableLocked(), r.taker != nil && r.taker != c:
+		case r.gone, !c.sent && r.sending && !r.replayableLocked(), r.taker != nil && r.taker != c:
 			// What is not kept any more belongs to the copy that is sent, and
 			// once a copy has had some of it, to that one.
 			return 0, c.finish(errNotReplayable)
@@ -345,10 +352,8 @@ func (c *bodyCopy) Read(p []byte) (int, error) {
 			r.changed.Wait()
 		case r.replayableLocked():
 			r.startFill()
-		case c.sent || r.open == 1:
-			c.direct, r.taker = true, c
 		default:
-			return 0, c.finish(errNotReplayable)
+			c.direct, r.taker = true, c
 		}
 	}
 }
@@ -402,7 +407,7 @@ func (c *bodyCopy) readRecording(p []byte) int {
 	at := c.off % chunkSize
 	n := copy(p, c.chunk.data[at:min(chunkSize, at+r.size-c.off)])
 	c.off += int64(n)
-	if (c.sent || r.open == 1) && !r.held && !r.replayableLocked() {
+	if (c.sent || c == r.latest) && !r.held && !r.replayableLocked() {
 		r.taker = c
 		r.dropUntilLocked(c.chunk)
 	}
@@ -411,9 +416,12 @@ func (c *bodyCopy) readRecording(p []byte) int {
 
 // finish ends c with err: it needs nothing any more.
 func (c *bodyCopy) finish(err error) error {
-	if c.end == nil && c.r.staleLocked(c.attempt) == nil {
-		c.r.open--
-		c.r.sending = c.r.sending && !c.sent
+	r := c.r
+	if c.end == nil && r.staleLocked(c.attempt) == nil {
+		r.sending = r.sending && !c.sent
+		if r.latest == c {
+			r.latest = nil
+		}
 	}
 	c.end = err
 	return err
@@ -436,7 +444,7 @@ func (c *bodyCopy) Close() error {
 	}
 	recorded := r.at == nil && r.end != nil
 	var err error
-	if recorded || r.open == 0 && !r.replayableLocked() {
+	if recorded || !r.inUseLocked() && !r.replayableLocked() {
 		err = r.closeLocked()
 	}
 	r.tidyLocked()

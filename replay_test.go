@@ -954,6 +954,74 @@ func TestForgottenCopy(t *testing.T) {
 	}
 }
 
+// When net/http finds its HTTP/2 connection closed, it asks for a copy, finds no
+// other connection, and asks for another copy when it has one. The first it
+// neither reads nor closes.
+func TestAbandonedCopy(t *testing.T) {
+	content := string(pattern(100 << 10))
+	recorded := func() io.Reader { return iotest.HalfReader(strings.NewReader(content)) }
+	tests := []struct {
+		name   string
+		source io.Reader
+		max    int64
+		read   int // bytes of the other copy that are read
+		reason string
+	}{
+		{"seekable", strings.NewReader(content), 0, len(content), "the source is closed after the last read"},
+		{"seekable, early answer", strings.NewReader(content), 0, 10, "the source is closed with the copy"},
+		{"recorded", recorded(), 0, len(content), "the other copy has all of it"},
+		{"recorded, early answer", recorded(), 0, 10, "the source is closed with the copy"},
+		{"beyond the limit", recorded(), 10 << 10, len(content), "what is not kept is for the copy that is sent now"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			rt := &httpretry.RetryTransport{MaxReplayBytes: tt.max, Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
+				req.Body.Close()
+				abandoned, err := req.GetBody()
+				if err != nil {
+					t.Fatal(err)
+				}
+				copied, err := req.GetBody()
+				if err != nil {
+					t.Fatal(err)
+				}
+				got, err := io.ReadAll(io.LimitReader(copied, int64(tt.read)))
+				if err != nil || string(got) != content[:tt.read] {
+					t.Errorf("the copy has %d bytes, %v, want %d: %s", len(got), err, tt.read, tt.reason)
+				}
+				resp := response(req, 200, "")
+				resp.Body = &testBody{Reader: readerFunc(func([]byte) (int, error) {
+					copied.Close() // the transport is still sending when it has the headers
+					if got, _ := io.ReadAll(abandoned); !strings.HasPrefix(content, string(got)) {
+						t.Error("the abandoned copy gives what is no part of the body")
+					}
+					return 0, io.EOF
+				})}
+				return resp, nil
+			})}
+			body := newTestBody("")
+			body.Reader = tt.source
+			req := newRequest(t, "PUT", "http://example.com/", nil)
+			req.Body = body
+			if s, ok := tt.source.(*strings.Reader); ok {
+				req.Body = struct {
+					*strings.Reader
+					io.Closer
+				}{s, body}
+			}
+			resp, err := rt.RoundTrip(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := body.closes.Load(); got != 0 && tt.read < len(content) {
+				t.Error("the body was closed while it is sent")
+			}
+			readAll(t, resp)
+			body.wantClosedOnce(t)
+		})
+	}
+}
+
 // net/http itself replays on a connection that turns out stale; it can,
 // because a recorded body has a GetBody.
 func TestStaleConnectionIsReplayedByNetHTTP(t *testing.T) {
@@ -1122,7 +1190,7 @@ func TestCopyAfterTheLimit(t *testing.T) {
 				copied.Close()
 				return response(req, 200, ""), nil
 			})}
-			req := newRequest(t, "POST", "http://example.com/", nil)
+			req := newRequest(t, "PUT", "http://example.com/", nil)
 			req.Body = body
 			if _, err := rt.RoundTrip(req); err != nil {
 				t.Fatal(err)
