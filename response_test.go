@@ -338,49 +338,69 @@ func (c closeFunc) Close() error {
 
 // Everybody who is asked may read the body; nobody takes it from the caller.
 func TestBodyMayBeLookedAt(t *testing.T) {
+	usual := httpretry.DefaultClassifier
+	defer func() { httpretry.DefaultClassifier = usual }()
 	for _, tt := range []struct {
 		limit int64
 		want  string
 	}{{0, ""}, {4, "look"}, {100, "look at me"}} {
-		t.Run(fmt.Sprint(tt.limit), func(t *testing.T) {
-			var seen []string
-			look := func(resp *http.Response) {
-				b, err := io.ReadAll(resp.Body)
-				if err != nil {
-					t.Error(err)
-				}
-				resp.Body.Close()
-				seen = append(seen, string(b))
+		var seen []string
+		look := func(resp *http.Response) {
+			b, err := io.ReadAll(resp.Body)
+			if err != nil {
+				t.Error(err)
 			}
-			rt := &httpretry.RetryTransport{
-				MaxResponseBytes: tt.limit,
-				Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
-					resp := response(req, 500, "look at me")
-					resp.ContentLength = -1 // one that is known to be too large isn't begun
-					return resp, nil
-				}),
-				Classifier: httpretry.ClassifierFunc(func(req *http.Request, resp *http.Response, err error) httpretry.Verdict {
-					look(resp)
-					return httpretry.DefaultClassifier.Classify(req, resp, err)
-				}),
-				Policy: httpretry.PolicyFunc(func(a httpretry.Attempt) (time.Duration, bool) {
-					look(a.Response)
-					return 0, false
-				}),
-				OnAttempt: func(a httpretry.Attempt, _ httpretry.Decision) { look(a.Response) },
+			resp.Body.Close()
+			seen = append(seen, string(b))
+		}
+		classifier := httpretry.ClassifierFunc(func(req *http.Request, resp *http.Response, err error) httpretry.Verdict {
+			look(resp)
+			return usual.Classify(req, resp, err)
+		})
+		rt := httpretry.RetryTransport{
+			MaxResponseBytes: tt.limit,
+			Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
+				resp := response(req, 500, "look at me")
+				resp.ContentLength = -1 // one that is known to be too large isn't begun
+				return resp, nil
+			}),
+			Policy: httpretry.PolicyFunc(func(a httpretry.Attempt) (time.Duration, bool) {
+				look(a.Response)
+				return 0, true
+			}),
+			Budget:    refusing(look),
+			OnAttempt: func(a httpretry.Attempt, _ httpretry.Decision) { look(a.Response) },
+		}
+		own, replaced := rt, rt
+		own.Classifier = classifier
+		for name, rt := range map[string]*httpretry.RetryTransport{"own": &own, "replaced default": &replaced} {
+			httpretry.DefaultClassifier = usual
+			if rt.Classifier == nil {
+				httpretry.DefaultClassifier = classifier
 			}
+			seen = nil
 			resp, err := rt.RoundTrip(newRequest(t, "GET", "http://example.com/", nil))
 			if err != nil {
 				t.Fatal(err)
 			}
 			if got := readAll(t, resp); got != "look at me" {
-				t.Errorf("the caller got %q, want the whole body", got)
+				t.Errorf("%s classifier, limit %d: the caller got %q, want the whole body", name, tt.limit, got)
 			}
-			if want := []string{tt.want, tt.want, tt.want}; fmt.Sprint(seen) != fmt.Sprint(want) {
-				t.Errorf("classifier, policy and hook saw %q, want %q", seen, want)
+			if want := []string{tt.want, tt.want, tt.want, tt.want}; fmt.Sprint(seen) != fmt.Sprint(want) {
+				t.Errorf("%s, limit %d: classifier, policy, budget and hook saw %q, want %q", name, tt.limit, seen, want)
 			}
-		})
+		}
 	}
+}
+
+// refusing is a budget that looks at what it refuses a retry after.
+type refusing func(*http.Response)
+
+func (refusing) Deposit(*http.Request) {}
+
+func (r refusing) Withdraw(a httpretry.Attempt) bool {
+	r(a.Response)
+	return false
 }
 
 func TestTimeoutIncludesReadingAhead(t *testing.T) {

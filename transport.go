@@ -342,9 +342,11 @@ func (c *call) judge() {
 func (c *call) classify(resp *http.Response, err error) Verdict {
 	classifier := c.t.Classifier
 	if classifier == nil {
-		return DefaultClassifier.Classify(c.req, resp, err)
+		classifier = DefaultClassifier
 	}
-	defer c.takeBack(c.lend())
+	if !isDefault(classifier) { // which looks at no body
+		defer c.takeBack(c.lend())
+	}
 	return classifier.Classify(c.req, resp, err)
 }
 
@@ -406,7 +408,7 @@ func (c *call) decision(a Attempt) Decision {
 		}
 		c.next = next
 	}
-	if c.t.Budget != nil && !c.t.Budget.Withdraw(a) {
+	if c.t.Budget != nil && !c.withdraw(a) {
 		c.dropNext()
 		return Decision{Reason: ReasonBudget}
 	}
@@ -416,6 +418,11 @@ func (c *call) decision(a Attempt) Decision {
 func (c *call) backoff(a Attempt) (time.Duration, bool) {
 	defer c.takeBack(c.lend())
 	return c.policy.Backoff(a)
+}
+
+func (c *call) withdraw(a Attempt) bool {
+	defer c.takeBack(c.lend())
+	return c.t.Budget.Withdraw(a)
 }
 
 // replayable reports whether the request body can be had again, as far as is

@@ -68,7 +68,7 @@ var mutations = []mutation{
 	{"a GetBody that fails is no reason to fail", "transport.go",
 		"		if err != nil {\n			return Decision{Reason: ReasonNotReplayable}\n		}\n		c.next = next", "		c.next, _ = next, err", "TestBudgetIsAskedLast"},
 	{"the budget is asked", "transport.go",
-		"	if c.t.Budget != nil && !c.t.Budget.Withdraw(a) {", "	if false {", "TestRefusedRetry"},
+		"	return c.t.Budget.Withdraw(a)", "	return true", "TestRefusedRetry"},
 	{"a body that no attempt will send is closed", "transport.go",
 		"		c.next.Close()\n", "", "TestRefusedRetry"},
 	{"attempts are counted", "transport.go",
