@@ -55,7 +55,7 @@ type TokenBudget struct {
 	spent atomic.Int64 // nanotokens that are missing to Burst, at least 0
 
 	mu   sync.Mutex // held by Withdraw; guards paid
-	paid time.Time  // until when MinPerSecond has been credited
+	paid time.Time  // the time up to which MinPerSecond has been credited
 }
 
 // Deposit implements [Budget].

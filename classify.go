@@ -384,7 +384,7 @@ func hasAnyPrefix(s string, prefixes []string) bool {
 // IsIdempotent reports whether req may be processed twice: its method is GET,
 // HEAD, OPTIONS, TRACE, PUT or DELETE (RFC 9110, section 9.2.2), or it has a
 // header Idempotency-Key or X-Idempotency-Key. As for [net/http.Transport], a
-// header key with no value counts, and is not sent.
+// field with an empty list of values counts, and is not sent.
 func IsIdempotent(req *http.Request) bool {
 	switch req.Method {
 	case "", http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace, http.MethodPut, http.MethodDelete:

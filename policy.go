@@ -46,6 +46,12 @@ type never struct{}
 
 func (never) Backoff(Attempt) (time.Duration, bool) { return 0, false }
 
+// looksAtElapsed reports whether p may want to know Attempt.Elapsed.
+func looksAtElapsed(p Policy) bool {
+	c, ok := p.(RetryConfig)
+	return (!ok || c.MaxElapsed > 0) && p != Never
+}
+
 // makesOneAttempt reports whether p is known never to retry.
 func makesOneAttempt(p Policy) bool {
 	switch p := p.(type) {
@@ -248,9 +254,10 @@ type Decision struct {
 }
 
 // A Reason says why no attempt follows. The checks are made in the order of
-// the constants; the first that holds is the reason. One is found late: a
-// GetBody that fails is called only after the deadline was checked, and gives
-// [ReasonNotReplayable].
+// the constants; the first that holds is the reason. There are two exceptions.
+// A GetBody that fails gives [ReasonNotReplayable], and is called only after the
+// deadline was checked. A policy that is known never to retry gives
+// [ReasonPolicy] also where the body can't be had again: nothing was recorded.
 type Reason string
 
 const (
@@ -281,12 +288,12 @@ func WithPolicy(ctx context.Context, p Policy) context.Context {
 	return context.WithValue(ctx, policyKey{}, p)
 }
 
-// policyFrom returns the policy that ctx carries, otherwise if there is none.
-func policyFrom(ctx context.Context, otherwise Policy) Policy {
+// policyFrom returns the policy that ctx carries, fallback if there is none.
+func policyFrom(ctx context.Context, fallback Policy) Policy {
 	if p, ok := ctx.Value(policyKey{}).(Policy); ok {
 		return p
 	}
-	return otherwise
+	return fallback
 }
 
 // A retryContext is the context of the request of an attempt after the first.

@@ -45,7 +45,7 @@ type replay struct {
 	start  int64           // where it stood
 	length int64           // from there to its end; negative: not known
 	limit  int64           // on the recording; negative: the source is only watched
-	again  bool            // net/http may replay too
+	repeat bool            // net/http may replay too
 
 	mu      sync.Mutex
 	changed sync.Cond // a Read of the source ended, or copies were fenced
@@ -75,13 +75,13 @@ type replay struct {
 // ends when its context does; unless nobody could end it: then newReplay
 // returns nil, and req.
 //
-// Only if again do attempts have a GetBody: net/http repeats with it what may
+// Only if repeat do attempts have a GetBody: net/http repeats with it what may
 // have been processed, after an HTTP/2 PROTOCOL_ERROR, whatever the method.
-func newReplay(req *http.Request, limit int64, again, timeout bool) (*replay, *http.Request) {
+func newReplay(req *http.Request, limit int64, repeat, timeout bool) (*replay, *http.Request) {
 	if req.ContentLength > limit {
 		limit = -1
 	}
-	r := &replay{ctx: req.Context(), limit: limit, again: again, source: req.Body, attempt: 1, sending: true}
+	r := &replay{ctx: req.Context(), limit: limit, repeat: repeat, source: req.Body, attempt: 1, sending: true}
 	r.seek()
 	if r.at == nil && limit < 0 && !timeout && r.ctx.Done() == nil {
 		return nil, req
@@ -99,7 +99,7 @@ func newReplay(req *http.Request, limit int64, again, timeout bool) (*replay, *h
 		first.body.direct = true
 		first.sent.Body = fileCopy{&first.body, f}
 	}
-	if r.again && r.replayableLocked() {
+	if r.repeat && r.replayableLocked() {
 		first.sent.GetBody = r.getBody(1)
 	}
 	if r.ctx.Done() != nil {
@@ -154,9 +154,9 @@ func embedsFile(body io.Reader) bool {
 	return false
 }
 
-// rest ends an attempt that another follows: its copies are fenced, and no more
-// is kept than the next one needs.
-func (r *replay) rest() {
+// endAttempt ends an attempt that another follows: its copies are fenced, and no
+// more is kept than the next one needs.
+func (r *replay) endAttempt() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.fenceLocked(errAttemptOver)
@@ -172,7 +172,7 @@ func (r *replay) next(req *http.Request) {
 	r.fence = context.Cause(r.ctx) // nil unless it is done
 	r.sending = true
 	req.Body = &bodyCopy{r: r, attempt: r.attempt, sent: true}
-	if r.again {
+	if r.repeat {
 		req.GetBody = r.getBody(r.attempt)
 	}
 }
@@ -195,7 +195,7 @@ func (r *replay) getBody(attempt int) func() (io.ReadCloser, error) {
 }
 
 // hold reports whether another attempt could get the whole body, and keeps it
-// so until rest or settle: what the transport still reads for the
+// so until endAttempt or settle: what the transport still reads for the
 // attempt before could otherwise exceed the limit meanwhile. A source that
 // failed would fail another attempt at the same offset.
 func (r *replay) hold() bool {
@@ -206,11 +206,11 @@ func (r *replay) hold() bool {
 }
 
 func (r *replay) replayableLocked() bool {
-	return !r.settled && !r.closedEarly() && (r.at != nil || r.size <= r.limit)
+	return !r.settled && !r.closedEarlyLocked() && (r.at != nil || r.size <= r.limit)
 }
 
-// closedEarly reports whether the source is gone before all of it was had.
-func (r *replay) closedEarly() bool { return r.closed && (r.at != nil || r.end == nil) }
+// closedEarlyLocked reports whether the source is gone before all of it was had.
+func (r *replay) closedEarlyLocked() bool { return r.closed && (r.at != nil || r.end == nil) }
 
 // failed reports whether a Read of the source has failed.
 func (r *replay) failed() bool {
@@ -311,7 +311,8 @@ func (r *replay) closeLocked() error {
 	return r.source.Close()
 }
 
-// A bodyCopy is the request body of one attempt.
+// A bodyCopy is the request body of one attempt. Its exported methods take the
+// lock of r, and its others need it.
 type bodyCopy struct {
 	r       *replay
 	attempt int
@@ -351,7 +352,7 @@ func (c *bodyCopy) Read(p []byte) (int, error) {
 		case r.filling, r.held:
 			r.changed.Wait()
 		case r.replayableLocked():
-			r.startFill()
+			r.startFillLocked()
 		default:
 			c.direct, r.taker = true, c
 		}
@@ -491,8 +492,8 @@ func (r *replay) compactLocked() {
 	r.head, r.tail = small, small
 }
 
-// startFill begins to read more of the source, into the recording.
-func (r *replay) startFill() {
+// startFillLocked begins to read more of the source, into the recording.
+func (r *replay) startFillLocked() {
 	if r.size == r.room {
 		c := chunks.Get().(*chunk)
 		c.next = nil

@@ -106,7 +106,12 @@ func TestLateReaderIsFenced(t *testing.T) {
 	for range 300 {
 		var late sync.WaitGroup
 		n := 0
+		before := io.ReadCloser(http.NoBody)
 		rt := &httpretry.RetryTransport{Policy: now, Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
+			if n, err := before.Read(make([]byte, 1)); n > 0 || err == nil {
+				t.Errorf("an attempt that is over read %d bytes and error %v, want an error", n, err)
+			}
+			before = req.Body
 			if n++; n < 4 {
 				late.Go(func() {
 					defer req.Body.Close()
@@ -1167,6 +1172,7 @@ func TestCopyAfterTheLimit(t *testing.T) {
 		{"beyond the recording, not begun", 64, 20, 0, 30, false, "the source has moved on"},
 		{"beyond the first chunk", 200 << 10, 90 << 10, 1, 20 << 10, false, "the beginning may be part of another recording by now"},
 		{"beyond the first chunk, not begun", 200 << 10, 90 << 10, 0, 20 << 10, false, "the beginning is gone"},
+		{"beyond the first chunk, all of it recorded", 200 << 10, 90 << 10, 1, 10<<10 + 1, false, "the beginning is gone, if nothing else"},
 		{"beyond the first chunk, later", 200 << 10, 90 << 10, 40 << 10, 20 << 10, false, "what is kept is another part"},
 	}
 	for _, tt := range tests {

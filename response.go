@@ -30,8 +30,8 @@ func closeResponse(resp *http.Response) {
 	}
 }
 
-// pause waits for delay, while what is left of resp is read and resp is closed;
-// it may be nil. It reports false if ctx was done first.
+// pause waits for delay. Meanwhile it drains and closes resp, unless that is
+// nil. It reports false if ctx was done first.
 func pause(ctx context.Context, delay time.Duration, resp *http.Response) bool {
 	switch {
 	case resp == nil || !hasResponseBody(resp):

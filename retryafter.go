@@ -10,7 +10,7 @@ import (
 )
 
 // RetryAfter returns how long resp asks its client to wait, and whether it
-// asks at all. It reads, the first that is well-formed:
+// asks at all. It takes the first of these that is well-formed:
 //
 //   - retry-after-ms and x-ms-retry-after-ms, in milliseconds, as OpenAI and
 //     Azure send them beside a Retry-After that they rounded up;
@@ -18,8 +18,9 @@ import (
 //     fraction, or as a date in any of the three forms of section 5.6.7.
 //
 // A date is measured against the response's own Date, so that a client whose
-// clock is wrong waits just as long; without a Date, against the client's clock. A date that has passed is a wait of 0. A number too large for
-// a Duration is the largest Duration.
+// clock is wrong waits just as long; without a Date, against the client's
+// clock. A date that has passed is a wait of 0. A number too large for a Duration
+// is the largest Duration.
 func RetryAfter(resp *http.Response) (time.Duration, bool) {
 	h := resp.Header
 	for _, ms := range [...][]string{h["Retry-After-Ms"], h["X-Ms-Retry-After-Ms"]} {

@@ -5,8 +5,9 @@
 //
 // By default a request is retried up to three times, after about 1, 2 and 4
 // seconds or what Retry-After asks for. [DefaultClassifier] says which failures
-// are retried, [IsIdempotent] which requests after a failure that may have come
-// too late, [RetryConfig] when. When nothing fails, the layer is invisible.
+// are retried, [IsIdempotent] which requests may be sent again after a failure
+// that left open whether they were processed, [RetryConfig] when. When nothing
+// fails, the layer is invisible.
 package httpretry
 
 import (
@@ -46,9 +47,11 @@ type RetryTransport struct {
 	Classifier Classifier
 
 	// Idempotent reports whether a request may be processed twice, which an
-	// attempt with an [Uncertain] outcome may have been once already. It must
-	// not modify the request. It is called from many goroutines at once. If nil,
-	// [IsIdempotent].
+	// attempt with an [Uncertain] outcome may have been once already. It is
+	// also asked before the first attempt of a request whose body has no
+	// GetBody: only what may be processed twice gets one on the way to Base,
+	// since net/http repeats by itself what has it. It must not modify the
+	// request. It is called from many goroutines at once. If nil, [IsIdempotent].
 	Idempotent func(*http.Request) bool
 
 	// Budget bounds the retries of all requests together, such as a
@@ -81,8 +84,8 @@ type RetryTransport struct {
 	// and with MaxResponseBytes to the end of what that reads ahead. It does
 	// not bound the caller's reading of the body. An attempt that takes longer
 	// fails with a timeout that matches [context.DeadlineExceeded]; to
-	// [DefaultClassifier] it is [Uncertain]. If zero or negative, an attempt may take as long as the
-	// request's context allows.
+	// [DefaultClassifier] it is [Uncertain]. If zero or negative, an attempt
+	// may take as long as the request's context allows.
 	AttemptTimeout time.Duration
 
 	// ResumeDownloads continues a GET whose response body breaks off: from the
@@ -121,22 +124,22 @@ func (t *RetryTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 		policy = policyFrom(ctx, policy)
 	}
 	if !replaysItself(req) || !t.plain(policy) {
-		return t.attend(req, policy)
+		return t.call(req, policy)
 	}
 	resp, err := t.base().RoundTrip(req)
 	if err != nil || resp == nil || statusOutcome(resp.StatusCode) != Final || t.ResumeDownloads {
-		return t.goOn(req, policy, resp, err)
+		return t.callAfter(req, policy, resp, err)
 	}
-	// What goOn does would come to the same, in three times the time.
-	if resp.Request != req {
+	// callAfter would come to the same, in three times the time.
+	if resp.Request != req { // a response that Base shares between calls is not written to
 		resp.Request = req
 	}
 	return resp, nil
 }
 
-// attend makes the call for a request that needs help, or that somebody wants
-// to hear of.
-func (t *RetryTransport) attend(req *http.Request, p Policy) (*http.Response, error) {
+// call makes the call for a request that needs help with its body, or that
+// somebody wants to hear of.
+func (t *RetryTransport) call(req *http.Request, p Policy) (*http.Response, error) {
 	c := newCall(t, req, p)
 	defer c.abandon()
 	if t.timed(p) {
@@ -150,9 +153,9 @@ func (t *RetryTransport) attend(req *http.Request, p Policy) (*http.Response, er
 	return c.conclude()
 }
 
-// goOn makes the call of which the first attempt has been made, with req as it
-// is.
-func (t *RetryTransport) goOn(req *http.Request, p Policy, resp *http.Response, err error) (*http.Response, error) {
+// callAfter makes the call of which the first attempt has been made, with req as
+// it is.
+func (t *RetryTransport) callAfter(req *http.Request, p Policy, resp *http.Response, err error) (*http.Response, error) {
 	c := newCall(t, req, p)
 	defer c.abandon()
 	c.receive(resp, err)
@@ -205,8 +208,7 @@ func (t *RetryTransport) plain(p Policy) bool {
 // timed reports whether anybody will look at Attempt.Elapsed. Reading the
 // clock takes longer than all else that an attempt that succeeds costs.
 func (t *RetryTransport) timed(p Policy) bool {
-	c, ok := p.(RetryConfig)
-	return t.OnAttempt != nil || t.Budget != nil || !ok || c.MaxElapsed > 0
+	return t.OnAttempt != nil || t.Budget != nil || looksAtElapsed(p)
 }
 
 // A call is one call of RoundTrip: its request, and how far it has got.
@@ -297,7 +299,7 @@ func (c *call) receive(resp *http.Response, err error) {
 func (c *call) exchangeTimed() {
 	ctx, cancel := context.WithCancelCause(c.sent.Context())
 	timeout := &timeoutError{c.t.AttemptTimeout}
-	number, replay := c.retries+1, c.replay
+	number, replay := c.retries+1, c.replay // and not c, which would be on the heap
 	timer := time.AfterFunc(c.t.AttemptTimeout, func() {
 		cancel(timeout)
 		if replay != nil {
@@ -442,7 +444,7 @@ func (c *call) wait(delay time.Duration) error {
 	resp := c.resp
 	c.sent, c.resp, c.ahead = nil, nil, nil
 	if c.replay != nil {
-		c.replay.rest()
+		c.replay.endAttempt()
 	}
 	if resp != nil {
 		c.status = resp.StatusCode

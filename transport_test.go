@@ -299,6 +299,9 @@ func TestPanicLeavesNothingOpen(t *testing.T) {
 		"policy": func(rt *httpretry.RetryTransport) {
 			rt.Policy = httpretry.PolicyFunc(func(httpretry.Attempt) (time.Duration, bool) { panic("policy") })
 		},
+		"jitter": func(rt *httpretry.RetryTransport) {
+			rt.Policy = httpretry.RetryConfig{MaxRetries: 1, Jitter: func(_, _ time.Duration) time.Duration { panic("jitter") }}
+		},
 		"classifier": func(rt *httpretry.RetryTransport) {
 			rt.Classifier = httpretry.ClassifierFunc(func(*http.Request, *http.Response, error) httpretry.Verdict { panic("classifier") })
 		},
@@ -314,9 +317,10 @@ func TestPanicLeavesNothingOpen(t *testing.T) {
 			set(rt)
 			req := newRequest(t, "POST", "http://example.com/", nil)
 			req.Body = body
-			if name == "hook" {
+			if name == "hook" || name == "jitter" {
 				req.GetBody = func() (io.ReadCloser, error) { return next, nil }
-			} else {
+			}
+			if name != "hook" {
 				next.Close() // is not asked for
 			}
 			func() {

@@ -14,6 +14,7 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -73,7 +74,7 @@ func run(ctx context.Context, only string, all bool) error {
 			chosen = append(chosen, m)
 		}
 	}
-	return report(chosen, try(ctx, root, temp, chosen))
+	return report(os.Stdout, chosen, try(ctx, root, temp, chosen))
 }
 
 func moduleRoot(ctx context.Context) (string, error) {
@@ -176,9 +177,9 @@ func noticed(out string) outcome {
 	return outcome{noticed: "a test that crashes"}
 }
 
-// report prints what came of the mutations, and returns an error if they were
-// not all noticed.
-func report(ms []mutation, outcomes []outcome) error {
+// report writes what came of the mutations to w, and returns an error if they
+// were not all noticed.
+func report(w io.Writer, ms []mutation, outcomes []outcome) error {
 	survivors, failures := 0, 0
 	for i, m := range ms {
 		verdict := outcomes[i].noticed
@@ -190,9 +191,9 @@ func report(ms []mutation, outcomes []outcome) error {
 			verdict = "SURVIVED"
 			survivors++
 		}
-		fmt.Printf("%-25s %-70s %s\n", m.file, m.promise, verdict)
+		fmt.Fprintf(w, "%-25s %-70s %s\n", m.file, m.promise, verdict)
 	}
-	fmt.Printf("%d mutations, %d noticed\n", len(ms), len(ms)-survivors-failures)
+	fmt.Fprintf(w, "%d mutations, %d noticed\n", len(ms), len(ms)-survivors-failures)
 	if survivors+failures > 0 {
 		return fmt.Errorf("%d survived, %d could not be made", survivors, failures)
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"io"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -46,10 +47,10 @@ func TestNoticed(t *testing.T) {
 
 func TestReport(t *testing.T) {
 	ms := []mutation{{promise: "a"}, {promise: "b"}}
-	if err := report(ms, []outcome{{noticed: "TestA"}, {noticed: "TestB"}}); err != nil {
+	if err := report(io.Discard, ms, []outcome{{noticed: "TestA"}, {noticed: "TestB"}}); err != nil {
 		t.Errorf("all were noticed: got %v, want no error", err)
 	}
-	if err := report(ms, []outcome{{noticed: "TestA"}, {}}); err == nil || !strings.Contains(err.Error(), "1 survived") {
+	if err := report(io.Discard, ms, []outcome{{noticed: "TestA"}, {}}); err == nil || !strings.Contains(err.Error(), "1 survived") {
 		t.Errorf("one was not: got %v, want an error that counts it", err)
 	}
 }
