@@ -48,8 +48,13 @@ func (never) Backoff(Attempt) (time.Duration, bool) { return 0, false }
 
 // looksAtElapsed reports whether p may want to know Attempt.Elapsed.
 func looksAtElapsed(p Policy) bool {
-	c, ok := p.(RetryConfig)
-	return (!ok || c.MaxElapsed > 0) && p != Never
+	switch p := p.(type) { // copies the config once, and the form with ", ok" twice
+	case RetryConfig:
+		return p.MaxElapsed > 0
+	case never:
+		return false
+	}
+	return true
 }
 
 // makesOneAttempt reports whether p is known never to retry.

@@ -64,6 +64,7 @@ func progress(f *os.File) io.Writer {
 // measureAll measures what wanted finds in work/contender.
 func measureAll(ws []workload, cs []contender, wanted *regexp.Regexp, runs int, progress io.Writer) *report {
 	r := &report{runs: runs, results: map[string][]*result{}}
+	var ms []*measurement
 	for _, w := range ws {
 		var chosen []contender
 		found := false
@@ -76,8 +77,12 @@ func measureAll(ws []workload, cs []contender, wanted *regexp.Regexp, runs int, 
 		}
 		if found {
 			r.workloads = append(r.workloads, w)
-			r.results[w.name] = measure(w, chosen, runs, progress)
+			ms = append(ms, begin(w, chosen, runs))
 		}
+	}
+	measure(ms, progress)
+	for _, m := range ms {
+		r.results[m.name] = m.results
 	}
 	return r
 }

@@ -6,6 +6,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"runtime"
+	"slices"
 	"time"
 )
 
@@ -71,32 +72,66 @@ func (r *result) series(m metric) []float64 {
 	return xs
 }
 
-// measure makes the runs of one workload, the contenders taking turns, so that
-// whatever disturbs the machine meets them all. Every round has an order of its
-// own: nobody always comes after the one that leaves most garbage.
-func measure(w workload, cs []contender, runs int, progress io.Writer) []*result {
+// A measurement is one workload, while it is measured.
+type measurement struct {
+	workload
+	runs    int
+	results []*result
+	trials  []trial // one for each result; nil: it can't do the work
+	order   *rand.Rand
+	free    []func()
+}
+
+func begin(w workload, cs []contender, runs int) *measurement {
 	if w.maxRuns > 0 {
 		runs = min(runs, w.maxRuns)
 	}
-	results := make([]*result, len(cs))
-	trials := make([]trial, len(cs))
-	for i, c := range cs {
-		results[i] = &result{contender: c, finding: w.gate(c)}
-		if results[i].wrong == "" {
-			run, free := w.open(c)
-			defer free()
-			trials[i] = run
+	m := &measurement{workload: w, runs: runs, order: rand.New(rand.NewPCG(1, 2))}
+	for _, c := range cs {
+		r := &result{contender: c, finding: w.gate(c)}
+		var run trial
+		if r.wrong == "" {
+			var free func()
+			run, free = w.open(c)
+			m.free = append(m.free, free)
 		}
+		m.results, m.trials = append(m.results, r), append(m.trials, run)
 	}
-	order := rand.New(rand.NewPCG(1, 2))
-	for n := range runs {
-		fmt.Fprintf(progress, "\r%-32s run %d of %d ", w.name, n+1, runs)
-		for _, i := range order.Perm(len(cs)) {
-			results[i].add(trials[i])
+	return m
+}
+
+// round makes a run of each contender. Every round has an order of its own:
+// nobody always comes after the one that leaves most garbage.
+func (m *measurement) round() {
+	for _, i := range m.order.Perm(len(m.results)) {
+		m.results[i].add(m.trials[i])
+	}
+}
+
+func (m *measurement) end() {
+	for _, free := range slices.Backward(m.free) {
+		free()
+	}
+}
+
+// measure makes the runs of several workloads. They take turns, and in each
+// their contenders do: what disturbs the machine for some seconds meets them
+// all, and none in most of its runs.
+func measure(ms []*measurement, progress io.Writer) {
+	most := 0
+	for _, m := range ms {
+		defer m.end()
+		most = max(most, m.runs)
+	}
+	for n := range most {
+		for _, m := range ms {
+			if n < m.runs {
+				fmt.Fprintf(progress, "\rrun %d of %d: %-32s ", n+1, most, m.name)
+				m.round()
+			}
 		}
 	}
 	fmt.Fprintf(progress, "\r%-60s\r", "")
-	return results
 }
 
 func (r *result) add(run trial) {

@@ -33,7 +33,9 @@ func TestMeasureTakesTurns(t *testing.T) {
 		},
 	}
 	cs := []contender{{name: "a"}, {name: "b"}, {name: "wrong"}, {name: "breaks"}}
-	results := measure(w, cs, 3, io.Discard)
+	m := begin(w, cs, 3)
+	measure([]*measurement{m}, io.Discard)
+	results := m.results
 	for i, want := range []int{3, 3, 0, 0} {
 		if got := len(results[i].series(nsPerOp)); got != want {
 			t.Errorf("%s: got %d figures, want %d", cs[i].name, got, want)

@@ -64,8 +64,8 @@ What a retry layer costs, measured side by side. This page, its charts and the f
 
     go -C bench run .
 
-%s on %s/%s, %d cores, %s; %d runs of each workload, the contenders taking turns in an order that changes
-from run to run. A figure is the median over the runs, between their quartiles. Where only the processor counts, a run is
+%s on %s/%s, %d cores, %s; %d runs of each workload. The workloads take turns, and in each the contenders, in an
+order that changes from run to run. A figure is the median over the runs, between their quartiles. Where only the processor counts, a run is
 the fastest of %d batches of %v, so that what other processes take does not count. Connections and waiting calls, which
 hardly vary, are measured in fewer runs.
 
