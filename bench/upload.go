@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"runtime"
 	"runtime/metrics"
@@ -14,6 +15,11 @@ import (
 const (
 	uploadSize   = 64 << 20
 	uploadPeriod = 1<<20 - 3 // its pattern repeats at no power of two
+
+	// uploads make up a run, in which the least time counts, and the most
+	// memory: half of them wait a millisecond for the server's goroutine, with
+	// any contender.
+	uploads = 5
 )
 
 var uploadPattern = pattern(uploadPeriod)
@@ -24,7 +30,7 @@ func uploadBody() source { return source{data: uploadPattern, size: uploadSize} 
 func upload() workload {
 	return workload{
 		name:    "upload-64MiB",
-		about:   "POST of 64 MiB from a reader that can be read once, length unknown, to a server on loopback: the peak of the heap above what it was, and the time until the server reads the first byte of the body",
+		about:   "POST of 64 MiB from a reader that can be read once, length unknown, to a server on loopback: the peak of the heap above what it was, and the time until the server reads the first byte of the body, the least of a few uploads",
 		metrics: []metric{peakBytes, firstByteNs, nsPerOp},
 		// Whether it can be replayed does not matter: it is larger than what any
 		// layer should keep.
@@ -53,25 +59,39 @@ func openUpload(x contender) (trial, func()) {
 	base := network()
 	s := x.open(base, shortWait)
 	run := func() (sample, error) {
-		if err := repeat(s, newJob(srv.URL, noBody, source{}), 1); err != nil {
-			return nil, err
+		best := sample{peakBytes: 0, firstByteNs: math.Inf(1), nsPerOp: math.Inf(1)}
+		for range uploads {
+			one, err := uploadOnce(s, srv.URL, r)
+			if err != nil {
+				return nil, err
+			}
+			best[peakBytes] = max(best[peakBytes], one[peakBytes])
+			best[firstByteNs] = min(best[firstByteNs], one[firstByteNs])
+			best[nsPerOp] = min(best[nsPerOp], one[nsPerOp])
 		}
-		body := uploadBody()
-		body.watch = r.heap.watch
-		j := newJob(srv.URL, streamed, body)
-		r.heap.start()
-		start := time.Now()
-		err := repeat(s, j, 1)
-		return sample{
-			peakBytes:   r.heap.grown(),
-			firstByteNs: float64(r.first.Load().(time.Time).Sub(start).Nanoseconds()),
-			nsPerOp:     float64(time.Since(start).Nanoseconds()),
-		}, err
+		return best, nil
 	}
 	return run, func() {
 		base.CloseIdleConnections()
 		srv.stop()
 	}
+}
+
+func uploadOnce(s send, url string, r *receiver) (sample, error) {
+	if err := repeat(s, newJob(url, noBody, source{}), 1); err != nil {
+		return nil, err
+	}
+	body := uploadBody()
+	body.watch = r.heap.watch
+	j := newJob(url, streamed, body)
+	r.heap.start()
+	start := time.Now()
+	err := repeat(s, j, 1)
+	return sample{
+		peakBytes:   r.heap.grown(),
+		firstByteNs: float64(r.first.Load().(time.Time).Sub(start).Nanoseconds()),
+		nsPerOp:     float64(time.Since(start).Nanoseconds()),
+	}, err
 }
 
 // A receiver is a handler that checks an upload, and notes when its first byte

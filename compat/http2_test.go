@@ -184,22 +184,25 @@ func TestHTTP2Verdicts(t *testing.T) {
 	}
 }
 
-// A POST that HTTP/2 did not process is sent again, by its transport or by the
-// retry layer, with all of its body.
+// What HTTP/2 did not process is sent again, by its transport or by the retry
+// layer, with all of its body.
 func TestHTTP2Retries(t *testing.T) {
 	tests := []struct {
 		name     string
+		method   string
 		answers  []func(*http2.Framer, uint32) error
 		attempts int
 		reason   string
 	}{
-		{"REFUSED_STREAM", []func(*http2.Framer, uint32) error{refuse}, 1, "the transport replays through the GetBody of the recording"},
-		{"graceful GOAWAY", []func(*http2.Framer, uint32) error{goAway(http2.ErrCodeNo)}, 1, "so does it here"},
-		{"GOAWAY with an error", []func(*http2.Framer, uint32) error{goAway(http2.ErrCodeInternal)}, 2, "the transport gives up, the layer does not"},
-		{"two GOAWAYs", []func(*http2.Framer, uint32) error{goAway(http2.ErrCodeInternal), goAway(http2.ErrCodeInternal)}, 3, "nor the second time"},
+		{"REFUSED_STREAM", "PUT", []func(*http2.Framer, uint32) error{refuse}, 1, "the transport replays through the GetBody of the recording"},
+		{"REFUSED_STREAM", "POST", []func(*http2.Framer, uint32) error{refuse}, 2, "there is none that could repeat a POST which was processed"},
+		{"graceful GOAWAY", "PUT", []func(*http2.Framer, uint32) error{goAway(http2.ErrCodeNo)}, 1, "the transport replays here too"},
+		{"graceful GOAWAY", "POST", []func(*http2.Framer, uint32) error{goAway(http2.ErrCodeNo)}, 2, "and the layer here"},
+		{"GOAWAY with an error", "POST", []func(*http2.Framer, uint32) error{goAway(http2.ErrCodeInternal)}, 2, "the transport gives up, the layer does not"},
+		{"two GOAWAYs", "POST", []func(*http2.Framer, uint32) error{goAway(http2.ErrCodeInternal), goAway(http2.ErrCodeInternal)}, 3, "nor the second time"},
 	}
 	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
+		t.Run(tt.name+" of a "+tt.method, func(t *testing.T) {
 			t.Parallel()
 			s := serveHTTP2(t, tt.answers...)
 			attempts := 0
@@ -208,7 +211,7 @@ func TestHTTP2Retries(t *testing.T) {
 				Policy:    httpretry.PolicyFunc(func(a httpretry.Attempt) (time.Duration, bool) { return 0, a.Number < 4 }),
 				OnAttempt: func(a httpretry.Attempt, _ httpretry.Decision) { attempts = a.Number },
 			}
-			err := postOnce(t.Context(), retry, s.url())
+			err := sendOnce(t.Context(), retry, tt.method, s.url())
 			if err != nil || attempts != tt.attempts {
 				t.Errorf("got %d attempts, %v, want %d: %s", attempts, err, tt.attempts, tt.reason)
 			}
@@ -226,9 +229,9 @@ func TestHTTP2Retries(t *testing.T) {
 	}
 }
 
-// postOnce sends a body that can be read only once.
-func postOnce(ctx context.Context, rt http.RoundTripper, url string) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, io.MultiReader(strings.NewReader("hello")))
+// sendOnce sends a body that can be read only once.
+func sendOnce(ctx context.Context, rt http.RoundTripper, method, url string) error {
+	req, err := http.NewRequestWithContext(ctx, method, url, io.MultiReader(strings.NewReader("hello")))
 	if err != nil {
 		return err
 	}

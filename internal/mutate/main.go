@@ -37,7 +37,7 @@ type mutation struct {
 
 // patience is how long the tests of one mutation may take. Without the promise
 // some hang; that is noticed too.
-const patience = 10 * time.Second
+const patience = 5 * time.Second
 
 func main() {
 	only := flag.String("only", "", "make only the mutations whose promise or file this regular expression finds")

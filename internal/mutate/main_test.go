@@ -33,7 +33,7 @@ func TestNoticed(t *testing.T) {
 		reason          string
 	}{
 		{"tests fail", "--- FAIL: TestA (0.00s)\n    --- FAIL: TestA/b (0.00s)\n--- FAIL: FuzzB (0.1s)\nFAIL\n", "TestA FuzzB", false, "subtests belong to their test"},
-		{"a test hangs", "panic: test timed out after 10s\n", "a test that hangs", false, "no name is printed"},
+		{"a test hangs", "panic: test timed out after 5s\n", "a test that hangs", false, "no name is printed"},
 		{"a test crashes", "fatal error: stack overflow\n", "a test that crashes", false, "no name is printed"},
 		{"it does not build", "FAIL	x [build failed]\n", "", true, "a mutation that no test sees proves nothing"},
 	}
