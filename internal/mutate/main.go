@@ -41,20 +41,24 @@ const patience = 5 * time.Second
 
 func main() {
 	only := flag.String("only", "", "make only the mutations whose promise or file this regular expression finds")
+	every := flag.Int("every", 1, "make only every nth of them")
 	all := flag.Bool("all", false, "run all tests of the package, and not only those that are known to notice")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	if err := run(ctx, *only, *all); err != nil {
+	if err := run(ctx, *only, *every, *all); err != nil {
 		fmt.Fprintln(os.Stderr, "mutate:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, only string, all bool) error {
+func run(ctx context.Context, only string, every int, all bool) error {
 	wanted, err := regexp.Compile(only)
 	if err != nil {
 		return fmt.Errorf("-only: %w", err)
+	}
+	if every < 1 {
+		return fmt.Errorf("-every is %d: it must be at least 1", every)
 	}
 	root, err := moduleRoot(ctx)
 	if err != nil {
@@ -65,16 +69,27 @@ func run(ctx context.Context, only string, all bool) error {
 		return err
 	}
 	defer os.RemoveAll(temp)
+	chosen := choose(wanted, every, all)
+	return report(os.Stdout, chosen, try(ctx, root, temp, chosen))
+}
+
+// choose returns every nth of the mutations that are wanted.
+func choose(wanted *regexp.Regexp, every int, all bool) []mutation {
 	var chosen []mutation
+	n := 0
 	for _, m := range mutations {
-		if wanted.MatchString(m.promise) || wanted.MatchString(m.file) {
-			if all {
-				m.test = "."
-			}
+		if !wanted.MatchString(m.promise) && !wanted.MatchString(m.file) {
+			continue
+		}
+		if all {
+			m.test = "."
+		}
+		if n%every == 0 {
 			chosen = append(chosen, m)
 		}
+		n++
 	}
-	return report(os.Stdout, chosen, try(ctx, root, temp, chosen))
+	return chosen
 }
 
 func moduleRoot(ctx context.Context) (string, error) {

@@ -3,6 +3,7 @@ package main
 import (
 	"io"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -23,6 +24,17 @@ func TestMutationsFit(t *testing.T) {
 			t.Errorf("%s: it must change something, name its tests, and stand in the list once", m.promise)
 		}
 		seen[m.promise] = true
+	}
+}
+
+func TestChoose(t *testing.T) {
+	all := choose(regexp.MustCompile(""), 1, false)
+	third := choose(regexp.MustCompile(""), 3, true)
+	if len(all) != len(mutations) || len(third) != (len(all)+2)/3 || third[1].promise != all[3].promise || third[1].test != "." {
+		t.Errorf("got %d mutations, and %d as every third, with all tests; want all %d, and the 1st, 4th, …", len(all), len(third), len(mutations))
+	}
+	if got := choose(regexp.MustCompile("^budget.go$"), 1, false); len(got) == 0 || got[0].file != "budget.go" {
+		t.Errorf("got %v, want those of budget.go", got)
 	}
 }
 
