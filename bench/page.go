@@ -11,7 +11,7 @@ func (r *report) page() string {
 	var b strings.Builder
 	r.intro(&b)
 	b.WriteString("\n## What it must reach\n\n")
-	b.WriteString("Computed from the figures below. A line about time compares runs that were made in the same round.\n\n")
+	b.WriteString("Computed from the figures below. A line about time compares runs that were made in the same round. A difference is\nmeasurable if it is more than the spread of bare's own runs, and there in three rounds of four.\n\n")
 	ts := targetTable(r.targets())
 	ts.markdown(&b)
 	b.WriteString("\n## In a glance\n\n")
