@@ -271,10 +271,10 @@ func TestStreamPassesOverNoise(t *testing.T) {
 func TestStreamOfNoiseWithoutEnd(t *testing.T) {
 	for _, tc := range append(noise, struct{ name, event string }{"the role", sse(begin)}) {
 		for _, before := range []string{"", sse(fo)} {
+			if tc.name == "the role" && before != "" {
+				continue // it is an event there
+			}
 			t.Run(fmt.Sprintf("%s, %d bytes after the first content", tc.name, len(before)), func(t *testing.T) {
-				if tc.name == "the role" && before != "" {
-					t.Skip("after the first content it is an event")
-				}
 				t.Parallel()
 				body := &flood{first: before, again: strings.Repeat(tc.event, 1+(64<<10)/len(tc.event))}
 				client := streamFrom(t, inference.HTTPInferenceClientConfig{

@@ -20,9 +20,6 @@ func TestMain(m *testing.M) {
 // The page and its charts are what the program writes. It is run as the page
 // says, in a process of its own, since the race detector would take minutes.
 func TestPage(t *testing.T) {
-	if testing.Short() {
-		t.Skip("simulates all scenarios")
-	}
 	written := t.TempDir()
 	run := exec.CommandContext(t.Context(), "go", "run", ".", "-out", written)
 	run.Env = append(os.Environ(), "GOFLAGS=") // without -race
