@@ -42,6 +42,7 @@ func newS3(cfg aws.Config, retry *httpretry.RetryTransport) *s3.Client {
 func newGCS(ctx context.Context, baseURL string, retry *httpretry.RetryTransport) (*storage.Client, error) {
 	client, err := storage.NewClient(ctx,
 		option.WithHTTPClient(&http.Client{Transport: retry}),
+		option.WithoutAuthentication(), // or it searches files and the network for credentials
 		option.WithEndpoint(baseURL),
 	)
 	if err != nil {
