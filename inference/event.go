@@ -80,11 +80,28 @@ func (r *eventReader) next() (ev rawEvent, err error) {
 	}
 }
 
-// beginsLikeJSON reports whether this is no event stream but a JSON object or
-// array. It takes nothing from the stream.
-func (r *eventReader) beginsLikeJSON() bool {
-	first, _ := r.r.Peek(1)
-	return string(first) == "{" || string(first) == "["
+// beginsLikeEvents reports whether a field or a comment comes first, after
+// nothing but the ends of lines. It is also true if nothing comes: next tells
+// why. It takes nothing from the stream.
+func (r *eventReader) beginsLikeEvents() bool {
+	ends := 0
+	begin, err := r.r.Peek(1)
+	for err == nil && (begin[ends] == '\r' || begin[ends] == '\n') {
+		ends++
+		begin, err = r.r.Peek(ends + 1)
+	}
+	if err != nil {
+		return true
+	}
+	for _, want := range []string{"data:", "event:", "id:", "retry:", "error:", ":", "\uFEFF"} {
+		if begin[ends] != want[0] {
+			continue // without waiting for more
+		}
+		if got, _ := r.r.Peek(ends + len(want)); string(got[ends:]) == want {
+			return true
+		}
+	}
+	return false
 }
 
 // unread makes next return events that it has returned before once more, ahead of

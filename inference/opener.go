@@ -62,11 +62,11 @@ func (o *opener) RoundTrip(req *http.Request) (*http.Response, error) {
 
 // open reads up to the first content, and sets o.events. If an error event comes
 // first, it returns the response to hand on instead. A body that turns out to be
-// JSON it leaves as if it had not been read.
+// something else it leaves to others.
 func (o *opener) open(resp *http.Response) (instead *http.Response, err error) {
 	events := newEventReader(resp.Body)
 	if !isEventStream(resp) {
-		if events.beginsLikeJSON() {
+		if !events.beginsLikeEvents() {
 			resp.Body = begunBody{events.r, resp.Body}
 			return nil, nil
 		}
@@ -131,9 +131,12 @@ func isEventStream(resp *http.Response) bool {
 }
 
 // mayBeEventStream reports whether the response is an event stream, or does not
-// say what it is: some gateways leave that out, and the SDKs do not ask.
+// say what it is: some gateways leave that out, and the SDKs do not ask. Text is
+// what net/http takes it for if a handler says nothing.
 func mayBeEventStream(resp *http.Response) bool {
-	return isEventStream(resp) || resp.StatusCode == http.StatusOK && resp.Header.Get("Content-Type") == ""
+	mediaType := resp.Header.Get("Content-Type")
+	unknown := mediaType == "" || strings.EqualFold(contentType(resp), "text/plain")
+	return isEventStream(resp) || resp.StatusCode == http.StatusOK && unknown
 }
 
 // A begunBody is a body whose beginning has been read, and will be read again.

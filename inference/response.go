@@ -87,34 +87,14 @@ func contentType(resp *http.Response) string {
 // failureText is what the gateway says about a failure: the API's message,
 // else the body, else the name of the status.
 func failureText(resp *http.Response, body []byte) string {
-	beginning := string(body[:min(len(body), maxFailureBytes)])
-	for _, text := range []string{apiMessage(body), beginning, http.StatusText(resp.StatusCode)} {
+	var texts []string
+	for _, e := range parseAPIErrors(body) {
+		texts = append(texts, e.Message)
+	}
+	for _, text := range append(texts, string(body[:min(len(body), maxFailureBytes)]), http.StatusText(resp.StatusCode)) {
 		if text = strings.TrimSpace(text); text != "" {
-			return text
+			return text[:min(len(text), maxFailureBytes)]
 		}
 	}
 	return "empty response body"
-}
-
-// apiMessage is the message in {"error": {"message": "…"}} or {"error": "…"}.
-// What else the error holds may be of any type: gateways disagree on whether
-// its code is a number or a string.
-func apiMessage(body []byte) string {
-	var answer struct {
-		Error json.RawMessage `json:"error"`
-	}
-	if json.Unmarshal(body, &answer) != nil {
-		return ""
-	}
-	var text string
-	if json.Unmarshal(answer.Error, &text) == nil {
-		return text
-	}
-	var object struct {
-		Message string `json:"message"`
-	}
-	if json.Unmarshal(answer.Error, &object) != nil {
-		return ""
-	}
-	return object.Message
 }

@@ -28,8 +28,8 @@ import (
 // the end of the stream with a finish reason for every choice that began. A
 // stream that ends before that, or breaks off, is an error.
 //
-// A response with status 200 and without a Content-Type counts as an event stream
-// too, unless its first byte begins a JSON object or array. What is yielded are
+// A response with status 200 and without a Content-Type, or with text/plain,
+// counts as an event stream too if it begins like one. What is yielded are
 // the events of the answer, which have choices, usage or the results of a
 // filter; whatever else a gateway sends to keep the connection alive is passed
 // over.

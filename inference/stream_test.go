@@ -52,6 +52,12 @@ func eventStream(body string) flaky.Step {
 	return flaky.Status(200).WithHeader("Content-Type", "text/event-stream; charset=utf-8").WithBody(body)
 }
 
+// plainText is a 200 with the Content-Type that net/http finds for an event
+// stream whose handler gives none.
+func plainText(body string) flaky.Step {
+	return flaky.Status(200).WithHeader("Content-Type", "text/plain; charset=utf-8").WithBody(body)
+}
+
 // collect returns the data, and the text, of all events.
 func collect(t *testing.T, events iter.Seq2[inference.StreamEvent, error]) (data []string, text string, failure *inference.InferenceError) {
 	t.Helper()
@@ -384,7 +390,14 @@ func failedOpenings() []failedOpening {
 		{"no answer in time", flaky.Hang(), 11 * s},
 		{"error event", eventStream(sse(failed)), 1 * s},
 		{"error event without a Content-Type", flaky.Status(200).WithBody(sse(failed)), 1 * s},
+		{"error event as text", plainText(sse(failed)), 1 * s},
+		{"error event without a Content-Type, after keep-alives", flaky.Status(200).WithBody("\r\n\n: still here\n\n" + sse(failed)), 1 * s},
+		{"nothing, without a Content-Type", flaky.Status(200).WithBody(""), 1 * s},
+		{"nothing, as text", plainText(""), 1 * s},
 		{"error in place of a stream", flaky.Status(200).WithBody(failed), 1 * s},
+		{"error in place of a stream, after white space", flaky.Status(200).WithBody("\n  " + failed), 1 * s},
+		{"error in place of a stream, as text", plainText(failed), 1 * s},
+		{"stuck as text", plainText(four).Slow(0, time.Hour), 11 * s},
 		{"stuck without a Content-Type", flaky.Status(200).WithBody(four).Slow(0, time.Hour), 11 * s},
 		{"error event after the role", eventStream(sse(begin, failed)), 1 * s},
 		{"error event after comments and pings", eventStream(comments + sse(`{"type":"ping"}`, failed)), 1 * s},
@@ -476,18 +489,18 @@ func lateFailures() []lateFailure {
 		},
 		{"stuck", eventStream(four).Slow(len(sse(begin, fo)), time.Hour), "Fo", server, "request timeout", context.DeadlineExceeded},
 		{"event that is not JSON", eventStream(sse(fo, "{", ur, "[DONE]")), "Fo", server, "HTTP 200: event is not JSON", nil},
-		{"error event of another type", eventStream(sse(fo, `{"type":"error","message":"no"}`, "[DONE]")), "Fo", server, `HTTP 500: {"type":"error","message":"no"}`, nil},
-		{"error event in an array", eventStream(sse(fo, "["+failed+"]", "[DONE]")), "Fo", server, "HTTP 529: [" + failed + "]", nil},
+		{"error event of another type", eventStream(sse(fo, `{"type":"error","message":"no"}`, "[DONE]")), "Fo", server, "HTTP 500: no", nil},
+		{"error event in an array", eventStream(sse(fo, "["+failed+"]", "[DONE]")), "Fo", server, "HTTP 529: too busy", nil},
 		{"error event that is a string", eventStream(sse(fo, `{"error":"rate limit exceeded"}`, "[DONE]")), "Fo", inference.ErrCategoryRateLimit, "HTTP 429: rate limit exceeded", nil},
 		{
 			"error event without an envelope", eventStream(sse(fo, `{"message":"no","type":"x","param":null,"code":400}`, "[DONE]")), "Fo",
-			inference.ErrCategoryInvalidReq, `HTTP 400: {"message":"no","type":"x","param":null,"code":400}`, nil,
+			inference.ErrCategoryInvalidReq, "HTTP 400: no", nil,
 		},
 		{
 			"choice that ends in an error", eventStream(sse(fo, `{"choices":[{"index":0,"delta":{},"finish_reason":"error"}]}`, "[DONE]")), "Fo",
 			server, `HTTP 500: {"choices":[{"index":0,"delta":{},"finish_reason":"error"}]}`, nil,
 		},
-		{"error in a field of its own", eventStream(sse(fo) + "error: {\"code\":503,\"message\":\"no\"}\n\n" + sse("[DONE]")), "Fo", server, `HTTP 503: {"code":503,"message":"no"}`, nil},
+		{"error in a field of its own", eventStream(sse(fo) + "error: {\"code\":503,\"message\":\"no\"}\n\n" + sse("[DONE]")), "Fo", server, "HTTP 503: no", nil},
 		{"noise, and the end", eventStream(sse(fo) + strings.Repeat(sse("{}", "null"), 100)), "Fo", server, notEnded, io.ErrUnexpectedEOF},
 	}
 }
@@ -593,6 +606,11 @@ func TestStreamFailure(t *testing.T) {
 		{"stuck", flaky.Hang(), server, "request timeout", 3},
 		{"not a stream", ok(), server, "HTTP 200: response is not an event stream (application/json)", 1},
 		{"an answer, whole and without a Content-Type", flaky.Status(200).WithBody(answer), server, "HTTP 200: response is not an event stream (no Content-Type)", 1},
+		{"an answer after white space", flaky.Status(200).WithBody("\r\n\t" + answer), server, "HTTP 200: response is not an event stream (no Content-Type)", 1},
+		{"an answer as text", plainText(answer), server, "HTTP 200: response is not an event stream (text/plain)", 1},
+		{"text", plainText("eventually: a welcome page"), server, "HTTP 200: response is not an event stream (text/plain)", 1},
+		{"text of one byte", plainText("e"), server, "HTTP 200: response is not an event stream (text/plain)", 1},
+		{"a page without a Content-Type", flaky.Status(200).WithBody("<html>data: 1"), server, "HTTP 200: response is not an event stream (no Content-Type)", 1},
 		{"nothing at all", flaky.Status(204), server, "HTTP 204: response is not an event stream (no Content-Type)", 1},
 		{"first event is not JSON", eventStream(sse("hello", "[DONE]")), server, "HTTP 200: event is not JSON", 3},
 		{"[DONE] at once", eventStream(sse("[DONE]")), server, "failed to execute request: httpretry: gave up after 3 attempts (policy): " + noContent, 3},
@@ -763,6 +781,7 @@ func TestStreamTimes(t *testing.T) {
 	}{
 		{"Timeout ends with the first content", 5 * s, 20 * s, eventStream(four).Slow(size, 15*s), 0, false, 30 * s},
 		{"Timeout ends with the first content, without a Content-Type", 5 * s, 20 * s, flaky.Status(200).WithBody(four).Slow(size, 15*s), 0, false, 30 * s},
+		{"Timeout ends with the first content, as text", 5 * s, 20 * s, plainText(four).Slow(size, 15*s), 0, false, 30 * s},
 		{"an event in time starts the wait anew", 20 * s, 6 * s, eventStream(sse(fo, fo, fo, fo, "[DONE]")).Slow(len(sse(fo)), 5*s), 0, false, 20 * s},
 		{"too long a wait", 20 * s, 6 * s, eventStream(four).Slow(size, 7*s), 0, true, 6 * s},
 		{"if zero, Timeout", 20 * s, 0, eventStream(four).Slow(size, 21*s), 0, true, 20 * s},
