@@ -659,91 +659,98 @@ type errorReader struct{ err error }
 
 func (r errorReader) Read([]byte) (int, error) { return 0, r.err }
 
+// readWhole is what a transport does: it reads in a goroutine of its own and
+// waits for it before it returns.
+func readWhole(req *http.Request) (*http.Response, error) {
+	defer req.Body.Close()
+	if _, err := io.Copy(io.Discard, req.Body); err != nil {
+		return nil, err
+	}
+	return response(req, 200, ""), nil
+}
+
+// wantLetGo reports a source that is still open. It may be closed after
+// RoundTrip has returned.
+func wantLetGo(t *testing.T, source *io.PipeWriter) {
+	t.Helper()
+	synctest.Wait()
+	if _, err := source.Write([]byte("x")); err != io.ErrClosedPipe {
+		t.Errorf("writing to the source: got %v, want that it is closed", err)
+	}
+}
+
 // A source that blocks does not hold up the end of the call, and is let go.
 func TestBlockedSource(t *testing.T) {
-	// reads is what a transport does: it reads in a goroutine of its own and
-	// waits for it before it returns.
-	reads := func(req *http.Request) (*http.Response, error) {
-		defer req.Body.Close()
-		if _, err := io.Copy(io.Discard, req.Body); err != nil {
-			return nil, err
-		}
-		return response(req, 200, ""), nil
-	}
 	t.Run("canceled", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			cause := errors.New("the reason")
 			ctx, cancel := context.WithCancelCause(t.Context())
 			pr, pw := io.Pipe()
-			rt := &httpretry.RetryTransport{Base: roundTripFunc(reads)}
+			rt := &httpretry.RetryTransport{Base: roundTripFunc(readWhole)}
 			time.AfterFunc(time.Second, func() { cancel(cause) })
 			start := time.Now()
 			_, err := rt.RoundTrip(newRequest(t, "POST", "http://example.com/", pr).WithContext(ctx))
 			if !errors.Is(err, cause) || time.Since(start) != time.Second {
 				t.Errorf("got %v after %v, want %v after 1s", err, time.Since(start), cause)
 			}
-			synctest.Wait()
-			if _, err := pw.Write([]byte("x")); err != io.ErrClosedPipe {
-				t.Errorf("writing to the source: got %v, want that it is closed", err)
-			}
-		})
-	})
-	t.Run("attempt timeout", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
-			pr, pw := io.Pipe()
-			var got []string
-			rt := &httpretry.RetryTransport{AttemptTimeout: time.Second, Policy: now, Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
-				b, err := consume(req)
-				got = append(got, b)
-				if err != nil {
-					return nil, err
-				}
-				return response(req, 200, ""), nil
-			})}
-			go func() {
-				io.WriteString(pw, "early ")
-				time.Sleep(2500 * time.Millisecond)
-				io.WriteString(pw, "late")
-				pw.Close()
-			}()
-			if _, err := rt.RoundTrip(newRequest(t, "PUT", "http://example.com/", pr)); err != nil {
-				t.Fatal(err)
-			}
-			if want := []string{"early ", "early ", "early late"}; fmt.Sprint(got) != fmt.Sprint(want) {
-				t.Errorf("attempts read %q, want %q: what comes late belongs to the attempt under way", got, want)
-			}
+			wantLetGo(t, pw)
 		})
 	})
 	t.Run("retries run out", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			pr, pw := io.Pipe()
-			rt := &httpretry.RetryTransport{AttemptTimeout: time.Second, Base: roundTripFunc(reads), Policy: httpretry.RetryConfig{MaxRetries: 1}}
+			rt := &httpretry.RetryTransport{AttemptTimeout: time.Second, Base: roundTripFunc(readWhole), Policy: httpretry.RetryConfig{MaxRetries: 1}}
 			_, err := rt.RoundTrip(newRequest(t, "PUT", "http://example.com/", pr))
 			if !errors.Is(err, context.DeadlineExceeded) {
 				t.Errorf("got %v, want a timeout", err)
 			}
-			synctest.Wait() // it may be closed after RoundTrip has returned
-			if _, err := pw.Write([]byte("x")); err != io.ErrClosedPipe {
-				t.Errorf("writing to the source: got %v, want that it is closed", err)
-			}
+			wantLetGo(t, pw)
 		})
 	})
 	t.Run("too large to be replayed", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			pr, pw := io.Pipe()
-			rt := &httpretry.RetryTransport{AttemptTimeout: time.Second, Base: roundTripFunc(reads), MaxReplayBytes: 10}
+			rt := &httpretry.RetryTransport{AttemptTimeout: time.Second, Base: roundTripFunc(readWhole), MaxReplayBytes: 10}
 			go pw.Write(make([]byte, 100)) // and never a byte more
 			_, err := rt.RoundTrip(newRequest(t, "PUT", "http://example.com/", pr))
 			if !errors.Is(err, context.DeadlineExceeded) {
 				t.Errorf("got %v, want a timeout", err)
 			}
-			synctest.Wait() // it may be closed after RoundTrip has returned
-			if _, err := pw.Write([]byte("x")); err != io.ErrClosedPipe {
-				t.Errorf("writing to the source: got %v, want that it is closed", err)
-			}
+			wantLetGo(t, pw)
 		})
 	})
-	// Also a body that is not recorded is let go: net/http alone would wait.
+}
+
+// What comes late belongs to the attempt that is under way then.
+func TestBlockedSourceGoesOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		pr, pw := io.Pipe()
+		var got []string
+		rt := &httpretry.RetryTransport{AttemptTimeout: time.Second, Policy: now, Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
+			b, err := consume(req)
+			got = append(got, b)
+			if err != nil {
+				return nil, err
+			}
+			return response(req, 200, ""), nil
+		})}
+		go func() {
+			io.WriteString(pw, "early ")
+			time.Sleep(2500 * time.Millisecond)
+			io.WriteString(pw, "late")
+			pw.Close()
+		}()
+		if _, err := rt.RoundTrip(newRequest(t, "PUT", "http://example.com/", pr)); err != nil {
+			t.Fatal(err)
+		}
+		if want := []string{"early ", "early ", "early late"}; fmt.Sprint(got) != fmt.Sprint(want) {
+			t.Errorf("attempts read %q, want %q", got, want)
+		}
+	})
+}
+
+// Also a body that is not recorded is let go: net/http alone would wait.
+func TestBlockedSourceWithoutRecording(t *testing.T) {
 	for name, set := range map[string]func(*http.Request, *httpretry.RetryTransport){
 		"declared too large": func(req *http.Request, rt *httpretry.RetryTransport) { req.ContentLength = 1 << 30 },
 		"never retried":      func(req *http.Request, rt *httpretry.RetryTransport) { rt.Policy = &httpretry.RetryConfig{} },
@@ -758,53 +765,55 @@ func TestBlockedSource(t *testing.T) {
 						time.AfterFunc(time.Second, cancel)
 					}
 					pr, pw := io.Pipe()
-					rt := &httpretry.RetryTransport{Base: roundTripFunc(reads), AttemptTimeout: timeout}
+					rt := &httpretry.RetryTransport{Base: roundTripFunc(readWhole), AttemptTimeout: timeout}
 					req := newRequest(t, "PUT", "http://example.com/", pr).WithContext(ctx)
 					set(req, rt)
 					start := time.Now()
 					if _, err := rt.RoundTrip(req); err == nil || time.Since(start) != time.Second {
 						t.Errorf("got %v after %v, want an error after 1s", err, time.Since(start))
 					}
-					synctest.Wait()
-					if _, err := pw.Write([]byte("x")); err != io.ErrClosedPipe {
-						t.Errorf("writing to the source: got %v, want that it is closed", err)
-					}
+					wantLetGo(t, pw)
 				})
 			})
 		}
 	}
-	t.Run("whose Close waits for its Read", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
-			source := &lockedBody{release: make(chan struct{})}
-			rt := &httpretry.RetryTransport{AttemptTimeout: time.Second, Base: roundTripFunc(reads), Policy: httpretry.RetryConfig{MaxRetries: 1, Jitter: httpretry.None()}}
-			start := time.Now()
-			_, err := rt.RoundTrip(newRequest(t, "PUT", "http://example.com/", source))
-			if !errors.Is(err, context.DeadlineExceeded) || time.Since(start) != 3*time.Second {
-				t.Errorf("got %v after %v, want a timeout after two attempts and a wait of 1s each", err, time.Since(start))
-			}
-			close(source.release)
-		})
+}
+
+func TestBlockedSourceWhoseCloseWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		source := &lockedBody{release: make(chan struct{})}
+		rt := &httpretry.RetryTransport{
+			AttemptTimeout: time.Second, Base: roundTripFunc(readWhole),
+			Policy: httpretry.RetryConfig{MaxRetries: 1, Jitter: httpretry.None()},
+		}
+		start := time.Now()
+		_, err := rt.RoundTrip(newRequest(t, "PUT", "http://example.com/", source))
+		if !errors.Is(err, context.DeadlineExceeded) || time.Since(start) != 3*time.Second {
+			t.Errorf("got %v after %v, want a timeout after two attempts and a wait of 1s each", err, time.Since(start))
+		}
+		close(source.release)
 	})
-	t.Run("over the wire", func(t *testing.T) {
-		for _, proto := range []int{1, 2} {
-			srv := newProtoServer(t, proto, func(w http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) })
-			client := newClient(t, srv, &httpretry.RetryTransport{})
-			ctx, cancel := context.WithCancel(t.Context())
-			pr, pw := io.Pipe()
-			go func() {
-				io.WriteString(pw, "x") // returns once the body is being sent
-				cancel()
-			}()
-			if _, err := client.Do(newRequest(t, "POST", srv.URL, pr).WithContext(ctx)); !errors.Is(err, context.Canceled) {
-				t.Errorf("HTTP/%d: got %v, want %v", proto, err, context.Canceled)
-			}
-			for { // blocks for ever if nobody closes the source
-				if _, err := pw.Write([]byte("x")); err != nil {
-					break
-				}
+}
+
+func TestBlockedSourceOverTheWire(t *testing.T) {
+	for _, proto := range []int{1, 2} {
+		srv := newProtoServer(t, proto, func(w http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) })
+		client := newClient(t, srv, &httpretry.RetryTransport{})
+		ctx, cancel := context.WithCancel(t.Context())
+		pr, pw := io.Pipe()
+		go func() {
+			io.WriteString(pw, "x") // returns once the body is being sent
+			cancel()
+		}()
+		if _, err := client.Do(newRequest(t, "POST", srv.URL, pr).WithContext(ctx)); !errors.Is(err, context.Canceled) {
+			t.Errorf("HTTP/%d: got %v, want %v", proto, err, context.Canceled)
+		}
+		for { // blocks for ever if nobody closes the source
+			if _, err := pw.Write([]byte("x")); err != nil {
+				break
 			}
 		}
-	})
+	}
 }
 
 // lockedBody closes as the body of a server's request does: after its Read.

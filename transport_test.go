@@ -481,11 +481,14 @@ func TestRetryAllocates(t *testing.T) {
 	}
 }
 
+// hang is a base that ends with the attempt's context, and says so as older
+// transports do, without the cause.
+func hang(req *http.Request) (*http.Response, error) {
+	<-req.Context().Done()
+	return nil, req.Context().Err()
+}
+
 func TestAttemptTimeout(t *testing.T) {
-	hang := func(req *http.Request) (*http.Response, error) {
-		<-req.Context().Done()
-		return nil, req.Context().Err() // as older transports do, and not the cause
-	}
 	t.Run("is retried", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			n := 0
@@ -525,6 +528,9 @@ func TestAttemptTimeout(t *testing.T) {
 			}
 		})
 	})
+}
+
+func TestAttemptTimeoutAndResponse(t *testing.T) {
 	t.Run("ends with the headers", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			rt := &httpretry.RetryTransport{AttemptTimeout: time.Second, Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
@@ -573,29 +579,31 @@ func TestAttemptTimeout(t *testing.T) {
 			body.wantClosedOnce(t)
 		})
 	})
-	t.Run("frees its context on EOF, Close and error", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
-			for _, end := range []func(*http.Response){
-				func(resp *http.Response) { io.Copy(io.Discard, resp.Body) },
-				func(resp *http.Response) { resp.Body.Close() },
-			} {
-				var sent context.Context
-				rt := &httpretry.RetryTransport{AttemptTimeout: time.Hour, Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
-					sent = req.Context()
-					return response(req, 200, "x"), nil
-				})}
-				resp, err := rt.RoundTrip(newRequest(t, "GET", "http://example.com/", nil))
-				if err != nil {
-					t.Fatal(err)
-				}
-				if sent.Err() != nil {
-					t.Error("the attempt's context is done before the caller is done with the body")
-				}
-				if end(resp); sent.Err() == nil {
-					t.Error("the attempt's context outlives the body")
-				}
+}
+
+// On EOF and on Close.
+func TestAttemptTimeoutFreesItsContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, end := range []func(*http.Response){
+			func(resp *http.Response) { io.Copy(io.Discard, resp.Body) },
+			func(resp *http.Response) { resp.Body.Close() },
+		} {
+			var sent context.Context
+			rt := &httpretry.RetryTransport{AttemptTimeout: time.Hour, Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
+				sent = req.Context()
+				return response(req, 200, "x"), nil
+			})}
+			resp, err := rt.RoundTrip(newRequest(t, "GET", "http://example.com/", nil))
+			if err != nil {
+				t.Fatal(err)
 			}
-		})
+			if sent.Err() != nil {
+				t.Error("the attempt's context is done before the caller is done with the body")
+			}
+			if end(resp); sent.Err() == nil {
+				t.Error("the attempt's context outlives the body")
+			}
+		}
 	})
 }
 

@@ -325,6 +325,8 @@ var mutations = []mutation{
 		"			return errorResponse(resp, ev.data), nil\n", "			return nil, nil\n", "TestErrorEventStatus"},
 	{"[DONE] before any content is a failed attempt", "inference/opener.go",
 		"		case isDone:\n			return nil, errNoContent", "		case isDone:\n			return nil, nil", "TestStream"},
+	{"text is an event stream only if it begins like one", "inference/opener.go",
+		"		if !events.beginsLikeEvents() {", "		if false {", "TestStreamFailure"},
 	{"what is kept before the first content is bounded", "inference/opener.go",
 		"room >= 0 {", "room >= -1<<40 {", "TestStream"},
 	{"what came before the first content is handed on", "inference/opener.go",
