@@ -62,7 +62,7 @@ func (o *opener) RoundTrip(req *http.Request) (*http.Response, error) {
 
 // open reads up to the first content, and sets o.events. If an error event comes
 // first, it returns the response to hand on instead. A body that turns out to be
-// something else it leaves to others.
+// something else it leaves as if it had not been read.
 func (o *opener) open(resp *http.Response) (instead *http.Response, err error) {
 	events := newEventReader(resp.Body)
 	if !isEventStream(resp) {
