@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"strings"
 )
 
 // maxEventBytes bounds one event of a stream, and each of its lines. The
@@ -81,23 +82,26 @@ func (r *eventReader) next() (ev rawEvent, err error) {
 }
 
 // beginsLikeEvents reports whether a field or a comment comes first, after
-// nothing but the ends of lines. It is also true if nothing comes: next tells
-// why. It takes nothing from the stream.
+// nothing but the ends of lines and a byte order mark. It is also true if the
+// stream ends or breaks off before that is known: next tells why. It takes
+// nothing from the stream.
 func (r *eventReader) beginsLikeEvents() bool {
-	ends := 0
+	skip := 0
 	begin, err := r.r.Peek(1)
-	for err == nil && (begin[ends] == '\r' || begin[ends] == '\n') {
-		ends++
-		begin, err = r.r.Peek(ends + 1)
+	for err == nil && strings.IndexByte("\r\n\uFEFF", begin[skip]) >= 0 {
+		skip++
+		begin, err = r.r.Peek(skip + 1)
 	}
 	if err != nil {
-		return true
+		return err != bufio.ErrBufferFull // no stream begins with so many
 	}
-	for _, want := range []string{"data:", "event:", "id:", "retry:", "error:", ":", "\uFEFF"} {
-		if begin[ends] != want[0] {
+	for _, field := range []string{"data:", "event:", "id:", "retry:", "error:", ":"} {
+		if begin[skip] != field[0] {
 			continue // without waiting for more
 		}
-		if got, _ := r.r.Peek(ends + len(want)); string(got[ends:]) == want {
+		got, err := r.r.Peek(skip + len(field))
+		brokeOff := err != nil && err != io.EOF && strings.HasPrefix(field, string(got[skip:]))
+		if brokeOff || string(got[skip:]) == field {
 			return true
 		}
 	}

@@ -29,8 +29,8 @@ import (
 // stream that ends before that, or breaks off, is an error.
 //
 // A response with status 200 and without a Content-Type, or with text/plain,
-// counts as an event stream too if it begins like one. What is yielded are
-// the events of the answer, which have choices, usage or the results of a
+// counts as an event stream too if it begins like one, or is empty. What is
+// yielded are the events of the answer, which have choices, usage or the results of a
 // filter; whatever else a gateway sends to keep the connection alive is passed
 // over.
 //
@@ -138,9 +138,7 @@ func (c *HTTPInferenceClient) openStream(ctx context.Context, req *InferenceRequ
 	case resp.StatusCode/100 != 2:
 		_, failure = receive(ctx, req.RequestID, resp, hidden)
 	case s.events == nil:
-		body, _ := readBody(resp) // as much of it as there is, for whoever looks for the reason
-		text := fmt.Sprintf("response is not an event stream (%s)", contentType(resp))
-		failure = statusError(ErrCategoryServer, resp, body, hidden.redact(text))
+		failure = notEventStream(ctx, resp, hidden)
 	default:
 		return s, nil
 	}
@@ -158,6 +156,16 @@ func (c *HTTPInferenceClient) doStream(req *http.Request) (resp *http.Response, 
 	client := http.Client{Transport: &retry, CheckRedirect: c.client.CheckRedirect}
 	resp, err = client.Do(req)
 	return resp, o.events, err
+}
+
+// notEventStream is the error of a success that is something else.
+func notEventStream(ctx context.Context, resp *http.Response, s secrets) *InferenceError {
+	body, err := readBody(resp)
+	if err != nil && err != errResponseTooLarge {
+		return executeError(ctx, err, s)
+	}
+	text := fmt.Sprintf("response is not an event stream (%s)", contentType(resp))
+	return statusError(ErrCategoryServer, resp, body, s.redact(text))
 }
 
 func (s *stream) close() {

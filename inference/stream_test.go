@@ -396,6 +396,8 @@ func failedOpenings() []failedOpening {
 		{"nothing, as text", plainText(""), 1 * s},
 		{"error in place of a stream", flaky.Status(200).WithBody(failed), 1 * s},
 		{"error in place of a stream, after white space", flaky.Status(200).WithBody("\n  " + failed), 1 * s},
+		{"error event after a byte order mark", plainText("\uFEFF" + sse(failed)), 1 * s},
+		{"error in place of a stream, after many lines", plainText(strings.Repeat("\n", 5000) + failed), 1 * s},
 		{"error in place of a stream, as text", plainText(failed), 1 * s},
 		{"stuck as text", plainText(four).Slow(0, time.Hour), 11 * s},
 		{"stuck without a Content-Type", flaky.Status(200).WithBody(four).Slow(0, time.Hour), 11 * s},
@@ -611,6 +613,13 @@ func TestStreamFailure(t *testing.T) {
 		{"text", plainText("eventually: a welcome page"), server, "HTTP 200: response is not an event stream (text/plain)", 1},
 		{"text of one byte", plainText("e"), server, "HTTP 200: response is not an event stream (text/plain)", 1},
 		{"a page without a Content-Type", flaky.Status(200).WithBody("<html>data: 1"), server, "HTTP 200: response is not an event stream (no Content-Type)", 1},
+		{"text after many lines", plainText(strings.Repeat("\n", 5000) + answer), server, "HTTP 200: response is not an event stream (text/plain)", 1},
+		{"JSON after a byte order mark", plainText("\uFEFF" + answer), server, "HTTP 200: response is not an event stream (text/plain)", 1},
+		{"stuck before it is known what it is", plainText("\n\nevent: ping\n").Slow(5, time.Hour), server, "request timeout", 3},
+		{"cut before it is known what it is", plainText(four).Truncate(3), server, "failed to execute request: httpretry: gave up after 3 attempts (policy): unexpected EOF", 3},
+		{"stuck in JSON", ok().Slow(3, time.Hour), server, "request timeout", 3},
+		{"cut in JSON", ok().Truncate(3), server, "failed to execute request: unexpected EOF", 3},
+		{"cut in text", plainText(answer).Truncate(3), server, "failed to execute request: unexpected EOF", 3},
 		{"nothing at all", flaky.Status(204), server, "HTTP 204: response is not an event stream (no Content-Type)", 1},
 		{"first event is not JSON", eventStream(sse("hello", "[DONE]")), server, "HTTP 200: event is not JSON", 3},
 		{"[DONE] at once", eventStream(sse("[DONE]")), server, "failed to execute request: httpretry: gave up after 3 attempts (policy): " + noContent, 3},
@@ -825,6 +834,9 @@ func TestStreamCancellation(t *testing.T) {
 		{"while waiting for the response", flaky.Hang(), 1500 * time.Millisecond},
 		{"while waiting for content", eventStream(four).Slow(len(sse(begin)), time.Hour), 1500 * time.Millisecond},
 		{"while waiting for an event", eventStream(four).Slow(len(sse(begin, fo)), time.Hour), 1500 * time.Millisecond},
+		{"while it is not known whether it is a stream", plainText(four).Slow(3, time.Hour), 1500 * time.Millisecond},
+		{"while waiting for what is no stream", plainText(answer).Slow(3, time.Hour), 1500 * time.Millisecond},
+		{"while waiting for JSON", ok().Slow(3, time.Hour), 1500 * time.Millisecond},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
