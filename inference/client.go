@@ -151,7 +151,7 @@ func (c *HTTPInferenceClient) prepare(ctx context.Context, req *InferenceRequest
 	if stream {
 		httpReq.Header.Set("Accept", "text/event-stream")
 	}
-	return httpReq, newSecrets(c.apiKey, c.base, body), nil
+	return httpReq, secrets{apiKey: c.apiKey, base: c.base, request: body}, nil
 }
 
 // keepMethod is a CheckRedirect that stops at the redirect in place of turning

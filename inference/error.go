@@ -47,10 +47,11 @@ type InferenceError struct {
 	// Gateways like to quote the request. Where Message passes on foreign
 	// words, "[redacted]" stands in place of the API key, of the userinfo and
 	// query of the BaseURL, and of every string in the request's messages,
-	// prompt and suffix. So it does in place of a part of these, if it has 16
-	// bytes or more. Quotes are recognised as they are and with any escapes
-	// of JSON, also in JSON within JSON; what was encoded otherwise or
-	// reworded is not, nor a string of less than 4 bytes.
+	// prompt and suffix but the names of roles and types. So it does in place
+	// of a part of these, if it has 16 bytes or more. Quotes are recognised as
+	// they are and with any escapes of JSON, down to JSON within JSON within
+	// JSON; what was encoded otherwise or reworded is not, nor a string of
+	// less than 4 bytes.
 	Message string
 
 	// RawError is what Message was made from: a [*StatusError] if the gateway

@@ -1,6 +1,8 @@
 package inference
 
 import (
+	"bytes"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"net/url"
@@ -19,9 +21,14 @@ const (
 	// itself. Shorter parts occur by chance.
 	quoteBytes = 16
 
-	// minPromptBytes is how long a string in a prompt must be to be looked
-	// for. Shorter ones are no secret, and stand in every other word.
-	minPromptBytes = 4
+	// minSecretBytes is how long a string in a prompt, a name or a value must be
+	// to be looked for. Shorter ones are no secret, and stand in every other
+	// word.
+	minSecretBytes = 4
+
+	// maxDecodings is how often escapes are decoded: those of JSON within JSON
+	// within JSON.
+	maxDecodings = 3
 
 	// maxEscapeBytes is the most that an escape takes for one byte.
 	maxEscapeBytes = len(`\U00000000`)
@@ -29,36 +36,56 @@ const (
 	redacted = "[redacted]"
 )
 
-// secrets are what a foreign text must not bring into a message.
+// secrets are what a foreign text must not bring into a message. They are found
+// in these when they are needed.
 type secrets struct {
-	credentials []string
-	request     []byte // the JSON body, whose prompt is found when it is needed
+	apiKey  string
+	base    *url.URL
+	other   *url.URL // of a request that a middleware made; may be nil
+	request []byte   // the JSON body
 }
 
-func newSecrets(apiKey string, base *url.URL, request []byte) secrets {
-	return secrets{appendCredentials(nil, base, apiKey), request}
-}
-
-// appendCredentials appends those of more, and of what u holds, that are not
-// empty.
-func appendCredentials(to []string, u *url.URL, more ...string) []string {
-	more = append(more, u.RawQuery)
-	if u.User != nil {
-		password, _ := u.User.Password()
-		more = append(more, u.User.String(), password)
-	}
-	for _, c := range more {
-		if c != "" {
-			to = append(to, c)
+// credentials returns the parts of the API key and of the URLs that are secret.
+func (s secrets) credentials() []string {
+	all := []string{strings.TrimSpace(s.apiKey)} // as net/http sends it
+	for _, u := range []*url.URL{s.base, s.other} {
+		if u != nil {
+			all = append(append(all, userinfoSecrets(u.User)...), querySecrets(u)...)
 		}
 	}
-	return to
+	return slices.DeleteFunc(all, func(c string) bool { return c == "" })
+}
+
+func userinfoSecrets(user *url.Userinfo) []string {
+	if user == nil {
+		return nil
+	}
+	name := user.Username()
+	password, _ := user.Password()
+	basic := base64.StdEncoding.EncodeToString([]byte(name + ":" + password)) // as net/http sends them
+	if len(name) < minSecretBytes {
+		name = ""
+	}
+	return []string{user.String(), basic, password, name}
+}
+
+func querySecrets(u *url.URL) []string {
+	all := []string{u.RawQuery}
+	for name, values := range u.Query() {
+		for _, v := range values {
+			// Azure's api-version is no secret, and stands in its errors.
+			if len(v) >= minSecretBytes && !strings.Contains(name, "version") {
+				all = append(all, v)
+			}
+		}
+	}
+	return all
 }
 
 // redact returns the beginning of text with the secrets replaced.
 func (s secrets) redact(text string) string {
 	// A secret that begins before the cut is recognised by what is behind it.
-	window := text[:min(len(text), maxMessageBytes+quoteBytes*maxEscapeBytes*maxEscapeBytes)]
+	window := text[:min(len(text), maxMessageBytes+quoteBytes*maxEscapeBytes*maxEscapeBytes*maxEscapeBytes)]
 	readings := readings(window)
 	runs := make(map[string]bool) // the runs of quoteBytes in the readings; true: part of a secret
 	for _, r := range readings {
@@ -67,7 +94,7 @@ func (s secrets) redact(text string) string {
 		}
 	}
 	hidden := make([]bool, len(window))
-	for _, secret := range append(s.prompt(), s.credentials...) {
+	for _, secret := range append(s.prompt(), s.credentials()...) {
 		if len(secret) < quoteBytes {
 			for _, r := range readings {
 				r.hideAll(hidden, secret)
@@ -124,7 +151,7 @@ func readings(text string) []reading {
 		last.at[i] = i
 	}
 	all := []reading{last}
-	for len(all) < 3 && strings.Contains(last.text, `\`) {
+	for len(all) <= maxDecodings && strings.Contains(last.text, `\`) {
 		last = last.decoded()
 		all = append(all, last)
 	}
@@ -215,35 +242,48 @@ func codeUnit(text string) (rune, bool) {
 
 // prompt returns the strings of the request that the model was to read.
 func (s secrets) prompt() []string {
-	var params struct {
-		Messages any `json:"messages"`
-		Prompt   any `json:"prompt"`
-		Suffix   any `json:"suffix"`
+	var all []string
+	// The body was made by json.Marshal, and is an object.
+	d := json.NewDecoder(bytes.NewReader(s.request))
+	_, _ = d.Token()
+	for d.More() {
+		name, _ := d.Token()
+		found := appendStrings(nil, d, "")
+		switch name {
+		case "messages", "prompt", "suffix":
+			all = append(all, found...)
+		}
 	}
-	// The body was made by json.Marshal; what can't be decoded holds no prompt.
-	_ = json.Unmarshal(s.request, &params)
-	return appendStrings(nil, []any{params.Messages, params.Prompt, params.Suffix})
+	return all
 }
 
-func appendStrings(to []string, v any) []string {
-	switch v := v.(type) {
+// appendStrings reads the next value, the member of that name or "", and appends
+// the strings in it. It reads token by token, so that of two members of the same
+// name neither is left out.
+func appendStrings(to []string, d *json.Decoder, name string) []string {
+	token, _ := d.Token()
+	switch token := token.(type) {
 	case string:
-		if v = strings.TrimSpace(v); len(v) >= minPromptBytes {
-			to = append(to, v)
+		text := strings.TrimSpace(token)
+		named := (name == "role" || name == "type") && isName(text) // the API's words, not the user's
+		if len(text) >= minSecretBytes && !named {
+			to = append(to, text)
 		}
-	case []any:
-		for _, e := range v {
-			to = appendStrings(to, e)
-		}
-	case map[string]any:
-		for name, e := range v {
-			if name != "role" && name != "type" { // the API's words, not the user's
-				to = appendStrings(to, e)
+	case json.Delim:
+		for d.More() {
+			if token == '{' {
+				member, _ := d.Token()
+				name, _ = member.(string)
 			}
+			to = appendStrings(to, d, name)
 		}
+		_, _ = d.Token() // its end
 	}
 	return to
 }
+
+// isName reports whether text is of the kind of user, image_url and input_text.
+func isName(text string) bool { return strings.Trim(text, "abcdefghijklmnopqrstuvwxyz_") == "" }
 
 // redactError is err with the secrets replaced in its text, and those of
 // another request that a middleware below made and that failed.
@@ -251,7 +291,7 @@ func (s secrets) redactError(err error) error {
 	var other *url.Error
 	if errors.As(err, &other) {
 		if u, parseErr := url.Parse(other.URL); parseErr == nil {
-			s.credentials = appendCredentials(slices.Clip(s.credentials), u)
+			s.other = u
 		}
 	}
 	if text := s.redact(err.Error()); text != err.Error() {

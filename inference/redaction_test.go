@@ -54,6 +54,7 @@ func TestSecretsInGatewayErrors(t *testing.T) {
 		{"quoted as by Go", "\x02\a 😀 \xff", `input: "\x02\a 😀 \ufffd"`, `input: "[redacted]"`},
 		{"escape across the cut", "<<<< and more of it", filler + `1234\u003c\u003c\u003c\u003c and more of it`, filler + "1234[redacted]…"},
 		{"no escape", secretPrompt, `C:\users\new \q \u12 \`, `C:\users\new \q \u12 \`},
+		{"JSON in JSON in JSON", `a "b"`, `{"detail":"{\"error\":\"{\\\"error\\\":\\\"a \\\\\\\"b\\\\\\\"\\\"}\"}"}`, `{"detail":"{\"error\":\"{\\\"error\\\":\\\"[redacted]\\\"}\"}"}`},
 		{"half the prompt", secretPrompt, `input: confidential: naïve...`, "input: [redacted]..."},
 		{"short prompt", " cancer\n", "invalid content: 'cancer'", "invalid content: '[redacted]'"},
 		{"too short to be a secret", "a", "a message", "a message"},
@@ -74,6 +75,39 @@ func TestSecretsInGatewayErrors(t *testing.T) {
 			if !errors.As(err, &status) || string(status.Body) != tc.body {
 				t.Errorf("got %#v, want a *StatusError with the body as it came", err.RawError)
 			}
+		})
+	}
+}
+
+// What is secret is so in each form in which a gateway comes to know it.
+func TestSecretsInEveryForm(t *testing.T) {
+	message := func(content any) any { return []any{map[string]any{"role": "tool", "content": content}} }
+	for _, tc := range []struct {
+		name, baseURL, key string
+		messages           any
+		body, want         string
+	}{
+		{"key with a space at its end", fakeURL, "sk-short ", message("hi"), "bad key sk-short", "bad key [redacted]"},
+		{"user name", "http://token-1:@gateway.test", "", message("hi"), "no user token-1", "no user [redacted]"},
+		{"escaped user name", "http://token%2F1@gateway.test", "", message("hi"), "no user token/1", "no user [redacted]"},
+		{"userinfo as it is sent", "http://joe:pass@gateway.test", "", message("hi"), "bad header: Basic am9lOnBhc3M=", "bad header: Basic [redacted]"},
+		{"query", "http://gateway.test/?key=abc%2Fdefghi%2Bjklmno%3D%3D", "", message("hi"), "bad key abc/defghi+jklmno==", "bad key [redacted]"},
+		{"value of the query", "http://gateway.test/?key=short&api-version=2024-02-01", "", message("hi"), "key short has no 2024-02-01", "key [redacted] has no 2024-02-01"},
+		{"type that is no name", fakeURL, "", message(map[string]any{"type": "HIV positive"}), "unknown type HIV positive", "unknown type [redacted]"},
+		{"type and role that are names", fakeURL, "", message(map[string]any{"type": "input_text"}), "a tool takes no input_text", "a tool takes no input_text"},
+		{"member that is there twice", fakeURL, "", json.RawMessage(`[{"content":"first","content":"second"}]`), "neither first nor second", "neither [redacted] nor [redacted]"},
+		{"names of members", fakeURL, "", message(map[string]any{"first": "second"}), "first: second", "first: [redacted]"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			client := newClient(t, inference.HTTPInferenceClientConfig{
+				BaseURL: tc.baseURL, APIKey: tc.key,
+				Transport: flaky.New(flaky.Status(400).WithBody(tc.body)).Transport(nil),
+			})
+			// The last member is what encoding/json takes for another "messages".
+			_, err := client.Generate(t.Context(), &inference.InferenceRequest{Params: map[string]any{
+				"model": "small", "messages": tc.messages, "me\u017Fsages": 1,
+			}})
+			checkError(t, err, inference.ErrCategoryInvalidReq, "HTTP 400: "+tc.want)
 		})
 	}
 }
