@@ -74,9 +74,12 @@ func isOnlyError(body []byte) bool {
 }
 
 // speaksOfError reports whether JSON may tell of an error: "error" is in it, as a
-// name or a value, and not only with null after it. Within a longer string the
-// quotes would be escaped.
+// name or a value, and not only with null after it, or there is a message and
+// no choices. Within a longer string the quotes would be escaped.
 func speaksOfError(body []byte) bool {
+	if bytes.Contains(body, []byte(`"message"`)) && !bytes.Contains(body, []byte(`"choices"`)) {
+		return true
+	}
 	_, after, found := bytes.Cut(body, []byte(`"error"`))
 	for found && bytes.HasPrefix(bytes.TrimLeft(after, " \t\r\n:"), []byte("null")) {
 		_, after, found = bytes.Cut(after, []byte(`"error"`))

@@ -215,6 +215,7 @@ func TestErrorInASuccess(t *testing.T) {
 		{"another of its own", `{"error":{"message":"no","type":"x"}}`, server, "HTTP 500: no", []time.Duration{0, s}},
 		{"a string", `{"error":"no"}`, server, "HTTP 500: no", []time.Duration{0, s}},
 		{"without an envelope", `{"object":"error","message":"no","code":503}`, server, "HTTP 503: no", []time.Duration{0, s}},
+		{"by its type alone", `{"message":"no","type":"overloaded_error"}`, server, "HTTP 529: no", []time.Duration{0, s}},
 		{"beside no choices", `{"choices":[],"usage":{"total_tokens":1},"error":{"message":"no","code":503}}`, server, "HTTP 503: no", []time.Duration{0, s}},
 		{"beside choices that are null", `{"choices":null,"error":{"message":"no","code":503}}`, server, "HTTP 503: no", []time.Duration{0, s}},
 		{"of a choice that brings nothing", choiceFailed, server, "HTTP 503: no", []time.Duration{0, s}},
