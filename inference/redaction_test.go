@@ -198,11 +198,11 @@ func FuzzMessages(f *testing.F) {
 		f.Add("sk-<0123>&456789", "\"<quoted>\" \u2028 and \\ \x01 😀 / end", strings.Repeat("é", 160), "\\", uint(quoting))
 	}
 	f.Fuzz(func(t *testing.T, key, prompt, before, between string, quoting uint) {
-		prompt = strings.TrimSpace(prompt)
+		key, prompt = strings.TrimSpace(key), strings.TrimSpace(prompt) // the space around them is no secret
 		// The mark, and what stands for a cut or for what is not UTF-8, may
 		// themselves make up a part of such a secret.
 		if len(key) < 8 || len(prompt) < 16 || strings.ContainsAny(key+prompt, "[]…\uFFFD") ||
-			strings.Contains("[redacted]", key) || !utf8.ValidString(key+prompt) {
+			strings.Contains("[redacted]", key) || !utf8.ValidString(key) || !utf8.ValidString(prompt) {
 			return
 		}
 		config := inference.HTTPInferenceClientConfig{BaseURL: fakeURL, APIKey: key}
