@@ -744,7 +744,7 @@ func TestBlockedSourceGoesOn(t *testing.T) {
 			t.Fatal(err)
 		}
 		if want := []string{"early ", "early ", "early late"}; fmt.Sprint(got) != fmt.Sprint(want) {
-			t.Errorf("attempts read %q, want %q", got, want)
+			t.Errorf("attempts read %q, want %q: what comes late belongs to the attempt under way", got, want)
 		}
 	})
 }
@@ -779,6 +779,7 @@ func TestBlockedSourceWithoutRecording(t *testing.T) {
 	}
 }
 
+// Some sources hold a lock while they read, and close only after that.
 func TestBlockedSourceWhoseCloseWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		source := &lockedBody{release: make(chan struct{})}
@@ -795,6 +796,7 @@ func TestBlockedSourceWhoseCloseWaits(t *testing.T) {
 	})
 }
 
+// The transports of net/http let go of it too.
 func TestBlockedSourceOverTheWire(t *testing.T) {
 	for _, proto := range []int{1, 2} {
 		srv := newProtoServer(t, proto, func(w http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) })

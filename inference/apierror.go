@@ -106,12 +106,8 @@ func lentBody(resp *http.Response) []byte {
 
 // parseAPIErrors returns the errors in {"error": {…}} or {"error": "…"}, in an
 // array of such objects, or in an object that is the error itself; and those of
-// a choice, and in Groq's own member. It looks at no body of more than
-// maxErrorBytes.
+// a choice, and in Groq's own member.
 func parseAPIErrors(body []byte) []apiError {
-	if len(body) > maxErrorBytes {
-		return nil
-	}
 	type failure struct {
 		Error errorValue `json:"error"`
 	}

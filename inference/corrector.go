@@ -48,20 +48,27 @@ func (c corrector) CloseIdleConnections() {
 func peek(ctx context.Context, resp *http.Response) []byte {
 	stop := closeWhenDone(ctx, resp)
 	defer stop()
-	begin, err := readUpTo(resp, maxErrorBytes)
-	rest := io.Reader(resp.Body)
-	if err != nil {
-		rest = brokenReader{err} // a body need not repeat its error
-	}
-	resp.Body = begunBody{io.MultiReader(bytes.NewReader(begin), rest), resp.Body}
+	resp.Body = begunBody{&stickyReader{r: resp.Body}, resp.Body}
+	begin, _ := readUpTo(resp, maxErrorBytes) // whose error comes again behind it
+	resp.Body = begunBody{io.MultiReader(bytes.NewReader(begin), resp.Body), resp.Body}
 	return begin
 }
 
-// A brokenReader always fails with err.
-type brokenReader struct{ err error }
+// A stickyReader repeats its error, which a body need not do.
+type stickyReader struct {
+	r   io.Reader
+	err error
+}
 
 // Read implements [io.Reader].
-func (r brokenReader) Read([]byte) (int, error) { return 0, r.err }
+func (s *stickyReader) Read(p []byte) (int, error) {
+	if s.err != nil {
+		return 0, s.err
+	}
+	n, err := s.r.Read(p)
+	s.err = err
+	return n, err
+}
 
 // isOnlyError reports whether the body of a success tells of an error, and has
 // no answer beside it.
@@ -75,7 +82,8 @@ func isOnlyError(body []byte) bool {
 
 // speaksOfError reports whether JSON may tell of an error: "error" is in it, as a
 // name or a value, and not only with null after it, or there is a message and
-// no choices. Within a longer string the quotes would be escaped.
+// no choices, which have messages too. Within a longer string the quotes would be
+// escaped.
 func speaksOfError(body []byte) bool {
 	if bytes.Contains(body, []byte(`"message"`)) && !bytes.Contains(body, []byte(`"choices"`)) {
 		return true

@@ -51,7 +51,8 @@ type InferenceError struct {
 	// of a part of these, if it has 16 bytes or more. Quotes are recognised as
 	// they are and with any escapes of JSON, down to JSON within JSON within
 	// JSON; what was encoded otherwise or reworded is not, nor a string of
-	// less than 4 bytes.
+	// less than 4 bytes. A user name, and a value in the query, of less than 8
+	// bytes is hidden only together with the rest, and api-version not at all.
 	Message string
 
 	// RawError is what Message was made from: a [*StatusError] if the gateway

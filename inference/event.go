@@ -12,6 +12,8 @@ import (
 // longest ones carry an image.
 const maxEventBytes = 8 << 20
 
+const byteOrderMark = "\uFEFF"
+
 var errEventTooLarge = errors.New("event is larger than 8 MiB")
 
 // A StreamEvent is one piece of an answer.
@@ -41,7 +43,9 @@ type eventReader struct {
 	afterCR bool       // the last line ended in CR: a LF that follows is part of its end
 }
 
-func newEventReader(r io.Reader) *eventReader { return &eventReader{r: bufio.NewReader(r)} }
+func newEventReader(r io.Reader) *eventReader {
+	return &eventReader{r: bufio.NewReader(&stickyReader{r: r})}
+}
 
 // A rawEvent is what stands between two empty lines of a stream.
 type rawEvent struct {
@@ -81,31 +85,45 @@ func (r *eventReader) next() (ev rawEvent, err error) {
 	}
 }
 
-// beginsLikeEvents reports whether a field or a comment comes first, after
-// nothing but the ends of lines and a byte order mark. It is also true if the
-// stream ends or breaks off before that is known: next tells why. It takes
-// nothing from the stream.
+// beginsLikeEvents reports whether a field or a comment comes first, after a
+// byte order mark and the ends of lines. A field must be one that is in use, and
+// have its colon: so does no page and no JSON begin. It is also true if nothing
+// comes, or if the stream breaks off before that is known: next tells why. It
+// takes nothing from the stream.
 func (r *eventReader) beginsLikeEvents() bool {
 	skip := 0
-	begin, err := r.r.Peek(1)
-	for err == nil && strings.IndexByte("\r\n\uFEFF", begin[skip]) >= 0 {
+	first, err := r.peek(skip, 1)
+	if string(first) == byteOrderMark[:1] {
+		if mark, _ := r.peek(0, len(byteOrderMark)); string(mark) == byteOrderMark {
+			skip = len(byteOrderMark)
+		}
+		first, err = r.peek(skip, 1)
+	}
+	for err == nil && (first[0] == '\r' || first[0] == '\n') {
 		skip++
-		begin, err = r.r.Peek(skip + 1)
+		first, err = r.peek(skip, 1)
 	}
 	if err != nil {
 		return err != bufio.ErrBufferFull // no stream begins with so many
 	}
 	for _, field := range []string{"data:", "event:", "id:", "retry:", "error:", ":"} {
-		if begin[skip] != field[0] {
+		if first[0] != field[0] {
 			continue // without waiting for more
 		}
-		got, err := r.r.Peek(skip + len(field))
-		brokeOff := err != nil && err != io.EOF && strings.HasPrefix(field, string(got[skip:]))
-		if brokeOff || string(got[skip:]) == field {
+		got, err := r.peek(skip, len(field))
+		brokeOff := err != nil && err != io.EOF && err != bufio.ErrBufferFull
+		if string(got) == field || brokeOff && strings.HasPrefix(field, string(got)) {
 			return true
 		}
 	}
 	return false
+}
+
+// peek returns the next n bytes of the stream after skip, and if there are fewer
+// of them also why.
+func (r *eventReader) peek(skip, n int) ([]byte, error) {
+	got, err := r.r.Peek(skip + n)
+	return got[min(skip, len(got)):], err
 }
 
 // unread makes next return events that it has returned before once more, ahead of
@@ -136,7 +154,7 @@ func (r *eventReader) readLine() error {
 	}
 	if !r.begun {
 		r.begun = true
-		r.line = bytes.TrimPrefix(r.line, []byte("\uFEFF"))
+		r.line = bytes.TrimPrefix(r.line, []byte(byteOrderMark))
 	}
 	return nil
 }

@@ -134,8 +134,8 @@ func isEventStream(resp *http.Response) bool {
 // say what it is: some gateways leave that out, and the SDKs do not ask. Text is
 // what net/http takes it for if a handler says nothing.
 func mayBeEventStream(resp *http.Response) bool {
-	mediaType := resp.Header.Get("Content-Type")
-	unknown := mediaType == "" || strings.EqualFold(contentType(resp), "text/plain")
+	mediaType := contentType(resp)
+	unknown := mediaType == noContentType || strings.EqualFold(mediaType, "text/plain")
 	return isEventStream(resp) || resp.StatusCode == http.StatusOK && unknown
 }
 

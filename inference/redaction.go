@@ -21,10 +21,14 @@ const (
 	// itself. Shorter parts occur by chance.
 	quoteBytes = 16
 
-	// minSecretBytes is how long a string in a prompt, a name or a value must be
-	// to be looked for. Shorter ones are no secret, and stand in every other
-	// word.
-	minSecretBytes = 4
+	// minPromptBytes is how long a string in a prompt must be to be looked
+	// for. Shorter ones are no secret, and stand in every other word.
+	minPromptBytes = 4
+
+	// minWordBytes is how long a user name or a value in a query must be to be
+	// looked for by itself. Shorter ones are words of a configuration, such as
+	// true, more often than secrets.
+	minWordBytes = 8
 
 	// maxDecodings is how often escapes are decoded: those of JSON within JSON
 	// within JSON.
@@ -32,6 +36,10 @@ const (
 
 	// maxEscapeBytes is the most that an escape takes for one byte.
 	maxEscapeBytes = len(`\U00000000`)
+
+	// windowBytes is what is looked at of a text. A secret that begins before
+	// the cut is recognised by what is behind it, with a factor for each decoding.
+	windowBytes = maxMessageBytes + quoteBytes*maxEscapeBytes*maxEscapeBytes*maxEscapeBytes
 
 	redacted = "[redacted]"
 )
@@ -50,12 +58,14 @@ func (s secrets) credentials() []string {
 	all := []string{strings.TrimSpace(s.apiKey)} // as net/http sends it
 	for _, u := range []*url.URL{s.base, s.other} {
 		if u != nil {
-			all = append(append(all, userinfoSecrets(u.User)...), querySecrets(u)...)
+			all = append(all, userinfoSecrets(u.User)...)
+			all = append(all, querySecrets(u.RawQuery)...)
 		}
 	}
 	return slices.DeleteFunc(all, func(c string) bool { return c == "" })
 }
 
+// userinfoSecrets returns what user is, as a whole, in parts and as it is sent.
 func userinfoSecrets(user *url.Userinfo) []string {
 	if user == nil {
 		return nil
@@ -63,20 +73,24 @@ func userinfoSecrets(user *url.Userinfo) []string {
 	name := user.Username()
 	password, _ := user.Password()
 	basic := base64.StdEncoding.EncodeToString([]byte(name + ":" + password)) // as net/http sends them
-	if len(name) < minSecretBytes {
+	if len(name) < minWordBytes {
 		name = ""
 	}
 	return []string{user.String(), basic, password, name}
 }
 
-func querySecrets(u *url.URL) []string {
-	all := []string{u.RawQuery}
-	for name, values := range u.Query() {
-		for _, v := range values {
-			// Azure's api-version is no secret, and stands in its errors.
-			if len(v) >= minSecretBytes && !strings.Contains(name, "version") {
-				all = append(all, v)
-			}
+// querySecrets returns the parts of a query, and their values as they are meant.
+// Azure's api-version is no secret, and stands in its errors.
+func querySecrets(query string) []string {
+	var all []string
+	for part := range strings.SplitSeq(query, "&") {
+		name, value, _ := strings.Cut(part, "=")
+		if name == "api-version" {
+			continue
+		}
+		all = append(all, part)
+		if meant, err := url.QueryUnescape(value); err == nil && len(meant) >= minWordBytes {
+			all = append(all, meant)
 		}
 	}
 	return all
@@ -84,8 +98,7 @@ func querySecrets(u *url.URL) []string {
 
 // redact returns the beginning of text with the secrets replaced.
 func (s secrets) redact(text string) string {
-	// A secret that begins before the cut is recognised by what is behind it.
-	window := text[:min(len(text), maxMessageBytes+quoteBytes*maxEscapeBytes*maxEscapeBytes*maxEscapeBytes)]
+	window := text[:min(len(text), windowBytes)]
 	readings := readings(window)
 	runs := make(map[string]bool) // the runs of quoteBytes in the readings; true: part of a secret
 	for _, r := range readings {
@@ -142,9 +155,9 @@ type reading struct {
 	at   []int // where in the original each byte of text begins, and where its end is
 }
 
-// readings returns text as it stands, and what it says if it is, or holds,
-// JSON or JSON within JSON. So a secret is found in whatever way it is escaped,
-// which no list of ways can promise.
+// readings returns text as it stands, and what it says once its escapes are
+// decoded, up to maxDecodings times. So a secret is found in whatever way it is
+// escaped, which no list of ways can promise.
 func readings(text string) []reading {
 	last := reading{text, make([]int, len(text)+1)}
 	for i := range last.at {
@@ -247,11 +260,14 @@ func (s secrets) prompt() []string {
 	d := json.NewDecoder(bytes.NewReader(s.request))
 	_, _ = d.Token()
 	for d.More() {
-		name, _ := d.Token()
-		found := appendStrings(nil, d, "")
-		switch name {
+		token, _ := d.Token()
+		name, _ := token.(string)
+		switch strings.ToLower(name) { // a gateway in Go takes any case
 		case "messages", "prompt", "suffix":
-			all = append(all, found...)
+			all = appendStrings(all, d, "")
+		default:
+			var other json.RawMessage
+			_ = d.Decode(&other)
 		}
 	}
 	return all
@@ -266,7 +282,7 @@ func appendStrings(to []string, d *json.Decoder, name string) []string {
 	case string:
 		text := strings.TrimSpace(token)
 		named := (name == "role" || name == "type") && isName(text) // the API's words, not the user's
-		if len(text) >= minSecretBytes && !named {
+		if len(text) >= minPromptBytes && !named {
 			to = append(to, text)
 		}
 	case json.Delim:
@@ -282,8 +298,11 @@ func appendStrings(to []string, d *json.Decoder, name string) []string {
 	return to
 }
 
-// isName reports whether text is of the kind of user, image_url and input_text.
-func isName(text string) bool { return strings.Trim(text, "abcdefghijklmnopqrstuvwxyz_") == "" }
+// isName reports whether text is of the kind of user, image_url and
+// computer_20241022.
+func isName(text string) bool {
+	return strings.Trim(text, "abcdefghijklmnopqrstuvwxyz0123456789_-") == ""
+}
 
 // redactError is err with the secrets replaced in its text, and those of
 // another request that a middleware below made and that failed.

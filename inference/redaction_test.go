@@ -52,6 +52,7 @@ func TestSecretsInGatewayErrors(t *testing.T) {
 		{"JSON in JSON", "a\"<\n>", `{"detail":"{\"input\":\"a\\\"\\u003c\\n\\u003e\"}"}`, `{"detail":"{\"input\":\"[redacted]\"}"}`},
 		{"quoted as by Python", "it's \"me\"", `input: 'it\'s "me"'`, "input: '[redacted]'"},
 		{"quoted as by Go", "\x02\a 😀 \xff", `input: "\x02\a 😀 \ufffd"`, `input: "[redacted]"`},
+		{"escapes in escapes across the cut", "sixteen letters and more", filler + escapeAll(escapeAll(escapeAll("sixteen letters and more"))), filler + "[redacted]…"},
 		{"escape across the cut", "<<<< and more of it", filler + `1234\u003c\u003c\u003c\u003c and more of it`, filler + "1234[redacted]…"},
 		{"no escape", secretPrompt, `C:\users\new \q \u12 \`, `C:\users\new \q \u12 \`},
 		{"JSON in JSON in JSON", `a "b"`, `{"detail":"{\"error\":\"{\\\"error\\\":\\\"a \\\\\\\"b\\\\\\\"\\\"}\"}"}`, `{"detail":"{\"error\":\"{\\\"error\\\":\\\"[redacted]\\\"}\"}"}`},
@@ -88,14 +89,18 @@ func TestSecretsInEveryForm(t *testing.T) {
 		body, want         string
 	}{
 		{"key with a space at its end", fakeURL, "sk-short ", message("hi"), "bad key sk-short", "bad key [redacted]"},
-		{"user name", "http://token-1:@gateway.test", "", message("hi"), "no user token-1", "no user [redacted]"},
-		{"escaped user name", "http://token%2F1@gateway.test", "", message("hi"), "no user token/1", "no user [redacted]"},
+		{"user name", "http://token-01:@gateway.test", "", message("hi"), "no user token-01", "no user [redacted]"},
+		{"escaped user name", "http://token%2F01@gateway.test", "", message("hi"), "no user token/01", "no user [redacted]"},
 		{"userinfo as it is sent", "http://joe:pass@gateway.test", "", message("hi"), "bad header: Basic am9lOnBhc3M=", "bad header: Basic [redacted]"},
 		{"query", "http://gateway.test/?key=abc%2Fdefghi%2Bjklmno%3D%3D", "", message("hi"), "bad key abc/defghi+jklmno==", "bad key [redacted]"},
-		{"value of the query", "http://gateway.test/?key=short&api-version=2024-02-01", "", message("hi"), "key short has no 2024-02-01", "key [redacted] has no 2024-02-01"},
+		{"value of the query", "http://gateway.test/?key=short-01&api-version=2024-02-01-preview", "", message("hi"), "key short-01 has no 2024-02-01-preview", "key [redacted] has no 2024-02-01-preview"},
+		{"name of a value", "http://gateway.test/?conversion-token=hunter22", "", message("hi"), "bad token hunter22", "bad token [redacted]"},
+		{"words of a configuration", "http://user:password@gateway.test/?stream=true&region=east", "", message("hi"), "stream of a user must be true, not least", "stream of a user must be true, not least"},
+		{"query as a whole", "http://gateway.test/?stream=true&region=east", "", message("hi"), "no /?stream=true&region=east", "no /?[redacted]&[redacted]"},
+		{"type with a date", fakeURL, "", message(map[string]any{"type": "computer_20241022"}), "unknown type computer_20241022", "unknown type computer_20241022"},
 		{"type that is no name", fakeURL, "", message(map[string]any{"type": "HIV positive"}), "unknown type HIV positive", "unknown type [redacted]"},
 		{"type and role that are names", fakeURL, "", message(map[string]any{"type": "input_text"}), "a tool takes no input_text", "a tool takes no input_text"},
-		{"member that is there twice", fakeURL, "", json.RawMessage(`[{"content":"first","content":"second"}]`), "neither first nor second", "neither [redacted] nor [redacted]"},
+		{"member that is there twice", fakeURL, "", json.RawMessage(`[{"content":"first","content":"second"}]`), "neither zeroth nor first nor second", "neither [redacted] nor [redacted] nor [redacted]"},
 		{"names of members", fakeURL, "", message(map[string]any{"first": "second"}), "first: second", "first: [redacted]"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -105,7 +110,7 @@ func TestSecretsInEveryForm(t *testing.T) {
 			})
 			// The last member is what encoding/json takes for another "messages".
 			_, err := client.Generate(t.Context(), &inference.InferenceRequest{Params: map[string]any{
-				"model": "small", "messages": tc.messages, "me\u017Fsages": 1,
+				"model": "small", "messages": tc.messages, "Prompt": "zeroth", "me\u017Fsages": 1,
 			}})
 			checkError(t, err, inference.ErrCategoryInvalidReq, "HTTP 400: "+tc.want)
 		})

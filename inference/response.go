@@ -76,12 +76,14 @@ func readUpTo(resp *http.Response, limit int64) ([]byte, error) {
 	return buf.Bytes(), err
 }
 
+const noContentType = "no Content-Type"
+
 func contentType(resp *http.Response) string {
 	mediaType, _, _ := strings.Cut(resp.Header.Get("Content-Type"), ";")
 	if mediaType = strings.TrimSpace(mediaType); mediaType != "" {
 		return mediaType
 	}
-	return "no Content-Type"
+	return noContentType
 }
 
 // failureText is what the gateway says about a failure: the API's message,
@@ -93,7 +95,7 @@ func failureText(resp *http.Response, body []byte) string {
 	}
 	for _, text := range append(texts, string(body[:min(len(body), maxFailureBytes)]), http.StatusText(resp.StatusCode)) {
 		if text = strings.TrimSpace(text); text != "" {
-			return text[:min(len(text), maxFailureBytes)]
+			return text
 		}
 	}
 	return "empty response body"

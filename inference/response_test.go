@@ -82,6 +82,7 @@ func TestErrorBody(t *testing.T) {
 		{"other JSON", `{"detail":"slow down"}`, `{"detail":"slow down"}`},
 		{"JSON array", `[{"error":{"message":"slow down"}}]`, "slow down"},
 		{"without an envelope", `{"object":"error","message":"slow down","code":429}`, "slow down"},
+		{"long JSON", `{"error":{"message":"slow down"},"input":"` + strings.Repeat("x", 300<<10) + `"}`, "slow down"},
 		{"text", "slow down\n", "slow down"},
 		{"broken JSON", `{"error":{"message":"slow`, `{"error":{"message":"slow`},
 		{"spaces", " \n", "Too Many Requests"},
@@ -95,7 +96,7 @@ func TestErrorBody(t *testing.T) {
 			_, err := generate(t, flaky.Status(429).WithBody(tc.body))
 			checkError(t, err, inference.ErrCategoryRateLimit, "HTTP 429: "+tc.want)
 			var status *inference.StatusError
-			if !errors.As(err, &status) || string(status.Body) != tc.body {
+			if !errors.As(err, &status) || string(status.Body) != tc.body[:min(len(tc.body), 64<<10)] {
 				t.Errorf("got %#v, want a *StatusError with the body as it came", err.RawError)
 			}
 			if want := "HTTP 429 Too Many Requests"; status.Error() != want {

@@ -30,9 +30,9 @@ import (
 //
 // A response with status 200 and without a Content-Type, or with text/plain,
 // counts as an event stream too if it begins like one, or is empty. What is
-// yielded are the events of the answer, which have choices, usage or the results of a
-// filter; whatever else a gateway sends to keep the connection alive is passed
-// over.
+// yielded are the events of the answer, which have choices, usage or the
+// results of a filter; whatever else a gateway sends to keep the connection
+// alive is passed over.
 //
 // Stream tries again as [HTTPInferenceClient.Generate] does, until the first
 // content: an event that says more than that an answer begins, if only that it
