@@ -256,29 +256,42 @@ func codeUnit(text string) (rune, bool) {
 // prompt returns the strings of the request that the model was to read.
 func (s secrets) prompt() []string {
 	var all []string
-	// The body was made by json.Marshal, and is an object.
-	d := json.NewDecoder(bytes.NewReader(s.request))
-	_, _ = d.Token()
-	for d.More() {
-		token, _ := d.Token()
-		name, _ := token.(string)
+	w := jsonWalk{d: json.NewDecoder(bytes.NewReader(s.request))}
+	w.d.UseNumber() // none is too large for that
+	_ = w.token()   // of an object, which json.Marshal made
+	for w.more() {
+		name, _ := w.token().(string)
+		texts := w.appendStrings(nil, "")
 		switch strings.ToLower(name) { // a gateway in Go takes any case
 		case "messages", "prompt", "suffix":
-			all = appendStrings(all, d, "")
-		default:
-			var other json.RawMessage
-			_ = d.Decode(&other)
+			all = append(all, texts...)
 		}
 	}
 	return all
 }
 
+// A jsonWalk reads JSON token by token, so that of two members of the same name
+// neither is left out, and no depth is too much. An error ends it.
+type jsonWalk struct {
+	d   *json.Decoder
+	err error
+}
+
+// more reports whether there is another element or member.
+func (w *jsonWalk) more() bool { return w.err == nil && w.d.More() }
+
+// token returns the next token, nil after an error.
+func (w *jsonWalk) token() (t json.Token) {
+	if w.err == nil {
+		t, w.err = w.d.Token()
+	}
+	return t
+}
+
 // appendStrings reads the next value, the member of that name or "", and appends
-// the strings in it. It reads token by token, so that of two members of the same
-// name neither is left out.
-func appendStrings(to []string, d *json.Decoder, name string) []string {
-	token, _ := d.Token()
-	switch token := token.(type) {
+// the strings in it that may be a secret.
+func (w *jsonWalk) appendStrings(to []string, name string) []string {
+	switch token := w.token().(type) {
 	case string:
 		text := strings.TrimSpace(token)
 		named := (name == "role" || name == "type") && isName(text) // the API's words, not the user's
@@ -286,14 +299,13 @@ func appendStrings(to []string, d *json.Decoder, name string) []string {
 			to = append(to, text)
 		}
 	case json.Delim:
-		for d.More() {
+		for w.more() {
 			if token == '{' {
-				member, _ := d.Token()
-				name, _ = member.(string)
+				name, _ = w.token().(string)
 			}
-			to = appendStrings(to, d, name)
+			to = w.appendStrings(to, name)
 		}
-		_, _ = d.Token() // its end
+		_ = w.token() // its end
 	}
 	return to
 }

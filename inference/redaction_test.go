@@ -117,6 +117,21 @@ func TestSecretsInEveryForm(t *testing.T) {
 	}
 }
 
+// What encoding/json writes, it need not be able to decode.
+func TestSecretsBesideDeepParams(t *testing.T) {
+	var deep any = json.RawMessage("1e999")
+	for range 20_000 {
+		deep = []any{deep}
+	}
+	client := newClient(t, inference.HTTPInferenceClientConfig{
+		BaseURL: fakeURL, Transport: flaky.New(flaky.Status(400).WithBody("neither first nor second")).Transport(nil),
+	})
+	_, err := client.Generate(t.Context(), &inference.InferenceRequest{Params: map[string]any{
+		"deep": deep, "messages": []any{deep, "first"}, "prompt": "second",
+	}})
+	checkError(t, err, inference.ErrCategoryInvalidReq, "HTTP 400: neither [redacted] nor [redacted]")
+}
+
 func TestSecretsInTransportErrors(t *testing.T) {
 	cause := errors.New(`malformed HTTP response "` + secretKey + " " + secretPrompt + `"`)
 	client := newClient(t, inference.HTTPInferenceClientConfig{
