@@ -19,9 +19,9 @@ import (
 type Outcome uint8
 
 const (
-	Final     Outcome = iota // success, or a failure that trying again won't change
-	Rejected                 // turned away unprocessed: any request may be sent again
-	Uncertain                // may have been processed: only an idempotent request may be sent again
+	Final       Outcome = iota // success, or a failure that trying again won't change
+	Unprocessed                // turned away unprocessed: any request may be sent again
+	Uncertain                  // may have been processed: only an idempotent request may be sent again
 )
 
 // String returns the name of the constant in lower case.
@@ -29,8 +29,8 @@ func (o Outcome) String() string {
 	switch o {
 	case Final:
 		return "final"
-	case Rejected:
-		return "rejected"
+	case Unprocessed:
+		return "unprocessed"
 	case Uncertain:
 		return "uncertain"
 	}
@@ -69,7 +69,7 @@ func (f ClassifierFunc) Classify(req *http.Request, resp *http.Response, err err
 // DefaultClassifier is the classifier of a [RetryTransport] that has none. It
 // must not be changed while requests are under way.
 //
-// Statuses: 429 and 503 are [Rejected]; 500, 502 and 504 are [Uncertain]; every
+// Statuses: 429 and 503 are [Unprocessed]; 500, 502 and 504 are [Uncertain]; every
 // other one is [Final]. A 503 says that the server could not handle the
 // request (RFC 9110, section 15.6.4), but some proxies also say it after an
 // upstream died half-way. Anyone who talks to such a proxy and must not have a
@@ -77,28 +77,22 @@ func (f ClassifierFunc) Classify(req *http.Request, resp *http.Response, err err
 //
 // Errors: those from before a connection stood, and those by which an HTTP/2
 // server says that it did not process the stream (RFC 9113, section 8.7), are
-// Rejected. An untrusted or mismatched certificate, a host that does not exist,
+// Unprocessed. An untrusted or mismatched certificate, a host that does not exist,
 // a request or response that is malformed, and whatever comes when the
 // request's context is done, are Final. Everything else, such as a reset, an
 // end of file or a timeout, is Uncertain.
 //
 // An error counts as what it wraps. Of several that are joined, one that is
 // Final decides, else one that is Uncertain.
-var DefaultClassifier Classifier = defaultClassifier{}
+var DefaultClassifier = defaultClassifier{}
 
 type defaultClassifier struct{}
-
-// isDefault reports whether c goes by statusOutcome.
-func isDefault(c Classifier) bool {
-	_, ok := c.(defaultClassifier)
-	return ok
-}
 
 func statusOutcome(status int) Outcome {
 	switch status {
 	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
-		return Rejected
-	case http.StatusInternalServerError, http.StatusBadGateway, http.StatusGatewayTimeout:
+		return Unprocessed
+	case http.StatusRequestTimeout, http.StatusInternalServerError, http.StatusBadGateway, http.StatusGatewayTimeout:
 		return Uncertain
 	}
 	return Final
@@ -196,7 +190,7 @@ func ownOutcome(err error) (outcome Outcome, told bool) {
 			return Final, true
 		}
 		// Not every failure that passes is marked as temporary.
-		return Rejected, true
+		return Unprocessed, true
 	case *net.OpError:
 		return opOutcome(e), true
 	case syscall.Errno:
@@ -214,7 +208,7 @@ func ownOutcome(err error) (outcome Outcome, told bool) {
 func opOutcome(op *net.OpError) Outcome {
 	switch {
 	case op.Op == "dial", op.Op == "proxyconnect", op.Op == "socks connect":
-		return Rejected
+		return Unprocessed
 	case op.Op == "remote error" && isRefusal(op.Err):
 		return Final
 	}
@@ -249,7 +243,7 @@ func errnoOutcome(errno syscall.Errno) Outcome {
 	switch errno {
 	case syscall.ECONNREFUSED, syscall.ENETUNREACH, syscall.EHOSTUNREACH,
 		wsaNetUnreach, wsaConnRefused, wsaHostUnreach:
-		return Rejected
+		return Unprocessed
 	}
 	return Uncertain
 }
@@ -276,7 +270,7 @@ func streamOutcome(code uint64, cause error) Outcome {
 	const refusedStream, inadequateSecurity, http11Required = 0x7, 0xc, 0xd
 	switch {
 	case code == refusedStream:
-		return Rejected
+		return Unprocessed
 	case cause == nil || cause.Error() != "received from peer":
 		// Not the server but the client ended the stream, since the response
 		// breaks the protocol. Nothing but this text marks the server's.
@@ -345,7 +339,7 @@ func textOutcome(text string) (outcome Outcome, told bool) {
 	if refusal, ok := strings.CutPrefix(text, "http2: Transport: cannot retry err ["); ok {
 		if hasAnyPrefix(refusal, unprocessed) ||
 			strings.HasPrefix(refusal, "stream error: ") && strings.Contains(refusal, "; REFUSED_STREAM") {
-			return Rejected, true
+			return Unprocessed, true
 		}
 		return Uncertain, true
 	}
@@ -355,7 +349,7 @@ func textOutcome(text string) (outcome Outcome, told bool) {
 	case text == "net/http: request canceled": // by the deprecated Request.Cancel
 		return Final, true
 	case hasAnyPrefix(text, unprocessed):
-		return Rejected, true
+		return Unprocessed, true
 	}
 	return Uncertain, false
 }

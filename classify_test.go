@@ -33,8 +33,8 @@ import (
 
 func TestClassifyStatus(t *testing.T) {
 	want := map[int]httpretry.Outcome{
-		429: httpretry.Rejected,
-		503: httpretry.Rejected,
+		429: httpretry.Unprocessed,
+		503: httpretry.Unprocessed,
 		500: httpretry.Uncertain,
 		502: httpretry.Uncertain,
 		504: httpretry.Uncertain,
@@ -92,7 +92,7 @@ func TestIsIdempotent(t *testing.T) {
 
 func TestOutcomeString(t *testing.T) {
 	for o, want := range map[httpretry.Outcome]string{
-		httpretry.Final: "final", httpretry.Rejected: "rejected", httpretry.Uncertain: "uncertain", 3: "invalid",
+		httpretry.Final: "final", httpretry.Unprocessed: "rejected", httpretry.Uncertain: "uncertain", 3: "invalid",
 	} {
 		if got := o.String(); got != want {
 			t.Errorf("Outcome(%d): got %q, want %q", o, got, want)
@@ -247,18 +247,18 @@ func failingDial(err error) dialFunc {
 func TestClassifyNoConnection(t *testing.T) {
 	testFailures(t, []failure{
 		{
-			"refused", "nothing was sent", httpretry.Rejected, "refused",
+			"refused", "nothing was sent", httpretry.Unprocessed, "refused",
 			func(t *testing.T, _ *http.Transport) *http.Request { return get(t, "http://"+closedAddr(t)) },
 		},
 		{
-			"dial timeout", "nothing was sent", httpretry.Rejected, "i/o timeout",
+			"dial timeout", "nothing was sent", httpretry.Unprocessed, "i/o timeout",
 			func(t *testing.T, tr *http.Transport) *http.Request {
 				tr.DialContext = (&net.Dialer{Timeout: time.Nanosecond}).DialContext
 				return get(t, "http://"+closedAddr(t))
 			},
 		},
 		{
-			"no route", "nothing was sent; a route may come back", httpretry.Rejected, "dial tcp",
+			"no route", "nothing was sent; a route may come back", httpretry.Unprocessed, "dial tcp",
 			func(t *testing.T, tr *http.Transport) *http.Request {
 				// There is no address that is unreachable everywhere.
 				tr.DialContext = failingDial(&net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("connect", syscall.EHOSTUNREACH)})
@@ -266,7 +266,7 @@ func TestClassifyNoConnection(t *testing.T) {
 			},
 		},
 		{
-			"no socket", "the server's socket is missing while it restarts", httpretry.Rejected, "dial unix",
+			"no socket", "the server's socket is missing while it restarts", httpretry.Unprocessed, "dial unix",
 			func(t *testing.T, tr *http.Transport) *http.Request {
 				path := filepath.Join(t.TempDir(), "socket")
 				tr.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -307,12 +307,12 @@ func TestClassifyErrno(t *testing.T) {
 		want   httpretry.Outcome
 		reason string
 	}{
-		{syscall.ECONNREFUSED, httpretry.Rejected, "only connecting fails so"},
-		{syscall.ENETUNREACH, httpretry.Rejected, "no route"},
-		{syscall.EHOSTUNREACH, httpretry.Rejected, "no route"},
-		{10061, httpretry.Rejected, "WSAECONNREFUSED"},
-		{10051, httpretry.Rejected, "WSAENETUNREACH"},
-		{10065, httpretry.Rejected, "WSAEHOSTUNREACH"},
+		{syscall.ECONNREFUSED, httpretry.Unprocessed, "only connecting fails so"},
+		{syscall.ENETUNREACH, httpretry.Unprocessed, "no route"},
+		{syscall.EHOSTUNREACH, httpretry.Unprocessed, "no route"},
+		{10061, httpretry.Unprocessed, "WSAECONNREFUSED"},
+		{10051, httpretry.Unprocessed, "WSAENETUNREACH"},
+		{10065, httpretry.Unprocessed, "WSAEHOSTUNREACH"},
 		{syscall.ECONNRESET, httpretry.Uncertain, "the connection stood"},
 		{syscall.EPIPE, httpretry.Uncertain, "the connection stood"},
 		{syscall.ETIMEDOUT, httpretry.Uncertain, "a connection that stood may time out too"},
@@ -375,10 +375,10 @@ func TestClassifyDNS(t *testing.T) {
 		reason string
 	}{
 		{"NXDOMAIN", 3, httpretry.Final, "no such host", "the host does not exist"},
-		{"SERVFAIL", 2, httpretry.Rejected, "server misbehaving", "temporary trouble of the name server"},
-		{"REFUSED", 5, httpretry.Rejected, "server misbehaving", "says nothing about the host"},
-		{"no answer", -1, httpretry.Rejected, "i/o timeout", "the answer may come next time"},
-		{"no name server", -2, httpretry.Rejected, "lookup", "it may be back in a moment"},
+		{"SERVFAIL", 2, httpretry.Unprocessed, "server misbehaving", "temporary trouble of the name server"},
+		{"REFUSED", 5, httpretry.Unprocessed, "server misbehaving", "says nothing about the host"},
+		{"no answer", -1, httpretry.Unprocessed, "i/o timeout", "the answer may come next time"},
+		{"no name server", -2, httpretry.Unprocessed, "lookup", "it may be back in a moment"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -717,7 +717,7 @@ func TestClassifyTLS(t *testing.T) {
 			&tls.Config{GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
 				return nil, errors.New("not now")
 			}}, &tls.Config{})},
-		{"handshake timeout", "nothing was sent", httpretry.Rejected, "TLS handshake timeout", func(t *testing.T, tr *http.Transport) *http.Request {
+		{"handshake timeout", "nothing was sent", httpretry.Unprocessed, "TLS handshake timeout", func(t *testing.T, tr *http.Transport) *http.Request {
 			tr.TLSHandshakeTimeout = 10 * time.Millisecond
 			return get(t, "https://"+serveRaw(t, silent))
 		}},
@@ -769,9 +769,9 @@ func TestClassifyProxy(t *testing.T) {
 		return func(t *testing.T) string { return serveRaw(t, answer(text)) }
 	}
 	testFailures(t, []failure{
-		{"refused", "nothing was sent", httpretry.Rejected, "proxyconnect", through("http", closedAddr)},
-		{"SOCKS refused", "nothing was sent", httpretry.Rejected, "proxyconnect", through("socks5", closedAddr)},
-		{"SOCKS says no", "nothing was sent", httpretry.Rejected, "socks connect", through("socks5", func(t *testing.T) string {
+		{"refused", "nothing was sent", httpretry.Unprocessed, "proxyconnect", through("http", closedAddr)},
+		{"SOCKS refused", "nothing was sent", httpretry.Unprocessed, "proxyconnect", through("socks5", closedAddr)},
+		{"SOCKS says no", "nothing was sent", httpretry.Unprocessed, "socks connect", through("socks5", func(t *testing.T) string {
 			return serveRaw(t, func(conn net.Conn) {
 				answerAnything("\x05\x00")(conn)
 				answerAnything("\x05\x05\x00\x01\x00\x00\x00\x00\x00\x00")(conn)
@@ -780,7 +780,7 @@ func TestClassifyProxy(t *testing.T) {
 		{"untrusted", "trying again changes no certificate", httpretry.Final, "unknown authority", through("https", func(t *testing.T) string {
 			return strings.TrimPrefix(serveTLS(t, &tls.Config{}), "https://")
 		})},
-		{"hangs up on TLS", "nothing was sent", httpretry.Rejected, "proxyconnect", through("https", func(t *testing.T) string {
+		{"hangs up on TLS", "nothing was sent", httpretry.Unprocessed, "proxyconnect", through("https", func(t *testing.T) string {
 			return serveRaw(t, func(conn net.Conn) { answerAnything("")(conn); conn.Close() })
 		})},
 		{
@@ -1017,7 +1017,7 @@ func TestClassifyStreamReset(t *testing.T) {
 		want, reason := httpretry.Uncertain, "the server may have begun to process the stream"
 		switch code {
 		case codeRefusedStream:
-			want, reason = httpretry.Rejected, "the server did not process the stream; net/http has tried 8 times if it could"
+			want, reason = httpretry.Unprocessed, "the server did not process the stream; net/http has tried 8 times if it could"
 		case codeInadequateSecurity, codeHTTP11Required:
 			want, reason = httpretry.Final, "net/http will not negotiate anything else next time"
 		}
@@ -1047,11 +1047,11 @@ var http2Failures = []struct {
 }{
 	{
 		gracefulGoAway, func(uint32) ([]byte, bool) { return goAway(0, codeNo), false },
-		httpretry.Rejected, "not processed",
+		httpretry.Unprocessed, "not processed",
 	},
 	{
 		"GOAWAY below the first stream, with an error", func(uint32) ([]byte, bool) { return goAway(0, codeEnhanceYourCalm), false },
-		httpretry.Rejected, "not processed; net/http does not try again",
+		httpretry.Unprocessed, "not processed; net/http does not try again",
 	},
 	{
 		"GOAWAY: INADEQUATE_SECURITY", func(uint32) ([]byte, bool) { return goAway(0, codeInadequateSecurity), false },
@@ -1139,7 +1139,7 @@ func TestClassifyHTTP2NotEstablished(t *testing.T) {
 		if !strings.Contains(err.Error(), "could not be established") {
 			t.Errorf("got the error %q, want one of a connection that took no request", err)
 		}
-		wantOutcome(t, req, err, httpretry.Rejected, "nothing was sent")
+		wantOutcome(t, req, err, httpretry.Unprocessed, "nothing was sent")
 	})
 }
 
@@ -1156,7 +1156,7 @@ func TestClassifySecondStream(t *testing.T) {
 	}{
 		{
 			"GOAWAY with an error", goAway(1, codeEnhanceYourCalm), func(*http.Request) {},
-			httpretry.Rejected, "cannot retry err", "the server did not process the second stream",
+			httpretry.Unprocessed, "cannot retry err", "the server did not process the second stream",
 		},
 		{
 			"header too large for the server", nil, func(r *http.Request) { r.Header.Set("A", strings.Repeat("b", 10_000)) },
@@ -1199,7 +1199,7 @@ func TestClassifyHTTP2OverTLS(t *testing.T) {
 	refused := func(stream uint32) ([]byte, bool) { return rstStream(stream, codeRefusedStream), false }
 	cancelled := func(stream uint32) ([]byte, bool) { return rstStream(stream, codeCancel), false }
 	testFailures(t, []failure{
-		{"refused", "the server did not process the stream", httpretry.Rejected, "REFUSED_STREAM", overTLS(refused, nil)},
+		{"refused", "the server did not process the stream", httpretry.Unprocessed, "REFUSED_STREAM", overTLS(refused, nil)},
 		{"cancelled", "the server may have begun", httpretry.Uncertain, "CANCEL", overTLS(cancelled, nil)},
 		// An end of file or a reset, whichever the client notices first.
 		{"reset", "the server may have begun", httpretry.Uncertain, "", overTLS(nil, reset)},
@@ -1246,8 +1246,8 @@ func TestClassifyExportedStreamError(t *testing.T) {
 		want   httpretry.Outcome
 		reason string
 	}{
-		{StreamError{1, codeRefusedStream, fromPeer}, httpretry.Rejected, "not processed"},
-		{&StreamError{1, codeRefusedStream, fromPeer}, httpretry.Rejected, "a pointer to the same"},
+		{StreamError{1, codeRefusedStream, fromPeer}, httpretry.Unprocessed, "not processed"},
+		{&StreamError{1, codeRefusedStream, fromPeer}, httpretry.Unprocessed, "a pointer to the same"},
 		{StreamError{1, codeCancel, fromPeer}, httpretry.Uncertain, "may have been processed"},
 		{StreamError{1, codeHTTP11Required, fromPeer}, httpretry.Final, "HTTP/2 will be spoken next time too"},
 		{StreamError{1, codeProtocol, errors.New("bad header")}, httpretry.Final, "a malformed response"},
@@ -1275,7 +1275,7 @@ func TestClassifyJoined(t *testing.T) {
 		{"refused and timeout", refused, context.DeadlineExceeded, httpretry.Uncertain, "one of them may have processed it"},
 		{"refused and closed", refused, net.ErrClosed, httpretry.Uncertain, "one of them may have processed it"},
 		{"refused and hung up", refused, errors.New("http: server closed idle connection"), httpretry.Uncertain, "one of them may have processed it"},
-		{"refused and refused", refused, syscall.ECONNREFUSED, httpretry.Rejected, "none of them has"},
+		{"refused and refused", refused, syscall.ECONNREFUSED, httpretry.Unprocessed, "none of them has"},
 		{"refused and no such host", refused, unknownHost, httpretry.Final, "one of them never will"},
 		{"reset and malformed", broken, textproto.ProtocolError("malformed"), httpretry.Final, "one of them never will"},
 	}
@@ -1293,12 +1293,12 @@ func TestClassifyDetails(t *testing.T) {
 		want   httpretry.Outcome
 		reason string
 	}{
-		{&net.OpError{Op: "dial", Err: os.ErrDeadlineExceeded}, httpretry.Rejected, "a timeout, but of the dial"},
-		{&net.OpError{Op: "proxyconnect", Err: io.EOF}, httpretry.Rejected, "the end of a connection to the proxy"},
+		{&net.OpError{Op: "dial", Err: os.ErrDeadlineExceeded}, httpretry.Unprocessed, "a timeout, but of the dial"},
+		{&net.OpError{Op: "proxyconnect", Err: io.EOF}, httpretry.Unprocessed, "the end of a connection to the proxy"},
 		{&net.OpError{Op: "read", Err: syscall.EHOSTUNREACH}, httpretry.Uncertain, "the connection stood"},
 		{&net.OpError{Op: "dial", Err: &net.DNSError{IsNotFound: true}}, httpretry.Final, "no such host"},
 		{&net.OpError{Op: "proxyconnect", Err: &tls.ECHRejectionError{}}, httpretry.Final, "the proxy has other keys for Encrypted Client Hello"},
-		{&net.DNSError{UnwrapErr: context.DeadlineExceeded}, httpretry.Rejected, "a timeout, but of the lookup"},
+		{&net.DNSError{UnwrapErr: context.DeadlineExceeded}, httpretry.Unprocessed, "a timeout, but of the lookup"},
 	}
 	req := get(t, "http://host.invalid")
 	for _, tt := range tests {
@@ -1353,10 +1353,10 @@ func FuzzClassify(f *testing.F) {
 		{&tls.CertificateVerificationError{Err: x509.HostnameError{Certificate: &x509.Certificate{}}}, httpretry.Final},
 		{&net.OpError{Op: "dial", Err: &net.DNSError{IsNotFound: true}}, httpretry.Final},
 		{errors.New("unsupported protocol scheme \"gopher\""), httpretry.Final},
-		{&net.OpError{Op: "dial", Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}, httpretry.Rejected},
-		{&net.DNSError{IsTimeout: true}, httpretry.Rejected},
-		{StreamError{1, codeRefusedStream, errors.New("received from peer")}, httpretry.Rejected},
-		{errors.New("net/http: TLS handshake timeout"), httpretry.Rejected},
+		{&net.OpError{Op: "dial", Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}, httpretry.Unprocessed},
+		{&net.DNSError{IsTimeout: true}, httpretry.Unprocessed},
+		{StreamError{1, codeRefusedStream, errors.New("received from peer")}, httpretry.Unprocessed},
+		{errors.New("net/http: TLS handshake timeout"), httpretry.Unprocessed},
 		{&net.OpError{Op: "read", Err: syscall.ECONNRESET}, httpretry.Uncertain},
 		{io.ErrUnexpectedEOF, httpretry.Uncertain},
 		{errors.New("never heard of"), httpretry.Uncertain},

@@ -29,7 +29,7 @@ type Error struct {
 	// the cause that the caller's context gave.
 	Err error
 
-	last error // the last attempt's failure, if Err is something else
+	Last error // the last attempt's failure, if Err is something else
 }
 
 var errNoResponse = errors.New("httpretry: Base returned neither a response nor an error")
@@ -54,14 +54,17 @@ func (e *timeoutError) Is(target error) bool { return target == context.Deadline
 // holds no userinfo, query string or header value of the request.
 func (e *Error) Error() string {
 	text := fmt.Sprintf("httpretry: gave up after %d attempts (%s): %s", e.Attempts, e.Reason, redacted(e.Err))
-	if e.last != nil {
-		text += "; the last attempt: " + redacted(e.last)
+	if e.Last != nil {
+		text += "; the last attempt: " + redacted(e.Last)
 	}
 	return text
 }
 
 // Unwrap returns e.Err.
 func (e *Error) Unwrap() error { return e.Err }
+
+// Temporary makes it a [net.Error], together with Timeout.
+func (e *Error) Temporary() bool { return e.Timeout() }
 
 // Timeout reports whether Err is, or wraps, a timeout. It is what
 // [net/url.Error] asks, which asserts the method and does not unwrap.

@@ -177,7 +177,7 @@ func onErrorReason(t *testing.T, reason httpretry.Reason, onAttempt func(httpret
 			if err != nil && req.Context().Err() != nil {
 				return httpretry.Verdict{Outcome: httpretry.Final}
 			}
-			return httpretry.Verdict{Outcome: httpretry.Rejected}
+			return httpretry.Verdict{Outcome: httpretry.Unprocessed}
 		}),
 		Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
 			if httpretry.AttemptNumber(req.Context()) == 1 {

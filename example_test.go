@@ -307,13 +307,13 @@ func ExampleRetryConfig_Validate() {
 	// Output: httpretry: BackoffFactor is 0.5: it must be a number that is at least 1, or 0 for the default
 }
 
-func ExampleWithPolicy() {
+func ExampleOverride() {
 	server := newUnsteadyServer(4, http.StatusServiceUnavailable)
 	defer server.Close()
 
 	client := &http.Client{Transport: &httpretry.RetryTransport{Policy: soon}}
 	patient := httpretry.RetryConfig{MaxRetries: 10, InitialBackoff: time.Millisecond, BackoffFactor: 1}
-	ctx := httpretry.WithPolicy(context.Background(), patient)
+	ctx := httpretry.Override(context.Background(), func(t *httpretry.RetryTransport) { t.Policy = patient })
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, server.URL, nil)
 	if err != nil {
 		log.Fatal(err)
@@ -333,7 +333,7 @@ func ExampleNever() {
 	defer server.Close()
 
 	client := &http.Client{Transport: &httpretry.RetryTransport{Policy: soon}}
-	ctx := httpretry.WithPolicy(context.Background(), httpretry.Never)
+	ctx := httpretry.Override(context.Background(), func(t *httpretry.RetryTransport) { t.Policy = httpretry.Never })
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, server.URL+"/healthz", nil)
 	if err != nil {
 		log.Fatal(err)
@@ -385,7 +385,7 @@ func ExampleClassifierFunc() {
 			case http.StatusServiceUnavailable:
 				v.Outcome = httpretry.Uncertain
 			case http.StatusTooEarly:
-				v.Outcome = httpretry.Rejected
+				v.Outcome = httpretry.Unprocessed
 			}
 		}
 		return v

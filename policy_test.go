@@ -19,7 +19,7 @@ import (
 
 // attempt is the nth attempt, after which the server asked for a wait.
 func attempt(n int, asked time.Duration) httpretry.Attempt {
-	return httpretry.Attempt{Number: n, Verdict: httpretry.Verdict{Outcome: httpretry.Rejected, RetryAfter: asked}}
+	return httpretry.Attempt{Number: n, Verdict: httpretry.Verdict{Outcome: httpretry.Unprocessed, RetryAfter: asked}}
 }
 
 // sequence returns the waits that p wants after the first n attempts, with
@@ -452,29 +452,6 @@ func TestNegativeDelayIsToldAsZero(t *testing.T) {
 	}
 }
 
-func TestDefaultPolicy(t *testing.T) {
-	if got, ok := httpretry.DefaultPolicy.(httpretry.RetryConfig); !ok || got.MaxRetries != 3 {
-		t.Errorf("got %#v, want RetryConfig{MaxRetries: 3}", httpretry.DefaultPolicy)
-	}
-	synctest.Test(t, func(t *testing.T) {
-		var at []time.Duration
-		rt := &httpretry.RetryTransport{Base: clocked(statuses(503), &at)}
-		resp, err := rt.RoundTrip(newRequest(t, "GET", "http://example.com/", nil))
-		if err != nil {
-			t.Fatal(err)
-		}
-		readAll(t, resp)
-		if len(at) != 4 {
-			t.Fatalf("got %d attempts, want 4: three retries", len(at))
-		}
-		for i, wait := range []time.Duration{time.Second, 2 * time.Second, 4 * time.Second} {
-			if got := at[i+1] - at[i]; got < wait*9/10 || got > wait*11/10 {
-				t.Errorf("got a wait of %v before retry %d, want %v ± a tenth", got, i+1, wait)
-			}
-		}
-	})
-}
-
 func TestPolicyLearnsOfTheAttempt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		req := newRequest(t, "GET", "http://example.com/", nil)
@@ -508,7 +485,7 @@ func TestPolicyLearnsOfTheAttempt(t *testing.T) {
 			return resp, nil
 		})}
 		rt.RoundTrip(req)
-		rejected := httpretry.Verdict{Outcome: httpretry.Rejected, RetryAfter: 9 * time.Second}
+		rejected := httpretry.Verdict{Outcome: httpretry.Unprocessed, RetryAfter: 9 * time.Second}
 		want := []seen{
 			{1, time.Millisecond, 0, 429, nil, rejected},
 			{2, time.Second + 2*time.Millisecond, time.Second, 0, io.ErrUnexpectedEOF, httpretry.Verdict{Outcome: httpretry.Uncertain}},
@@ -539,14 +516,14 @@ func TestWithPolicy(t *testing.T) {
 		reason string
 	}{
 		{"none", ctx, retries(2), 3, "the transport's own"},
-		{"override", httpretry.WithPolicy(ctx, retries(4)), retries(2), 5, "in place of the transport's"},
-		{"override of the default", httpretry.WithPolicy(ctx, retries(4)), nil, 5, "in place of DefaultPolicy"},
-		{"Never", httpretry.WithPolicy(ctx, httpretry.Never), retries(2), 1, "turns retries off"},
-		{"override of Never", httpretry.WithPolicy(ctx, retries(1)), httpretry.Never, 2, "turns retries on"},
-		{"nil", httpretry.WithPolicy(ctx, nil), retries(2), 3, "leaves the context as it is"},
-		{"nested", httpretry.WithPolicy(httpretry.WithPolicy(ctx, retries(4)), retries(1)), retries(2), 2, "the innermost counts"},
-		{"nil within", httpretry.WithPolicy(httpretry.WithPolicy(ctx, retries(4)), nil), retries(2), 5, "leaves the context as it is"},
-		{"zero config", httpretry.WithPolicy(ctx, httpretry.RetryConfig{}), retries(2), 1, "a policy that never retries"},
+		{"override", withPolicy(ctx, retries(4)), retries(2), 5, "in place of the transport's"},
+		{"override of the default", withPolicy(ctx, retries(4)), nil, 5, "in place of RetryConfig{}"},
+		{"Never", withPolicy(ctx, httpretry.Never), retries(2), 1, "turns retries off"},
+		{"override of Never", withPolicy(ctx, retries(1)), httpretry.Never, 2, "turns retries on"},
+		{"nil", withPolicy(ctx, nil), retries(2), 3, "leaves the context as it is"},
+		{"nested", withPolicy(withPolicy(ctx, retries(4)), retries(1)), retries(2), 2, "the innermost counts"},
+		{"nil within", withPolicy(withPolicy(ctx, retries(4)), nil), retries(2), 5, "leaves the context as it is"},
+		{"zero config", withPolicy(ctx, httpretry.RetryConfig{}), retries(2), 1, "a policy that never retries"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -565,7 +542,7 @@ func TestWithPolicy(t *testing.T) {
 			}
 		})
 	}
-	if got := httpretry.WithPolicy(ctx, nil); got != ctx {
+	if got := withPolicy(ctx, nil); got != ctx {
 		t.Errorf("got %v, want the context itself: there is no policy", got)
 	}
 }
@@ -583,7 +560,7 @@ func TestWithPolicyIsForOneRequest(t *testing.T) {
 	})}
 	body := newTestBody("x")
 	once := newRequest(t, "PUT", "http://example.com/once", body)
-	once = once.WithContext(httpretry.WithPolicy(context.Background(), httpretry.Never))
+	once = once.WithContext(withPolicy(context.Background(), httpretry.Never))
 	for _, req := range []*http.Request{once, newRequest(t, "GET", "http://example.com/often", nil)} {
 		resp, err := rt.RoundTrip(req)
 		if err != nil {
@@ -759,7 +736,7 @@ func TestReasonsInOtherWays(t *testing.T) {
 	}{
 		{"success", &httpretry.RetryTransport{Base: statuses(200)}, get, httpretry.ReasonFinal, "success is final"},
 		{"unknown outcome", &httpretry.RetryTransport{Base: statuses(503), Classifier: outcome(9)}, get, httpretry.ReasonFinal, "what isn't known is not repeated"},
-		{"rejected POST", &httpretry.RetryTransport{Base: statuses(500), Classifier: outcome(httpretry.Rejected), Policy: httpretry.Never}, post, httpretry.ReasonPolicy,
+		{"rejected POST", &httpretry.RetryTransport{Base: statuses(500), Classifier: outcome(httpretry.Unprocessed), Policy: httpretry.Never}, post, httpretry.ReasonPolicy,
 			"what was not processed may be repeated"},
 		{"own Idempotent", &httpretry.RetryTransport{Base: statuses(500), Idempotent: func(*http.Request) bool { return false }}, get, httpretry.ReasonNotIdempotent,
 			"in place of IsIdempotent"},
@@ -839,7 +816,7 @@ func TestOnAttempt(t *testing.T) {
 			{1, 0, 100 * ms, 200, nil, httpretry.Final, stop(httpretry.ReasonFinal)},
 		}},
 		{"success after retries", []any{503, boom, 500, 200}, []heard{
-			{1, 0, 100 * ms, 503, nil, httpretry.Rejected, retry(sec)},
+			{1, 0, 100 * ms, 503, nil, httpretry.Unprocessed, retry(sec)},
 			{2, sec, sec + 200*ms, 0, boom, httpretry.Uncertain, retry(2 * sec)},
 			{3, 2 * sec, 3*sec + 300*ms, 500, nil, httpretry.Uncertain, retry(4 * sec)},
 			{4, 4 * sec, 7*sec + 400*ms, 200, nil, httpretry.Final, stop(httpretry.ReasonFinal)},
@@ -849,9 +826,9 @@ func TestOnAttempt(t *testing.T) {
 			{2, sec, sec + 200*ms, 404, nil, httpretry.Final, stop(httpretry.ReasonFinal)},
 		}},
 		{"retries run out", []any{503, 503, 503, boom}, []heard{
-			{1, 0, 100 * ms, 503, nil, httpretry.Rejected, retry(sec)},
-			{2, sec, sec + 200*ms, 503, nil, httpretry.Rejected, retry(2 * sec)},
-			{3, 2 * sec, 3*sec + 300*ms, 503, nil, httpretry.Rejected, retry(4 * sec)},
+			{1, 0, 100 * ms, 503, nil, httpretry.Unprocessed, retry(sec)},
+			{2, sec, sec + 200*ms, 503, nil, httpretry.Unprocessed, retry(2 * sec)},
+			{3, 2 * sec, 3*sec + 300*ms, 503, nil, httpretry.Unprocessed, retry(4 * sec)},
 			{4, 4 * sec, 7*sec + 400*ms, 0, boom, httpretry.Uncertain, stop(httpretry.ReasonPolicy)},
 		}},
 	}

@@ -71,13 +71,8 @@ func TestEarlyAnswerToLargeUpload(t *testing.T) {
 func newProtoServer(t *testing.T, proto int, h http.HandlerFunc) *httptest.Server {
 	t.Helper()
 	srv := httptest.NewUnstartedServer(h)
-	protocols := new(http.Protocols)
-	protocols.SetHTTP1(proto == 1)
-	protocols.SetUnencryptedHTTP2(proto == 2)
-	srv.Config.Protocols = protocols
-	srv.Start()
+	speak(srv, proto)
 	t.Cleanup(srv.Close)
-	srv.Client().Transport.(*http.Transport).Protocols = protocols
 	return srv
 }
 
@@ -458,108 +453,55 @@ func TestFileIsReadAgain(t *testing.T) {
 	}
 }
 
-// seeker is a body that can seek but is no file.
-type seeker struct {
-	*bytes.Reader
-	closes atomic.Int32
-}
-
-func (s *seeker) Close() error {
-	s.closes.Add(1)
-	return nil
-}
-
-func TestSeekableBodyIsReadAgain(t *testing.T) {
-	content := pattern(3 << 20)
-	body := &seeker{Reader: bytes.NewReader(content)}
-	body.Seek(100, io.SeekStart)
-	req := newRequest(t, "POST", "http://example.com/", nil)
-	req.Body = body
-	var got []string
-	rt := &httpretry.RetryTransport{Base: failUntil(3, &got), Policy: now}
-	used := allocated(func() {
-		if _, err := rt.RoundTrip(req); err != nil {
-			t.Fatal(err)
-		}
-	})
-	for i, b := range got {
-		if b != string(content[100:]) {
-			t.Errorf("attempt %d carried %d bytes, want the %d from where the body stood", i+1, len(b), len(content)-100)
-		}
+// A body type that embeds a reader and overrides Read is sent as its Read
+// returns it, whatever other methods it inherits.
+func TestReplay_SendsTheBodysOwnRead(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "upload")
+	if err := os.WriteFile(path, []byte("content"), 0o600); err != nil {
+		t.Fatal(err)
 	}
-	if len(got) != 3 || body.closes.Load() != 1 {
-		t.Errorf("got %d attempts and %d closes, want 3 and 1", len(got), body.closes.Load())
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
 	}
-	if used > 60<<20 { // io.ReadAll's own, three times
-		t.Errorf("allocated %d KiB", used>>10)
+	bodies := map[string]io.ReadCloser{
+		"reader":              loudReader{bytes.NewReader([]byte("content")), io.NopCloser(nil)},
+		"file, two levels up": struct{ loudFile }{loudFile{f}},
 	}
-}
-
-// slowSeeker is a seeker of which the first ReadAt ends with the gate.
-type slowSeeker struct {
-	seeker
-	gate  chan struct{}
-	reads atomic.Int32
-}
-
-func (s *slowSeeker) ReadAt(p []byte, off int64) (int, error) {
-	if s.reads.Add(1) == 1 {
-		<-s.gate
-	}
-	return s.Reader.ReadAt(p, off)
-}
-
-// A read that is under way when its attempt ends is not a failure of the
-// source, which would be final.
-func TestSeekableBodyIsReadAtTheEnd(t *testing.T) {
-	boom := errors.New("boom")
-	tests := []struct {
-		name    string
-		timeout time.Duration
-		first   roundTripFunc
-		reason  string
-	}{
-		{"early answer", 0, func(req *http.Request) (*http.Response, error) {
-			go consume(req)
-			synctest.Wait()
-			return response(req, 503, ""), nil
-		}, "the transport may read on after it"},
-		{"early failure", 0, func(req *http.Request) (*http.Response, error) {
-			go consume(req)
-			synctest.Wait()
-			return nil, boom
-		}, "the transport may read on after it"},
-		{"timeout", time.Second, func(req *http.Request) (*http.Response, error) {
-			_, err := consume(req)
-			return nil, err
-		}, "it is the transport's goroutine that reads, here until after the timeout"},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				body := &slowSeeker{seeker: seeker{Reader: bytes.NewReader([]byte("content"))}, gate: make(chan struct{})}
-				time.AfterFunc(2*time.Second, func() { close(body.gate) })
-				attempts := 0
-				rt := &httpretry.RetryTransport{AttemptTimeout: tt.timeout, Policy: every(time.Minute), Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
-					if attempts++; attempts == 1 {
-						return tt.first(req)
-					}
-					if got, err := consume(req); got != "content" || attempts == 2 {
-						return nil, errors.Join(boom, err)
-					}
-					return response(req, 200, ""), nil
-				})}
-				req := newRequest(t, "PUT", "http://example.com/", nil)
-				req.Body = body
-				if resp, err := rt.RoundTrip(req); err != nil || resp.StatusCode != 200 {
-					t.Errorf("got %v, %v after %d attempts, want 200 at the third: %s", resp, err, attempts, tt.reason)
-				}
-				if got := body.closes.Load(); got != 1 {
-					t.Errorf("the body was closed %d times, want exactly once", got)
-				}
-			})
+	for name, body := range bodies {
+		t.Run(name, func(t *testing.T) {
+			var got []string
+			rt := &httpretry.RetryTransport{Base: failUntil(3, &got), Policy: now}
+			req := newRequest(t, "PUT", "http://example.com/", nil)
+			req.Body = body
+			if _, err := rt.RoundTrip(req); err != nil || fmt.Sprint(got) != "[CONTENT CONTENT CONTENT]" {
+				t.Errorf("got bodies %q, %v, want three times what its Read returns", got, err)
+			}
 		})
 	}
+}
+
+// A loudReader is a bytes.Reader with a Read of its own.
+type loudReader struct {
+	*bytes.Reader
+	io.Closer
+}
+
+func (r loudReader) Read(p []byte) (int, error) {
+	n, err := r.Reader.Read(p)
+	copy(p, bytes.ToUpper(p[:n]))
+	return n, err
+}
+
+func (loudReader) Close() error { return nil }
+
+// A loudFile is an *os.File with a Read of its own.
+type loudFile struct{ *os.File }
+
+func (f loudFile) Read(p []byte) (int, error) {
+	n, err := f.File.Read(p)
+	copy(p, bytes.ToUpper(p[:n]))
+	return n, err
 }
 
 // A pipe is an *os.File that can't seek.
@@ -753,8 +695,10 @@ func TestBlockedSourceGoesOn(t *testing.T) {
 func TestBlockedSourceWithoutRecording(t *testing.T) {
 	for name, set := range map[string]func(*http.Request, *httpretry.RetryTransport){
 		"declared too large": func(req *http.Request, rt *httpretry.RetryTransport) { req.ContentLength = 1 << 30 },
-		"never retried":      func(req *http.Request, rt *httpretry.RetryTransport) { rt.Policy = &httpretry.RetryConfig{} },
-		"nothing recorded":   func(req *http.Request, rt *httpretry.RetryTransport) { rt.MaxReplayBytes = -1 },
+		"never retried": func(req *http.Request, rt *httpretry.RetryTransport) {
+			rt.Policy = &httpretry.RetryConfig{MaxRetries: -1}
+		},
+		"nothing recorded": func(req *http.Request, rt *httpretry.RetryTransport) { rt.MaxReplayBytes = -1 },
 	} {
 		for _, timeout := range []time.Duration{0, time.Second} {
 			t.Run(fmt.Sprint(name, ", timeout ", timeout), func(t *testing.T) {
@@ -880,15 +824,6 @@ type readerFunc func([]byte) (int, error)
 
 func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
-// shoutingFile changes what a file holds while it is sent.
-type shoutingFile struct{ *os.File }
-
-func (f shoutingFile) Read(p []byte) (int, error) {
-	n, err := f.File.Read(p)
-	copy(p, bytes.ToUpper(p[:n]))
-	return n, err
-}
-
 func TestFilesThatAreNotWhatTheySeem(t *testing.T) {
 	open := func(t *testing.T) (*os.File, string) {
 		path := filepath.Join(t.TempDir(), "upload")
@@ -901,14 +836,6 @@ func TestFilesThatAreNotWhatTheySeem(t *testing.T) {
 		}
 		return f, path
 	}
-	t.Run("has a Read of its own", func(t *testing.T) {
-		f, _ := open(t)
-		var got []string
-		rt := &httpretry.RetryTransport{Base: failUntil(3, &got), Policy: now}
-		if _, err := rt.RoundTrip(newRequest(t, "POST", "http://example.com/", shoutingFile{f})); err != nil || fmt.Sprint(got) != "[CONTENT CONTENT CONTENT]" {
-			t.Errorf("got bodies %q, %v, want what its Read gives", got, err)
-		}
-	})
 	t.Run("is a device", func(t *testing.T) {
 		f, err := os.Open("/dev/urandom") // which says that it can seek
 		if errors.Is(err, os.ErrNotExist) {
@@ -941,8 +868,31 @@ func TestFilesThatAreNotWhatTheySeem(t *testing.T) {
 			}
 			return response(req, 503, ""), os.Truncate(path, 3)
 		})}
-		if _, err := rt.RoundTrip(newRequest(t, "POST", "http://example.com/", f)); !errors.Is(err, io.ErrUnexpectedEOF) {
-			t.Errorf("got %v, want %v", err, io.ErrUnexpectedEOF)
+		var last httpretry.Decision
+		var cause error
+		rt.OnAttempt = func(a httpretry.Attempt, d httpretry.Decision) { last, cause = d, a.Err }
+		resp, err := rt.RoundTrip(newRequest(t, "POST", "http://example.com/", f))
+		if err != nil || resp.StatusCode != 503 || last.Reason != httpretry.ReasonNotReplayable || !errors.Is(cause, io.ErrUnexpectedEOF) {
+			t.Errorf("got %v, %v, reason %q and cause %v, want the 503 before, %q and %v", resp, err, last.Reason, cause, httpretry.ReasonNotReplayable, io.ErrUnexpectedEOF)
+		}
+	})
+	t.Run("grows", func(t *testing.T) {
+		f, path := open(t)
+		var got []string
+		rt := &httpretry.RetryTransport{Policy: now, Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
+			b, err := consume(req)
+			if err != nil {
+				return nil, err
+			}
+			if got = append(got, b); len(got) == 2 {
+				return response(req, 200, ""), nil
+			}
+			return response(req, 503, ""), os.WriteFile(path, []byte("content that has grown"), 0o600)
+		})}
+		req := newRequest(t, "POST", "http://example.com/", f)
+		req.ContentLength = -1
+		if _, err := rt.RoundTrip(req); err != nil || fmt.Sprint(got) != "[content content]" {
+			t.Errorf("got bodies %q, %v, want the length that the first attempt saw", got, err)
 		}
 	})
 }
@@ -1119,7 +1069,13 @@ func TestWhatHasAGetBody(t *testing.T) {
 		{"POST that the caller knows to be idempotent", "POST", false, func(*http.Request) bool { return true }, true},
 	}
 	for _, tt := range tests {
-		for source, body := range map[string]io.Reader{"recorded": io.MultiReader(strings.NewReader("x")), "seekable": &seeker{Reader: bytes.NewReader([]byte("x"))}} {
+		file, err := os.CreateTemp(t.TempDir(), "upload")
+		if err != nil {
+			t.Fatal(err)
+		}
+		file.WriteString("x")
+		file.Seek(0, io.SeekStart)
+		for source, body := range map[string]io.Reader{"buffered": io.MultiReader(strings.NewReader("x")), "file": file} {
 			attempts := 0
 			rt := &httpretry.RetryTransport{Policy: now, Idempotent: tt.idempotent, Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
 				if attempts++; (req.GetBody != nil) != tt.want {
@@ -1269,43 +1225,69 @@ func TestBodyIsClosedOnce(t *testing.T) {
 	}
 }
 
-func TestGetBodyFails(t *testing.T) {
-	req := newRequest(t, "POST", "http://example.com/", strings.NewReader("x"))
-	req.GetBody = func() (io.ReadCloser, error) { return nil, errors.New("gone") }
-	var last httpretry.Decision
-	rt := &httpretry.RetryTransport{Base: statuses(503), Policy: now, OnAttempt: func(_ httpretry.Attempt, d httpretry.Decision) { last = d }}
-	resp, err := rt.RoundTrip(req)
-	if err != nil || readAll(t, resp) != "body of 503" || last.Reason != httpretry.ReasonNotReplayable {
-		t.Errorf("got %v and reason %q, want the 503 and %q", err, last.Reason, httpretry.ReasonNotReplayable)
-	}
-}
-
-// Of a GetBody that gives nothing net/http makes a request without a body. The
-// one that the first attempt has sent and closed is not sent again.
-func TestGetBodyGivesNothing(t *testing.T) {
-	body := newTestBody("x")
-	req := newRequest(t, "PUT", "http://example.com/", nil)
-	req.Body, req.GetBody = body, func() (io.ReadCloser, error) { return nil, nil }
-	rt := &httpretry.RetryTransport{Base: statuses(503, 200), Policy: now}
-	if _, err := rt.RoundTrip(req); err != nil {
-		t.Fatal(err)
-	}
-	body.wantClosedOnce(t)
-}
-
-// A body from GetBody that is not sent is closed.
-func TestUnsentBodyIsClosed(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		ctx, cancel := context.WithCancel(t.Context())
-		next := newTestBody("x")
-		req := newRequest(t, "POST", "http://example.com/", strings.NewReader("x")).WithContext(ctx)
-		req.GetBody = func() (io.ReadCloser, error) { return next, nil }
-		rt := &httpretry.RetryTransport{Base: statuses(503)}
-		time.AfterFunc(time.Millisecond, cancel)
-		if _, err := rt.RoundTrip(req); err != context.Canceled {
-			t.Errorf("got %v, want %v", err, context.Canceled)
+// The response before the attempt that cannot be made is returned, and OnAttempt
+// gets the cause.
+func TestGetBody_FailureReturnsTheResponse(t *testing.T) {
+	gone := errors.New("gone")
+	for name, getBody := range map[string]func() (io.ReadCloser, error){
+		"error":   func() (io.ReadCloser, error) { return nil, gone },
+		"nothing": func() (io.ReadCloser, error) { return nil, nil }, // net/http would send no body
+		"fails when it is read": func() (io.ReadCloser, error) {
+			return io.NopCloser(io.MultiReader(strings.NewReader("x"), errorReader{gone})), nil
+		},
+	} {
+		for _, delay := range []time.Duration{0, time.Second} {
+			t.Run(fmt.Sprint(name, " after ", delay), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					req := newRequest(t, "POST", "http://example.com/", nil)
+					body := newTestBody("x")
+					req.Body, req.GetBody = body, getBody
+					var log []string
+					rt := &httpretry.RetryTransport{
+						Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
+							if b, err := consume(req); err != nil || b != "x" {
+								return nil, fmt.Errorf("sending %q: %w", b, err)
+							}
+							return response(req, 503, "busy"), nil
+						}),
+						Policy: every(delay),
+						OnAttempt: func(a httpretry.Attempt, d httpretry.Decision) {
+							log = append(log, fmt.Sprintf("%d %q %t", a.Number, d.Reason, a.Err != nil))
+						},
+						OnDone: func(s httpretry.Summary) { log = append(log, fmt.Sprintf("done %q %v", s.Reason, s.Err)) },
+					}
+					resp, err := rt.RoundTrip(req)
+					if err != nil || resp.StatusCode != 503 || readAll(t, resp) != "busy" {
+						t.Errorf("got %v, %v, want the 503 with its body", resp, err)
+					}
+					if want := `[1 "" false 2 "not_replayable" true done "not_replayable" <nil>]`; fmt.Sprint(log) != want {
+						t.Errorf("got calls %v, want %v", log, want)
+					}
+					body.wantClosedOnce(t)
+				})
+			})
 		}
-		next.wantClosedOnce(t)
+	}
+}
+
+// GetBody is called after the wait: a waiting upload holds no open file.
+func TestGetBody_IsCalledAfterTheWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		var called []time.Duration
+		req := newRequest(t, "PUT", "http://example.com/", nil)
+		req.Body = newTestBody("x")
+		req.GetBody = func() (io.ReadCloser, error) {
+			called = append(called, time.Since(start))
+			return newTestBody("x"), nil
+		}
+		rt := &httpretry.RetryTransport{Base: statuses(503, 503, 200), Policy: every(time.Minute)}
+		if _, err := rt.RoundTrip(req); err != nil {
+			t.Fatal(err)
+		}
+		if want := []time.Duration{time.Minute, 2 * time.Minute}; fmt.Sprint(called) != fmt.Sprint(want) {
+			t.Errorf("GetBody was called after %v, want %v", called, want)
+		}
 	})
 }
 

@@ -168,7 +168,7 @@ func TestCancellationDuringDrain(t *testing.T) {
 				})}
 				time.AfterFunc(tt.want, cancel)
 				start := time.Now()
-				if _, err := rt.RoundTrip(newRequest(t, "GET", "http://example.com/", nil).WithContext(ctx)); err != context.Canceled || time.Since(start) != tt.want {
+				if _, err := rt.RoundTrip(newRequest(t, "GET", "http://example.com/", nil).WithContext(ctx)); !errors.Is(err, context.Canceled) || time.Since(start) != tt.want {
 					t.Errorf("got %v after %v, want %v after %v", err, time.Since(start), context.Canceled, tt.want)
 				}
 				synctest.Wait()
@@ -338,8 +338,6 @@ func (c closeFunc) Close() error {
 
 // Everybody who is asked may read the body; nobody takes it from the caller.
 func TestBodyMayBeLookedAt(t *testing.T) {
-	usual := httpretry.DefaultClassifier
-	defer func() { httpretry.DefaultClassifier = usual }()
 	for _, tt := range []struct {
 		limit int64
 		want  string
@@ -355,9 +353,9 @@ func TestBodyMayBeLookedAt(t *testing.T) {
 		}
 		classifier := httpretry.ClassifierFunc(func(req *http.Request, resp *http.Response, err error) httpretry.Verdict {
 			look(resp)
-			return usual.Classify(req, resp, err)
+			return httpretry.DefaultClassifier.Classify(req, resp, err)
 		})
-		rt := httpretry.RetryTransport{
+		rt := &httpretry.RetryTransport{
 			MaxResponseBytes: tt.limit,
 			Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
 				resp := response(req, 500, "look at me")
@@ -371,24 +369,16 @@ func TestBodyMayBeLookedAt(t *testing.T) {
 			Budget:    refusing(look),
 			OnAttempt: func(a httpretry.Attempt, _ httpretry.Decision) { look(a.Response) },
 		}
-		own, replaced := rt, rt
-		own.Classifier = classifier
-		for name, rt := range map[string]*httpretry.RetryTransport{"own": &own, "replaced default": &replaced} {
-			httpretry.DefaultClassifier = usual
-			if rt.Classifier == nil {
-				httpretry.DefaultClassifier = classifier
-			}
-			seen = nil
-			resp, err := rt.RoundTrip(newRequest(t, "GET", "http://example.com/", nil))
-			if err != nil {
-				t.Fatal(err)
-			}
-			if got := readAll(t, resp); got != "look at me" {
-				t.Errorf("%s classifier, limit %d: the caller got %q, want the whole body", name, tt.limit, got)
-			}
-			if want := []string{tt.want, tt.want, tt.want, tt.want}; fmt.Sprint(seen) != fmt.Sprint(want) {
-				t.Errorf("%s, limit %d: classifier, policy, budget and hook saw %q, want %q", name, tt.limit, seen, want)
-			}
+		rt.Classifier = classifier
+		resp, err := rt.RoundTrip(newRequest(t, "GET", "http://example.com/", nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := readAll(t, resp); got != "look at me" {
+			t.Errorf("limit %d: the caller got %q, want the whole body", tt.limit, got)
+		}
+		if want := []string{tt.want, tt.want, tt.want, tt.want}; fmt.Sprint(seen) != fmt.Sprint(want) {
+			t.Errorf("limit %d: classifier, policy, budget and hook saw %q, want %q", tt.limit, seen, want)
 		}
 	}
 }

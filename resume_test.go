@@ -922,7 +922,7 @@ func TestDownloadAsksEveryone(t *testing.T) {
 	t.Run("policy of the context", func(t *testing.T) {
 		o := newOrigin(whole(10, errBreak))
 		req := newRequest(t, "GET", "http://example.com/", nil)
-		req = req.WithContext(httpretry.WithPolicy(req.Context(), httpretry.Never))
+		req = req.WithContext(withPolicy(req.Context(), httpretry.Never))
 		if _, err := download(t, o.downloads(httpretry.RetryTransport{}), req); err != errBreak {
 			t.Errorf("got %v, want %v: the request's own policy wants no retry", err, errBreak)
 		}

@@ -31,7 +31,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 type roundTripFunc func(*http.Request) (*http.Response, error)
 
-func (f roundTripFunc) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
+func (f roundTripFunc) RoundTrip(req *http.Request) (*http.Response, error) { return asBase(f(req)) }
 
 // now retries at once.
 var now = httpretry.PolicyFunc(func(a httpretry.Attempt) (time.Duration, bool) { return 0, a.Number < 10 })
@@ -180,9 +180,6 @@ func TestRequestIsNotModified(t *testing.T) {
 		if diff := cmp.Diff(wantHeader, req.Header); diff != "" {
 			t.Errorf("RoundTrip modified the header (-want +got):\n%s", diff)
 		}
-		if resp.Request != req {
-			t.Errorf("Response.Request is %p, want the caller's request %p", resp.Request, req)
-		}
 		body.wantClosedOnce(t)
 	})
 }
@@ -199,7 +196,7 @@ func TestFirstAttemptIsUntouched(t *testing.T) {
 		{"NoBody", httpretry.RetryTransport{}, http.NoBody},
 		{"GetBody", httpretry.RetryTransport{}, strings.NewReader("x")},
 		{"a policy that never retries", httpretry.RetryTransport{Policy: httpretry.Never}, opaque},
-		{"a config without retries", httpretry.RetryTransport{Policy: httpretry.RetryConfig{}}, opaque},
+		{"a config without retries", httpretry.RetryTransport{Policy: httpretry.RetryConfig{MaxRetries: -1}}, opaque},
 		{"recording switched off", httpretry.RetryTransport{MaxReplayBytes: -1}, opaque},
 	}
 	for _, tt := range tests {
@@ -302,12 +299,17 @@ func TestPanicLeavesNothingOpen(t *testing.T) {
 		"jitter": func(rt *httpretry.RetryTransport) {
 			rt.Policy = httpretry.RetryConfig{MaxRetries: 1, Jitter: func(_, _ time.Duration) time.Duration { panic("jitter") }}
 		},
+		"idempotent": func(rt *httpretry.RetryTransport) {
+			rt.Idempotent = func(*http.Request) bool { panic("idempotent") }
+		},
+		"budget": func(rt *httpretry.RetryTransport) { rt.Budget = panicking{} },
 		"classifier": func(rt *httpretry.RetryTransport) {
 			rt.Classifier = httpretry.ClassifierFunc(func(*http.Request, *http.Response, error) httpretry.Verdict { panic("classifier") })
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			body, next, answer := newTestBody("x"), newTestBody("x"), newTestBody("busy")
+			body, answer := newTestBody("x"), newTestBody("busy")
+			answers := name != "idempotent" && name != "budget" // which are called before the attempt
 			rt := &httpretry.RetryTransport{Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
 				consume(req)
 				resp := response(req, 503, "")
@@ -317,12 +319,6 @@ func TestPanicLeavesNothingOpen(t *testing.T) {
 			set(rt)
 			req := newRequest(t, "POST", "http://example.com/", nil)
 			req.Body = body
-			if name == "hook" || name == "jitter" {
-				req.GetBody = func() (io.ReadCloser, error) { return next, nil }
-			}
-			if name != "hook" {
-				next.Close() // is not asked for
-			}
 			func() {
 				defer func() {
 					if recover() == nil {
@@ -332,11 +328,17 @@ func TestPanicLeavesNothingOpen(t *testing.T) {
 				rt.RoundTrip(req)
 			}()
 			body.wantClosedOnce(t)
-			next.wantClosedOnce(t)
-			answer.wantClosedOnce(t)
+			if answers {
+				answer.wantClosedOnce(t)
+			}
 		})
 	}
 }
+
+type panicking struct{}
+
+func (panicking) Deposit(*http.Request)           { panic("deposit") }
+func (panicking) Withdraw(httpretry.Attempt) bool { panic("withdraw") }
 
 // A panic in what makes an attempt comes through as it is, and leaves the
 // request body no more open than one in a hook does.
@@ -380,12 +382,13 @@ func TestPanicInAnAttempt(t *testing.T) {
 	}
 }
 
-// Response.Request is the caller's, also when Base has put its own there.
-func TestResponseRequest(t *testing.T) {
+// Response.Request is the caller's, also if Base has set it to its own. After
+// retries it is a copy whose context has the number of attempts.
+func TestRoundTrip_ResponseRequestTellsAttempts(t *testing.T) {
 	for _, fail := range []int{1, 3} {
 		req := newRequest(t, "POST", "http://example.com/", strings.NewReader("x"))
 		attempts := 0
-		rt := &httpretry.RetryTransport{Policy: httpretry.RetryConfig{MaxRetries: 3, InitialBackoff: 1}, Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
+		rt := &httpretry.RetryTransport{Policy: now, AttemptTimeout: time.Hour, Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
 			if attempts++; attempts < fail {
 				return statuses(503)(req.Clone(req.Context()))
 			}
@@ -395,26 +398,13 @@ func TestResponseRequest(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if resp.Request != req {
-			t.Errorf("success at attempt %d: Response.Request is not the caller's request", fail)
+		if got := resp.Request; (got == req) != (fail == 1) || got.URL != req.URL || got.Method != req.Method || got.Context().Err() != nil {
+			t.Errorf("success at attempt %d: Response.Request is %v, want the caller's or a copy of it", fail, got)
 		}
-	}
-}
-
-// What a program makes the default is asked, also about a success.
-func TestReplacedDefaultClassifier(t *testing.T) {
-	usual := httpretry.DefaultClassifier
-	defer func() { httpretry.DefaultClassifier = usual }()
-	httpretry.DefaultClassifier = httpretry.ClassifierFunc(func(req *http.Request, resp *http.Response, err error) httpretry.Verdict {
-		if resp != nil && resp.StatusCode == http.StatusNotFound {
-			return httpretry.Verdict{Outcome: httpretry.Rejected} // a replica that lags behind
+		if got := httpretry.AttemptNumber(resp.Request.Context()); got != fail {
+			t.Errorf("AttemptNumber of the response's request: got %d, want %d", got, fail)
 		}
-		return usual.Classify(req, resp, err)
-	})
-	rt := &httpretry.RetryTransport{Policy: httpretry.RetryConfig{MaxRetries: 1, InitialBackoff: 1}, Base: statuses(404, 200)}
-	resp, err := rt.RoundTrip(newRequest(t, "GET", "http://example.com/", nil))
-	if err != nil || resp.StatusCode != http.StatusOK {
-		t.Errorf("got %v and %v, want the 200 that follows the 404", resp, err)
+		readAll(t, resp)
 	}
 }
 
@@ -448,7 +438,6 @@ func TestSuccessAllocatesNothing(t *testing.T) {
 		{"GET", httpretry.RetryTransport{Base: base}, newRequest(t, "GET", "http://example.com/", nil)},
 		{"GET with cancel", httpretry.RetryTransport{Base: base}, newRequest(t, "GET", "http://example.com/", nil).WithContext(ctx)},
 		{"POST with GetBody", httpretry.RetryTransport{Base: base}, newRequest(t, "POST", "http://example.com/", strings.NewReader("x"))},
-		{"GET with a hook", httpretry.RetryTransport{Base: base, OnAttempt: func(httpretry.Attempt, httpretry.Decision) {}}, newRequest(t, "GET", "http://example.com/", nil)},
 	}
 	for _, tt := range tests {
 		if got := testing.AllocsPerRun(100, func() { tt.rt.RoundTrip(tt.req) }); got != 0 {
@@ -457,9 +446,10 @@ func TestSuccessAllocatesNothing(t *testing.T) {
 	}
 }
 
-// A retry takes the next request with its context, and what bounds the drain:
-// with a short wait a timer and its function, otherwise the timer of the wait,
-// in three parts, and a drain beside it.
+// A retry allocates the next request with its context, the copy of the request
+// that the response is for, and the discard of the last response: with a short
+// wait its timer and function, otherwise the timer of the wait, in three parts,
+// and a goroutine.
 func TestRetryAllocates(t *testing.T) {
 	attempt := 0
 	base := roundTripFunc(func(*http.Request) (*http.Response, error) {
@@ -472,7 +462,7 @@ func TestRetryAllocates(t *testing.T) {
 	for _, tt := range []struct {
 		backoff time.Duration
 		want    float64
-	}{{time.Nanosecond, 3}, {11 * time.Millisecond, 6}} {
+	}{{time.Nanosecond, 6}, {11 * time.Millisecond, 8}} {
 		rt := &httpretry.RetryTransport{Base: base, Policy: httpretry.RetryConfig{MaxRetries: 1, InitialBackoff: tt.backoff}}
 		req := newRequest(t, "GET", "http://example.com/", nil).WithContext(context.Background())
 		if got := testing.AllocsPerRun(20, func() { rt.RoundTrip(req) }) - transport; got > tt.want {
@@ -642,7 +632,7 @@ func (b *contextBody) Close() error { return nil }
 
 func newServer(t *testing.T, h http.HandlerFunc) *httptest.Server {
 	t.Helper()
-	srv := httptest.NewServer(h)
+	srv := startInMode(httptest.NewUnstartedServer(h))
 	t.Cleanup(srv.Close)
 	return srv
 }
@@ -650,7 +640,7 @@ func newServer(t *testing.T, h http.HandlerFunc) *httptest.Server {
 // newClient returns a client with a RetryTransport on a Transport of its own.
 func newClient(t *testing.T, srv *httptest.Server, rt *httpretry.RetryTransport) *http.Client {
 	t.Helper()
-	rt.Base = srv.Client().Transport
+	rt.Base = modeTransport{srv.Client().Transport.(*http.Transport)}
 	client := &http.Client{Transport: rt}
 	t.Cleanup(client.CloseIdleConnections)
 	return client
@@ -872,4 +862,9 @@ func TestRefusedConnection(t *testing.T) {
 	if got := readAll(t, resp); got != "x" || attempts != 3 {
 		t.Errorf("got %q after %d attempts, want %q after 3", got, attempts, "x")
 	}
+}
+
+// withPolicy overrides the policy.
+func withPolicy(ctx context.Context, p httpretry.Policy) context.Context {
+	return httpretry.Override(ctx, func(t *httpretry.RetryTransport) { t.Policy = p })
 }

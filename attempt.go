@@ -1,0 +1,145 @@
+package httpretry
+
+import (
+	"bytes"
+	"io"
+	"net/http"
+	"net/url"
+	"time"
+)
+
+// An Attempt describes an attempt that has ended, with a response or an error.
+//
+// Its Request and Response are copies. Modifying them, or reading the body of
+// the response, has no effect on the call.
+type Attempt struct {
+	// Request is a copy of the caller's request, without its body.
+	Request *http.Request
+
+	// Response is a copy of the response, or nil if Err is not nil. Its Body
+	// holds the bytes that [RetryTransport.MaxResponseBytes] allowed to be
+	// buffered, and is empty otherwise.
+	Response *http.Response
+
+	// Err is the error of the attempt, or nil if there is a response.
+	Err error
+
+	// Number is 1 for the first attempt and 2 for the first retry. If a
+	// resumed download fails after new bytes, it starts again at 1.
+	Number int
+
+	// Verdict is the result of the [Classifier].
+	Verdict Verdict
+
+	// Elapsed is the time since RoundTrip was called or, if a resumed download
+	// fails after new bytes, since that failure.
+	Elapsed time.Duration
+
+	// Delay is the time that RetryTransport waited before this attempt. It is
+	// 0 for the first attempt.
+	Delay time.Duration
+}
+
+// A Decision states whether an [Attempt] is followed by another one.
+type Decision struct {
+	// Retry reports whether another attempt follows.
+	Retry bool
+
+	// Delay is the wait before that attempt. If Retry is false, it is the wait
+	// that would have been necessary, or 0 if none was computed.
+	Delay time.Duration
+
+	// Reason is why no other attempt follows. It is empty if one does.
+	Reason Reason
+}
+
+// A Reason states why a call makes no further attempt. Reasons are checked in
+// the order of the constants, and the first that applies is reported, except
+// that a policy known never to retry gives [ReasonPolicy] also for a body that
+// cannot be replayed.
+//
+// A Reason is in snake_case and can be used as the value of a metric label.
+type Reason string
+
+const (
+	// ReasonCanceled: the caller's context is done.
+	ReasonCanceled Reason = "canceled"
+
+	// ReasonFinal: the attempt succeeded, or failed permanently.
+	ReasonFinal Reason = "final"
+
+	// ReasonNotIdempotent: the request was possibly processed and is not
+	// idempotent.
+	ReasonNotIdempotent Reason = "not_idempotent"
+
+	// ReasonNotReplayable: the request body cannot be sent again.
+	ReasonNotReplayable Reason = "not_replayable"
+
+	// ReasonPolicy: the policy allows no further attempt.
+	ReasonPolicy Reason = "policy"
+
+	// ReasonDeadline: the wait would end after the context's deadline.
+	ReasonDeadline Reason = "deadline"
+
+	// ReasonBudget: the budget allows no further retry.
+	ReasonBudget Reason = "budget"
+)
+
+// A Summary describes a call that has ended.
+//
+// Its Request and Response are copies without bodies.
+type Summary struct {
+	// Request is a copy of the caller's request.
+	Request *http.Request
+
+	// Response is a copy of the response that the call returned, or nil.
+	Response *http.Response
+
+	// Err is the error that the call returned or, for a resumed download, the
+	// error of the caller's last Read. It is nil after a success.
+	Err error
+
+	// Attempts is the number of attempts that were made. It is 0 if the
+	// context was done before the first.
+	Attempts int
+
+	// Reason is why the call made no further attempt.
+	Reason Reason
+
+	// Elapsed is the duration of the call, including all waits and, for a
+	// resumed download, the caller's reading of the body.
+	Elapsed time.Duration
+
+	// Waited is the part of Elapsed that was spent waiting for retries.
+	Waited time.Duration
+}
+
+// requestForHooks returns a copy of req that a hook may modify. It has no
+// Trailer, because the source of the body may be filling it.
+func requestForHooks(req *http.Request) *http.Request {
+	r := req.WithContext(req.Context())
+	r.Header = req.Header.Clone()
+	if req.URL != nil {
+		r.URL = new(url.URL)
+		*r.URL = *req.URL
+	}
+	if hasBody(req) {
+		r.Body = http.NoBody
+	}
+	r.GetBody, r.Trailer = nil, nil
+	return r
+}
+
+// responseForHooks returns a copy of resp whose body consists of preview.
+func responseForHooks(resp *http.Response, req *http.Request, preview []byte) *http.Response {
+	r := new(http.Response)
+	*r = *resp
+	r.Request = req
+	r.Header = resp.Header.Clone()
+	r.Trailer = resp.Trailer.Clone()
+	r.Body = http.NoBody
+	if len(preview) > 0 {
+		r.Body = io.NopCloser(bytes.NewReader(preview))
+	}
+	return r
+}

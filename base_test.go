@@ -1,0 +1,62 @@
+package httpretry_test
+
+import (
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+)
+
+// baseMode selects another Base for the whole suite. "wrap" is one that wraps
+// every response body, as tracing middleware does, so that no body is
+// http.NoBody. "http2" speaks HTTP/2 with the servers of newServer.
+var baseMode = os.Getenv("HTTPRETRY_TEST_BASE")
+
+// asBase returns the response as the selected Base would.
+func asBase(resp *http.Response, err error) (*http.Response, error) {
+	if baseMode != "wrap" || resp == nil || resp.Body == nil {
+		return resp, err
+	}
+	wrapped := *resp // the test may return it again
+	if rw, ok := resp.Body.(io.ReadWriteCloser); ok {
+		wrapped.Body = struct{ io.ReadWriteCloser }{rw}
+	} else {
+		wrapped.Body = struct{ io.ReadCloser }{resp.Body}
+	}
+	return &wrapped, err
+}
+
+// A modeTransport is a transport in the selected mode.
+type modeTransport struct{ *http.Transport }
+
+func (t modeTransport) RoundTrip(req *http.Request) (*http.Response, error) {
+	resp, err := t.Transport.RoundTrip(req)
+	if baseMode != "wrap" || err != nil {
+		return resp, err
+	}
+	// In place: net/http adds trailers to this response.
+	wrapped, _ := asBase(resp, nil)
+	resp.Body = wrapped.Body
+	return resp, nil
+}
+
+// startInMode starts srv, which speaks HTTP/2 if that is selected.
+func startInMode(srv *httptest.Server) *httptest.Server {
+	if baseMode == "http2" {
+		speak(srv, 2)
+	} else {
+		srv.Start()
+	}
+	return srv
+}
+
+// speak starts a server that speaks HTTP/1.1 or, unencrypted, HTTP/2, and gives
+// its client a transport for that.
+func speak(srv *httptest.Server, proto int) {
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(proto == 1)
+	protocols.SetUnencryptedHTTP2(proto == 2)
+	srv.Config.Protocols = protocols
+	srv.Start()
+	srv.Client().Transport.(*http.Transport).Protocols = protocols
+}

@@ -1,0 +1,415 @@
+package httpretry
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strconv"
+	"time"
+)
+
+// A call is one call of RoundTrip and, if its response body is resumed, of the
+// Reads of that body. It lives on the stack of RoundTrip, unless a download
+// takes over a copy.
+type call struct {
+	t     *RetryTransport // with the overrides of the request's context
+	ctx   context.Context // ends attempts and waits: the request's, or a download's
+	req   *http.Request   // the caller's
+	hooks *http.Request   // the copy of req for hooks; nil until one needs it
+	body  body            // nil until the first attempt is prepared
+	start time.Time       // of the first attempt; zero unless readsClock
+	ended bool            // nothing is left to be closed
+
+	attempts int           // made so far
+	waited   time.Duration // before them, in all
+
+	// The current attempt, which is under way or was made last.
+	number   int             // from 1; a download that made progress counts anew
+	numbered context.Context // ctx with number
+	delay    time.Duration
+	resp     *http.Response // exactly one of resp and err is nil after an attempt
+	err      error
+	buffer   *bufferedBody // the body of resp, if MaxResponseBytes applies to it
+
+	failure error // err, or the error of buffer
+	verdict Verdict
+
+	// The attempt before it.
+	previous       *http.Response // with the part of its body that was discarded; nil: none, or not needed
+	previousErr    error          // its failure; nil if its status was the failure
+	previousStatus int
+}
+
+// roundTrip makes the call.
+func (c *call) roundTrip() (*http.Response, error) {
+	if c.ctx.Err() != nil {
+		closeBody(c.req)
+		return c.end(ReasonCanceled, nil, context.Cause(c.ctx))
+	}
+	if c.t.readsClock() {
+		c.start = time.Now()
+	}
+	if c.t.Budget != nil {
+		c.t.Budget.Deposit(c.req)
+	}
+	c.body = c.newBody()
+	c.number = 1
+	c.attempt()
+	reason := c.retry()
+	if c.ended {
+		return c.canceled()
+	}
+	return c.result(reason)
+}
+
+// retry makes further attempts after the current one for as long as the policy
+// and everybody else who is asked agree, and returns why it stopped. If that is
+// because a wait was canceled, the call has ended.
+func (c *call) retry() Reason {
+	for {
+		c.judge()
+		d := c.decide()
+		if c.t.OnAttempt != nil {
+			c.t.OnAttempt(c.describe(), d)
+		}
+		if !d.Retry {
+			return d.Reason
+		}
+		if !c.wait(d.Delay) {
+			c.ended = true
+			return ReasonCanceled
+		}
+		c.attempt()
+	}
+}
+
+// attempt makes one attempt.
+func (c *call) attempt() {
+	c.resp, c.err, c.buffer = nil, nil, nil
+	c.numbered = withAttemptNumber(c.ctx, c.number)
+	if c.t.AttemptTimeout > 0 {
+		c.attemptWithTimeout()
+		return
+	}
+	if req, err := c.prepare(c.numbered); err != nil {
+		c.err = err
+	} else {
+		c.send(req)
+	}
+}
+
+// prepare returns the request of the attempt, with the context ctx. The caller's
+// request is sent unchanged if nothing has to be added to it.
+func (c *call) prepare(ctx context.Context) (*http.Request, error) {
+	if ctx == c.req.Context() && c.attempts == 0 && c.body.untouched() {
+		return c.req, nil
+	}
+	req := c.req.WithContext(ctx)
+	if err := c.body.start(req, c.attempts == 0); err != nil {
+		return nil, &replayError{err}
+	}
+	return req, nil
+}
+
+// send sends req and receives its response.
+func (c *call) send(req *http.Request) {
+	c.attempts++
+	resp, err := c.t.base().RoundTrip(req)
+	switch {
+	case err != nil && resp != nil: // against the contract of http.RoundTripper
+		closeResponse(resp)
+	case err == nil && resp == nil:
+		err = errNoResponse
+	case err == nil:
+		c.resp = resp
+		if c.t.MaxResponseBytes > 0 && bufferable(c.req, resp) {
+			c.buffer = bufferBody(req.Context(), resp, c.t.MaxResponseBytes)
+		}
+	}
+	c.err = err
+}
+
+// attemptWithTimeout makes one attempt within AttemptTimeout.
+func (c *call) attemptWithTimeout() {
+	ctx, cancel := context.WithCancelCause(c.numbered)
+	timeout := &timeoutError{c.t.AttemptTimeout}
+	timer := time.AfterFunc(c.t.AttemptTimeout, func() { cancel(timeout) })
+	streaming := false // the caller reads the body, and ends the context with it
+	defer func() {
+		timer.Stop()
+		if !streaming {
+			cancel(nil)
+		}
+	}()
+	req, err := c.prepare(ctx)
+	if err != nil {
+		c.err = err
+		return
+	}
+	c.send(req)
+	expired := !timer.Stop() && c.ctx.Err() == nil
+	switch {
+	case c.resp != nil && (c.buffer.complete() || !hasResponseBody(c.resp)):
+		// All of the response was received in time.
+	case expired && c.err != nil:
+		c.err = timeout
+	case expired && c.buffer.failure() != nil:
+		c.buffer.err = timeout
+	case expired:
+		// The response arrived just before the timeout, which has canceled
+		// the rest of its body.
+		closeResponse(c.resp)
+		c.resp, c.err = nil, timeout
+	case c.resp != nil:
+		streaming = true
+		c.resp.Body = newTimedBody(c.resp.Body, cancel)
+	}
+}
+
+// judge classifies the outcome of the attempt.
+func (c *call) judge() {
+	c.failure = c.err
+	if c.err != nil && c.body.failure() != nil {
+		// The caller's body would fail again.
+		c.verdict = Verdict{Outcome: Final}
+		return
+	}
+	if _, ok := c.err.(*replayError); ok {
+		c.verdict = Verdict{Outcome: Final}
+		return
+	}
+	c.verdict = c.classify(c.resp, c.err)
+	if err := c.buffer.failure(); err != nil && c.verdict.Outcome == Final {
+		c.failure = err
+		c.verdict = c.classify(nil, err)
+		if c.verdict.Outcome == Unprocessed {
+			// A server that has begun its response has processed the request,
+			// even if it then resets the stream with REFUSED_STREAM.
+			c.verdict.Outcome = Uncertain
+		}
+	}
+}
+
+func (c *call) classify(resp *http.Response, err error) Verdict {
+	if c.t.Classifier == nil {
+		return DefaultClassifier.Classify(c.req, resp, err)
+	}
+	if resp != nil {
+		resp = responseForHooks(resp, c.hookRequest(), c.buffer.preview())
+	}
+	return c.t.Classifier.Classify(c.hookRequest(), resp, err)
+}
+
+func (c *call) hookRequest() *http.Request {
+	if c.hooks == nil {
+		c.hooks = requestForHooks(c.req)
+	}
+	return c.hooks
+}
+
+// describe returns a description of the attempt, with copies of its own.
+func (c *call) describe() Attempt {
+	a := c.figures()
+	a.Request = c.hookRequest()
+	if c.failure == nil {
+		a.Response = responseForHooks(c.resp, a.Request, c.buffer.preview())
+	}
+	return a
+}
+
+// figures returns a description of the attempt without request and response.
+func (c *call) figures() Attempt {
+	a := Attempt{Err: c.failure, Number: c.number, Verdict: c.verdict, Delay: c.delay}
+	if !c.start.IsZero() {
+		a.Elapsed = time.Since(c.start)
+	}
+	return a
+}
+
+// decide decides whether another attempt follows.
+func (c *call) decide() Decision {
+	if reason := c.obstacle(); reason != "" {
+		return Decision{Reason: reason}
+	}
+	delay, retry := c.backoff()
+	delay = max(delay, 0)
+	if asked := c.verdict.RetryAfter; delay < asked {
+		// The server's wish is a floor under every policy. A policy that is
+		// not aware of it must not make a call wait for hours, though.
+		delay, retry = asked, retry && asked <= defaultMaxBackoff
+	}
+	if !retry {
+		return Decision{Delay: delay, Reason: ReasonPolicy}
+	}
+	if deadline, ok := c.ctx.Deadline(); ok && delay >= time.Until(deadline) {
+		return Decision{Delay: delay, Reason: ReasonDeadline}
+	}
+	if c.t.Budget != nil && !c.t.Budget.Withdraw(c.describe()) {
+		return Decision{Delay: delay, Reason: ReasonBudget}
+	}
+	return Decision{Retry: true, Delay: delay}
+}
+
+func (c *call) backoff() (delay time.Duration, retry bool) {
+	policy := c.t.policy()
+	if config, ok := policy.(RetryConfig); ok {
+		// It uses neither the request nor the response. Copies for it would
+		// be 8 of the 12 allocations of a retry.
+		return config.Backoff(c.figures())
+	}
+	return policy.Backoff(c.describe())
+}
+
+// obstacle returns the reason for which no policy needs to be asked, or "".
+func (c *call) obstacle() Reason {
+	switch outcome := c.verdict.Outcome; {
+	case c.ctx.Err() != nil:
+		return ReasonCanceled
+	case c.attempts > 0 && c.err != nil && c.number > 1 && c.bodyFailed():
+		return ReasonNotReplayable
+	case outcome != Unprocessed && outcome != Uncertain:
+		return ReasonFinal
+	case outcome == Uncertain && !c.idempotent():
+		return ReasonNotIdempotent
+	case !c.body.hold() && !neverRetries(c.t.policy()):
+		return ReasonNotReplayable
+	}
+	return ""
+}
+
+// bodyFailed reports whether the attempt failed because of the caller's body.
+func (c *call) bodyFailed() bool {
+	_, notStarted := c.err.(*replayError)
+	return notStarted || c.body.failure() != nil
+}
+
+func (c *call) idempotent() bool {
+	if c.t.Idempotent != nil {
+		return c.t.Idempotent(c.hookRequest())
+	}
+	return IsIdempotent(c.req)
+}
+
+// wait waits for the next attempt, and meanwhile discards the response. It
+// reports false if the context was done first.
+//
+// Many calls may wait for a long time: everything that the next attempt does
+// not need is released before the wait.
+func (c *call) wait(delay time.Duration) bool {
+	c.body.stop()
+	resp := c.resp
+	c.previousErr = c.failure
+	if c.failure == nil {
+		c.previousStatus = resp.StatusCode
+	}
+	c.resp, c.buffer, c.previous = nil, nil, nil
+	c.number++
+	c.delay = delay
+	begun := time.Now()
+	defer func() { c.waited += time.Since(begun) }()
+	if resp == nil {
+		return sleep(c.ctx, delay)
+	}
+	// Only an attempt whose body may fail can end the call with the response
+	// of the one before it.
+	d := newDiscard(resp, !c.body.untouched())
+	ok := d.wait(c.ctx, delay)
+	c.previous = d.kept()
+	return ok
+}
+
+// previousFailure returns the failure of the attempt before the current one.
+func (c *call) previousFailure() error {
+	if c.previousErr != nil {
+		return c.previousErr
+	}
+	return errors.New("HTTP status " + strconv.Itoa(c.previousStatus))
+}
+
+// canceled ends a call whose context was done while it waited.
+func (c *call) canceled() (*http.Response, error) {
+	cause := context.Cause(c.ctx)
+	c.body.settle(true)
+	return c.end(ReasonCanceled, nil,
+		&Error{Attempts: c.attempts, Reason: ReasonCanceled, Err: cause, Last: c.previousFailure()})
+}
+
+// result ends the call with the result of the last attempt.
+func (c *call) result(reason Reason) (*http.Response, error) {
+	c.body.settle(c.err != nil)
+	if c.err != nil && c.previous != nil && c.number > 1 && reason == ReasonNotReplayable {
+		// The attempt failed on this side: the server's last word is the
+		// response before it.
+		c.resp, c.err = c.previous, nil
+	}
+	if c.err != nil {
+		return c.end(reason, nil, c.finalError(reason))
+	}
+	// A response that Base shares between calls is not written to.
+	if req := c.responseRequest(); c.resp.Request != req {
+		c.resp.Request = req
+	}
+	if c.t.ResumeDownloads && c.buffer.failure() == nil && resumable(c.req, c.resp) {
+		c.ended = true
+		c.resp.Body = newDownload(*c)
+		return c.resp, nil
+	}
+	return c.end(reason, c.resp, nil)
+}
+
+func (c *call) finalError(reason Reason) error {
+	if c.number == 1 {
+		return c.err
+	}
+	e := &Error{Attempts: c.attempts, Reason: reason, Err: c.err}
+	if _, ok := c.err.(*replayError); ok {
+		e.Last = c.previousFailure()
+	}
+	return e
+}
+
+// responseRequest returns the request for Response.Request: the caller's or,
+// after retries, a copy whose context has the number of attempts.
+func (c *call) responseRequest() *http.Request {
+	if c.attempts == 1 {
+		return c.req
+	}
+	return c.req.WithContext(c.numbered)
+}
+
+// end calls OnDone and returns the results of RoundTrip.
+func (c *call) end(reason Reason, resp *http.Response, err error) (*http.Response, error) {
+	c.summarize(reason, resp, err)
+	c.ended = true
+	return resp, err
+}
+
+// summarize calls OnDone.
+func (c *call) summarize(reason Reason, resp *http.Response, err error) {
+	if c.t.OnDone == nil {
+		return
+	}
+	s := Summary{Request: c.hookRequest(), Err: err, Attempts: c.attempts, Reason: reason, Waited: c.waited}
+	if resp != nil {
+		s.Response = responseForHooks(resp, s.Request, nil)
+	}
+	if !c.start.IsZero() {
+		s.Elapsed = time.Since(c.start)
+	}
+	c.t.OnDone(s)
+}
+
+// abandon closes everything that a panic has left open.
+func (c *call) abandon() {
+	if c.ended {
+		return
+	}
+	if c.resp != nil {
+		closeResponse(c.resp)
+	}
+	if c.body == nil {
+		closeBody(c.req)
+	} else {
+		c.body.settle(true)
+	}
+}

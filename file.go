@@ -1,0 +1,114 @@
+package httpretry
+
+import (
+	"io"
+	"net/http"
+	"os"
+	"sync/atomic"
+	"syscall"
+)
+
+// A fileBody is a body that is a regular file. The first attempt reads it where
+// it stands, and each further one with ReadAt from the same offset.
+//
+// A type that embeds an *os.File is not one, because its Read may return other
+// bytes than the ReadAt that it inherits.
+type fileBody struct {
+	req        *http.Request // the caller's
+	file       *os.File
+	offset     int64        // before the first attempt
+	length     atomic.Int64 // from there to the end, as the first attempt saw it
+	idempotent bool         // attempts have a GetBody
+	lease      *lease       // of the current attempt
+}
+
+// newFileBody returns the body of req if it is a regular file, and else nil.
+func newFileBody(req *http.Request, idempotent func() bool) *fileBody {
+	f, ok := req.Body.(*os.File)
+	if !ok {
+		return nil
+	}
+	// A pipe or a device is an *os.File too. A file in /proc has size 0 and
+	// content all the same.
+	info, err := f.Stat()
+	if err != nil || !info.Mode().IsRegular() {
+		return nil
+	}
+	offset, err := f.Seek(0, io.SeekCurrent)
+	if err != nil || offset >= info.Size() {
+		return nil
+	}
+	b := &fileBody{req: req, file: f, offset: offset, idempotent: idempotent()}
+	b.length.Store(info.Size() - offset)
+	return b
+}
+
+func (b *fileBody) untouched() bool { return false }
+
+func (b *fileBody) start(req *http.Request, first bool) error {
+	l := newLease(b.req, req, false, func() { b.file.Close() })
+	b.lease = l
+	if first {
+		req.Body = sendfileBody{l.lend(firstRead{b}), b.file}
+	} else {
+		req.Body = l.lend(b.again())
+	}
+	if b.idempotent {
+		req.GetBody = func() (io.ReadCloser, error) { return l.lend(b.again()), nil }
+	}
+	return nil
+}
+
+func (b *fileBody) hold() bool         { return b.lease.failure() == nil }
+func (b *fileBody) stop()              { b.lease.end(errAttemptOver, false) }
+func (b *fileBody) settle(failed bool) { b.lease.settle(failed) }
+func (b *fileBody) failure() error     { return b.lease.failure() }
+
+// again returns a reader of the file from its offset. A file that has grown is
+// not longer for it, and one that has shrunk is an error.
+func (b *fileBody) again() io.ReadCloser {
+	length := b.length.Load()
+	return &rereader{io.NewSectionReader(b.file, b.offset, length), length}
+}
+
+// A firstRead reads the file where it stands.
+type firstRead struct{ b *fileBody }
+
+func (r firstRead) Read(p []byte) (int, error) {
+	n, err := r.b.file.Read(p)
+	if err == io.EOF {
+		if end, seekErr := r.b.file.Seek(0, io.SeekCurrent); seekErr == nil {
+			r.b.length.Store(end - r.b.offset)
+		}
+	}
+	return n, err
+}
+
+func (firstRead) Close() error { return nil }
+
+// A rereader reads a part of a file that had left bytes.
+type rereader struct {
+	r    *io.SectionReader
+	left int64
+}
+
+func (r *rereader) Read(p []byte) (int, error) {
+	n, err := r.r.Read(p)
+	r.left -= int64(n)
+	if err == io.EOF && r.left > 0 {
+		err = io.ErrUnexpectedEOF
+	}
+	return n, err
+}
+
+func (*rereader) Close() error { return nil }
+
+// A sendfileBody shows the file to package net, which asks for a
+// [syscall.Conn] and then uses sendfile.
+type sendfileBody struct {
+	*leasedBody
+	file *os.File
+}
+
+// SyscallConn implements [syscall.Conn].
+func (b sendfileBody) SyscallConn() (syscall.RawConn, error) { return b.file.SyscallConn() }
