@@ -6,7 +6,6 @@ import (
 	"io"
 	"net/http"
 	"reflect"
-	"slices"
 	"strings"
 )
 
@@ -58,7 +57,7 @@ type body interface {
 
 // newBody returns the body of the call's request.
 func (c *call) newBody() body {
-	req, limit := c.req, c.t.maxReplayBytes()
+	req := c.req
 	switch {
 	case !hasBody(req):
 		return noBody{}
@@ -70,6 +69,7 @@ func (c *call) newBody() body {
 	if b := newFileBody(req, c.idempotent); b != nil {
 		return b
 	}
+	limit := c.t.maxReplayBytes()
 	if limit < 0 || req.ContentLength > limit || neverRetries(c.t.policy()) {
 		return newOneShot(req, c.t.AttemptTimeout > 0)
 	}
@@ -122,20 +122,28 @@ func (b independent) failure() error { return nil }
 //
 // A body that fills Request.Trailer needs a map for each attempt.
 func madeByNewRequest(req *http.Request) bool {
-	return req.Trailer == nil && slices.Contains(newRequestGetBodies, reflect.ValueOf(req.GetBody).Pointer())
+	if req.Trailer != nil {
+		return false
+	}
+	f := reflect.ValueOf(req.GetBody).Pointer()
+	return f == newRequestGetBody[0] || f == newRequestGetBody[1] || f == newRequestGetBody[2]
 }
 
-// newRequestGetBodies are the code pointers of the functions that
-// http.NewRequest sets as GetBody, one for each type of body that it knows.
-var newRequestGetBodies = func() (all []uintptr) {
-	const text = "any"
-	for _, body := range []io.Reader{strings.NewReader(text), bytes.NewReader([]byte(text)), bytes.NewBufferString(text)} {
-		if req, err := http.NewRequest(http.MethodPost, "http://localhost/", body); err == nil {
-			all = append(all, reflect.ValueOf(req.GetBody).Pointer())
-		}
+// newRequestGetBody has the code pointers of the functions that http.NewRequest
+// sets as GetBody, one for each type of body that it knows.
+var newRequestGetBody = [...]uintptr{
+	getBodyOf(strings.NewReader("any")),
+	getBodyOf(bytes.NewReader([]byte("any"))),
+	getBodyOf(bytes.NewBufferString("any")),
+}
+
+func getBodyOf(body io.Reader) uintptr {
+	req, err := http.NewRequest(http.MethodPost, "http://localhost/", body)
+	if err != nil || req.GetBody == nil {
+		return 0
 	}
-	return all
-}()
+	return reflect.ValueOf(req.GetBody).Pointer()
+}
 
 // A rewound body has a GetBody of the caller's, which may rewind a reader that
 // all copies share. So the copies of an attempt are fenced, a Read of theirs

@@ -12,20 +12,21 @@ import (
 // Reads of that body. It lives on the stack of RoundTrip, unless a download
 // takes over a copy.
 type call struct {
-	t     *RetryTransport // with the overrides of the request's context
-	ctx   context.Context // ends attempts and waits: the request's, or a download's
-	req   *http.Request   // the caller's
-	hooks *http.Request   // the copy of req for hooks; nil until one needs it
-	body  body            // nil until the first attempt is prepared
-	start time.Time       // of the first attempt; zero unless readsClock
-	ended bool            // nothing is left to be closed
+	t       *RetryTransport // with the overrides of the request's context
+	ctx     context.Context // ends attempts and waits: the request's, or a download's
+	req     *http.Request   // the caller's
+	context contextValue    // of its context
+	hooks   *http.Request   // the copy of req for hooks; nil until one needs it
+	body    body            // nil until the first attempt is prepared
+	start   time.Time       // of the first attempt; zero unless readsClock
+	ended   bool            // nothing is left to be closed
 
 	attempts int           // made so far
 	waited   time.Duration // before them, in all
 
 	// The current attempt, which is under way or was made last.
 	number   int             // from 1; a download that made progress counts anew
-	numbered context.Context // ctx with number
+	numbered context.Context // ctx with number, unless it is the number of a context without one
 	delay    time.Duration
 	resp     *http.Response // exactly one of resp and err is nil after an attempt
 	err      error
@@ -86,7 +87,10 @@ func (c *call) retry() Reason {
 // attempt makes one attempt.
 func (c *call) attempt() {
 	c.resp, c.err, c.buffer = nil, nil, nil
-	c.numbered = withAttemptNumber(c.ctx, c.number)
+	c.numbered = c.ctx
+	if c.number != max(c.context.attempt, 1) {
+		c.numbered = context.WithValue(c.ctx, contextKey{}, &contextValue{c.context.override, c.number})
+	}
 	if c.t.AttemptTimeout > 0 {
 		c.attemptWithTimeout()
 		return
@@ -169,13 +173,8 @@ func (c *call) attemptWithTimeout() {
 // judge classifies the outcome of the attempt.
 func (c *call) judge() {
 	c.failure = c.err
-	if c.err != nil && c.body.failure() != nil {
-		// The caller's body would fail again.
-		c.verdict = Verdict{Outcome: Final}
-		return
-	}
-	if _, ok := c.err.(*replayError); ok {
-		c.verdict = Verdict{Outcome: Final}
+	if c.err != nil && c.bodyFailed() {
+		c.verdict = Verdict{Outcome: Final} // it would fail again
 		return
 	}
 	c.verdict = c.classify(c.resp, c.err)
@@ -265,7 +264,7 @@ func (c *call) obstacle() Reason {
 	switch outcome := c.verdict.Outcome; {
 	case c.ctx.Err() != nil:
 		return ReasonCanceled
-	case c.attempts > 0 && c.err != nil && c.number > 1 && c.bodyFailed():
+	case c.err != nil && c.number > 1 && c.bodyFailed():
 		return ReasonNotReplayable
 	case outcome != Unprocessed && outcome != Uncertain:
 		return ReasonFinal
@@ -379,16 +378,15 @@ func (c *call) responseRequest() *http.Request {
 
 // end calls OnDone and returns the results of RoundTrip.
 func (c *call) end(reason Reason, resp *http.Response, err error) (*http.Response, error) {
-	c.summarize(reason, resp, err)
+	if c.t.OnDone != nil {
+		c.summarize(reason, resp, err)
+	}
 	c.ended = true
 	return resp, err
 }
 
 // summarize calls OnDone.
 func (c *call) summarize(reason Reason, resp *http.Response, err error) {
-	if c.t.OnDone == nil {
-		return
-	}
 	s := Summary{Request: c.hookRequest(), Err: err, Attempts: c.attempts, Reason: reason, Waited: c.waited}
 	if resp != nil {
 		s.Response = responseForHooks(resp, s.Request, nil)

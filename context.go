@@ -2,7 +2,21 @@ package httpretry
 
 import "context"
 
-type overrideKey struct{}
+// A contextValue is the value that a context has for this package. There is one
+// for both uses, so that a call needs one lookup.
+type contextValue struct {
+	override func(*RetryTransport) // nil: there is none
+	attempt  int                   // 0: the context belongs to no attempt
+}
+
+type contextKey struct{}
+
+func valueOf(ctx context.Context) (v contextValue) {
+	if p, ok := ctx.Value(contextKey{}).(*contextValue); ok {
+		v = *p
+	}
+	return v
+}
 
 // Override returns a context whose requests are sent with a copy of the
 // RetryTransport that change has modified: with another Policy, a longer
@@ -16,37 +30,23 @@ func Override(ctx context.Context, change func(*RetryTransport)) context.Context
 	if change == nil {
 		return ctx
 	}
-	all := change
-	if outer, ok := ctx.Value(overrideKey{}).(func(*RetryTransport)); ok {
-		all = func(t *RetryTransport) {
+	v := valueOf(ctx)
+	if outer := v.override; outer != nil {
+		v.override = func(t *RetryTransport) {
 			outer(t)
 			change(t)
 		}
+	} else {
+		v.override = change
 	}
-	return context.WithValue(ctx, overrideKey{}, all)
+	return context.WithValue(ctx, contextKey{}, &v)
 }
 
-// overridden returns t, or the copy of it that ctx asks for.
-func (t *RetryTransport) overridden(ctx context.Context) *RetryTransport {
-	change, ok := ctx.Value(overrideKey{}).(func(*RetryTransport))
-	if !ok {
-		return t
-	}
+// overridden returns a copy of t that change has modified.
+func (t *RetryTransport) overridden(change func(*RetryTransport)) *RetryTransport {
 	modified := *t
 	change(&modified)
 	return &modified
-}
-
-type attemptKey struct{}
-
-// withAttemptNumber returns ctx as the context of attempt n. A first attempt
-// needs a value only below another RetryTransport, whose number it would
-// inherit.
-func withAttemptNumber(ctx context.Context, n int) context.Context {
-	if n == AttemptNumber(ctx) {
-		return ctx
-	}
-	return context.WithValue(ctx, attemptKey{}, n)
 }
 
 // AttemptNumber returns the number of the attempt that ctx belongs to: 1 for
@@ -58,8 +58,5 @@ func withAttemptNumber(ctx context.Context, n int) context.Context {
 //
 // It returns 1 for a context without an attempt number.
 func AttemptNumber(ctx context.Context) int {
-	if n, ok := ctx.Value(attemptKey{}).(int); ok {
-		return n
-	}
-	return 1
+	return max(valueOf(ctx).attempt, 1)
 }

@@ -155,7 +155,7 @@ func (d *download) release(reason Reason, err error) {
 	if err == io.EOF {
 		err = nil
 	}
-	if first {
+	if first && d.call.t.OnDone != nil {
 		d.call.summarize(reason, d.first, err)
 	}
 }

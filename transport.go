@@ -130,7 +130,10 @@ type RetryTransport struct {
 // not a wait.
 func (t *RetryTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	ctx := req.Context()
-	c := call{t: t.overridden(ctx), ctx: ctx, req: req}
+	c := call{t: t, ctx: ctx, req: req, context: valueOf(ctx)}
+	if c.context.override != nil {
+		c.t = t.overridden(c.context.override)
+	}
 	// Runs also if a hook, a Classifier, a Policy or Base panics: a server
 	// recovers from that and continues.
 	defer c.abandon()
