@@ -273,7 +273,7 @@ func ExampleRetryTransport_onAttempt() {
 		log.Fatal(err)
 	}
 	defer resp.Body.Close()
-	// Output: attempt 1: 500 is uncertain; retry false: not idempotent
+	// Output: attempt 1: 500 is uncertain; retry false: not_idempotent
 }
 
 func ExampleRetryConfig() {
@@ -282,7 +282,7 @@ func ExampleRetryConfig() {
 		InitialBackoff: 100 * time.Millisecond,
 		BackoffFactor:  3,
 		MaxBackoff:     2 * time.Second,
-		Jitter:         httpretry.None(), // for the sake of the example
+		Jitter:         httpretry.NoJitter, // for the sake of the example
 	}
 	for n := 1; ; n++ {
 		delay, retry := config.Backoff(httpretry.Attempt{Number: n})
@@ -304,7 +304,7 @@ func ExampleRetryConfig() {
 func ExampleRetryConfig_Validate() {
 	err := httpretry.RetryConfig{MaxRetries: 3, BackoffFactor: 0.5}.Validate()
 	fmt.Println(err)
-	// Output: httpretry: BackoffFactor is 0.5: it must be a number that is at least 1, or 0 for the default
+	// Output: httpretry: invalid BackoffFactor 0.5: must be at least 1
 }
 
 func ExampleOverride() {
@@ -432,7 +432,7 @@ func ExampleLogAttempts() {
 		},
 	}))
 	client := &http.Client{Transport: &httpretry.RetryTransport{
-		Policy:    httpretry.RetryConfig{MaxRetries: 3, InitialBackoff: time.Millisecond, Jitter: httpretry.None()},
+		Policy:    httpretry.RetryConfig{MaxRetries: 3, InitialBackoff: time.Millisecond, Jitter: httpretry.NoJitter},
 		OnAttempt: httpretry.LogAttempts(logger),
 	}}
 	resp, err := client.Get(server.URL + "/models?key=secret")
@@ -442,7 +442,7 @@ func ExampleLogAttempts() {
 	defer resp.Body.Close()
 	// Output:
 	// level=INFO msg="attempt failed, retrying" method=GET url=http://example.com/models attempt=1 status=503 delay=1ms
-	// level=INFO msg="succeeded after retries" method=GET url=http://example.com/models attempt=2 status=200 reason=final
+	// level=INFO msg="succeeded after retries" method=GET url=http://example.com/models attempt=2 status=200
 }
 
 // A response that comes back because the server wants a longer wait than
@@ -485,11 +485,10 @@ func ExampleJitter() {
 		name   string
 		jitter httpretry.Jitter
 	}{
-		{"Proportional", httpretry.Proportional(0.2)},
-		{"Full", httpretry.Full()},
-		{"Equal", httpretry.Equal()},
-		{"None", httpretry.None()},
-		{"Decorrelated", httpretry.Decorrelated(time.Second, time.Minute)},
+		{"FullJitter", httpretry.FullJitter},
+		{"EqualJitter", httpretry.EqualJitter},
+		{"NoJitter", httpretry.NoJitter},
+		{"DecorrelatedJitter", httpretry.DecorrelatedJitter(time.Second, time.Minute)},
 	}
 	const backoff, previous = 10 * time.Second, 5 * time.Second
 	for _, j := range jitters {
@@ -501,11 +500,10 @@ func ExampleJitter() {
 		fmt.Printf("%s: %v to %v\n", j.name, low.Round(time.Second), high.Round(time.Second))
 	}
 	// Output:
-	// Proportional: 8s to 12s
-	// Full: 0s to 10s
-	// Equal: 5s to 10s
-	// None: 10s to 10s
-	// Decorrelated: 1s to 15s
+	// FullJitter: 0s to 10s
+	// EqualJitter: 5s to 10s
+	// NoJitter: 10s to 10s
+	// DecorrelatedJitter: 1s to 15s
 }
 
 // A jitter of one's own is a function, such as one that gives each of several

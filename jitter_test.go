@@ -42,7 +42,7 @@ func (s spread) wantUniform(t *testing.T, low, high time.Duration, reason string
 	}
 }
 
-func TestJitterKinds(t *testing.T) {
+func TestJitter_Kinds(t *testing.T) {
 	const sec = time.Second
 	tests := []struct {
 		name              string
@@ -51,20 +51,12 @@ func TestJitterKinds(t *testing.T) {
 		low, high         time.Duration
 		reason            string
 	}{
-		{"Proportional", httpretry.Proportional(0.1), 10 * sec, 5 * sec, 9 * sec, 11 * sec, "± a tenth"},
-		{"Proportional, all", httpretry.Proportional(1), 10 * sec, 0, 0, 20 * sec, "± all of it"},
-		{"Proportional above 1", httpretry.Proportional(1.5), 10 * sec, 0, 0, 20 * sec, "counts as 1"},
-		{"Proportional +Inf", httpretry.Proportional(math.Inf(1)), 10 * sec, 0, 0, 20 * sec, "counts as 1"},
-		{"Proportional 0", httpretry.Proportional(0), 10 * sec, 0, 10 * sec, 10 * sec, "no jitter"},
-		{"Proportional below 0", httpretry.Proportional(-0.5), 10 * sec, 0, 10 * sec, 10 * sec, "counts as 0"},
-		{"Proportional -Inf", httpretry.Proportional(math.Inf(-1)), 10 * sec, 0, 10 * sec, 10 * sec, "counts as 0"},
-		{"Proportional NaN", httpretry.Proportional(math.NaN()), 10 * sec, 0, 10 * sec, 10 * sec, "counts as 0"},
-		{"Full", httpretry.Full(), 10 * sec, 5 * sec, 0, 10 * sec, "0 to backoff"},
-		{"Equal", httpretry.Equal(), 10 * sec, 5 * sec, 5 * sec, 10 * sec, "half of it to all of it"},
-		{"None", httpretry.None(), 10 * sec, 5 * sec, 10 * sec, 10 * sec, "as computed"},
-		{"Decorrelated", httpretry.Decorrelated(sec, 60*sec), 7 * sec, 10 * sec, sec, 30 * sec, "base to three times the previous wait"},
-		{"Decorrelated, base above max", httpretry.Decorrelated(9*sec, 2*sec), 7 * sec, 10 * sec, 2 * sec, 2 * sec, "at most max"},
-		{"Decorrelated, no max", httpretry.Decorrelated(sec, 0), 7 * sec, 10 * sec, 0, 0, "at most max, which is 0"},
+		{"FullJitter", httpretry.FullJitter, 10 * sec, 5 * sec, 0, 10 * sec, "0 to backoff"},
+		{"EqualJitter", httpretry.EqualJitter, 10 * sec, 5 * sec, 5 * sec, 10 * sec, "half of it to all of it"},
+		{"NoJitter", httpretry.NoJitter, 10 * sec, 5 * sec, 10 * sec, 10 * sec, "as computed"},
+		{"DecorrelatedJitter", httpretry.DecorrelatedJitter(sec, 60*sec), 7 * sec, 10 * sec, sec, 30 * sec, "base to three times the previous wait"},
+		{"DecorrelatedJitter, base above max", httpretry.DecorrelatedJitter(9*sec, 2*sec), 7 * sec, 10 * sec, 2 * sec, 2 * sec, "at most max"},
+		{"DecorrelatedJitter, no max", httpretry.DecorrelatedJitter(sec, 0), 7 * sec, 10 * sec, 0, 0, "at most max, which is 0"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -74,8 +66,8 @@ func TestJitterKinds(t *testing.T) {
 	}
 }
 
-func TestDecorrelatedMax(t *testing.T) {
-	jitter := httpretry.Decorrelated(time.Second, time.Minute)
+func TestDecorrelatedJitter_Limit(t *testing.T) {
+	jitter := httpretry.DecorrelatedJitter(time.Second, time.Minute)
 	for _, previous := range []time.Duration{40 * time.Second, time.Hour, math.MaxInt64} {
 		got := draw(func() time.Duration { return jitter(0, previous) })
 		if got.low < time.Second || got.high != time.Minute {
@@ -87,14 +79,14 @@ func TestDecorrelatedMax(t *testing.T) {
 // Clients that failed together make their first retry together unless it is
 // spread too. In the source of the kind, the wait starts at base, so that the
 // first one drawn is from base to three times base.
-func TestDecorrelatedSpreadsFirstRetry(t *testing.T) {
-	jitter := httpretry.Decorrelated(time.Second, time.Minute)
+func TestDecorrelatedJitter_SpreadsFirstRetry(t *testing.T) {
+	jitter := httpretry.DecorrelatedJitter(time.Second, time.Minute)
 	got := draw(func() time.Duration { return jitter(time.Second, 0) })
 	got.wantUniform(t, time.Second, 3*time.Second, "there is no previous wait, and base takes its place")
 }
 
 // Whatever goes in, no wait that ought to be long comes out short or negative.
-func TestJitterEdges(t *testing.T) {
+func TestJitter_Edges(t *testing.T) {
 	const most = math.MaxInt64
 	tests := []struct {
 		name      string
@@ -103,18 +95,15 @@ func TestJitterEdges(t *testing.T) {
 		low, high time.Duration
 		reason    string
 	}{
-		{"Proportional 0", httpretry.Proportional(1), 0, 0, 0, "nothing to spread"},
-		{"Proportional MaxInt64", httpretry.Proportional(1), most, 0, most, "the upper half saturates"},
-		{"Proportional MaxInt64 a little", httpretry.Proportional(0.1), most, most / 10 * 8, most, "never far below"},
-		{"Full 0", httpretry.Full(), 0, 0, 0, "nothing to spread"},
-		{"Full 1", httpretry.Full(), 1, 0, 1, "nothing to spread"},
-		{"Full MaxInt64", httpretry.Full(), most, 0, most, "fits"},
-		{"Equal 0", httpretry.Equal(), 0, 0, 0, "nothing to spread"},
-		{"Equal 1", httpretry.Equal(), 1, 0, 1, "half of 1 is 0"},
-		{"Equal MaxInt64", httpretry.Equal(), most, most / 2, most, "no overflow on the way"},
-		{"None MaxInt64", httpretry.None(), most, most, most, "as it is"},
-		{"None 0", httpretry.None(), 0, 0, 0, "as it is"},
-		{"Decorrelated MaxInt64", httpretry.Decorrelated(most, most), most, most, most, "at least base"},
+		{"FullJitter 0", httpretry.FullJitter, 0, 0, 0, "nothing to spread"},
+		{"FullJitter 1", httpretry.FullJitter, 1, 0, 1, "nothing to spread"},
+		{"FullJitter MaxInt64", httpretry.FullJitter, most, 0, most, "fits"},
+		{"EqualJitter 0", httpretry.EqualJitter, 0, 0, 0, "nothing to spread"},
+		{"EqualJitter 1", httpretry.EqualJitter, 1, 0, 1, "half of 1 is 0"},
+		{"EqualJitter MaxInt64", httpretry.EqualJitter, most, most / 2, most, "no overflow on the way"},
+		{"NoJitter MaxInt64", httpretry.NoJitter, most, most, most, "as it is"},
+		{"NoJitter 0", httpretry.NoJitter, 0, 0, 0, "as it is"},
+		{"DecorrelatedJitter MaxInt64", httpretry.DecorrelatedJitter(most, most), most, most, most, "at least base"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -128,9 +117,9 @@ func TestJitterEdges(t *testing.T) {
 
 // A backoff below 0 is none of RetryConfig's, but a Jitter may be called by
 // anybody.
-func TestJitterOfNegativeBackoff(t *testing.T) {
+func TestJitter_NegativeBackoff(t *testing.T) {
 	jitters := map[string]httpretry.Jitter{
-		"Proportional": httpretry.Proportional(1), "Full": httpretry.Full(), "Equal": httpretry.Equal(), "None": httpretry.None(),
+		"FullJitter": httpretry.FullJitter, "EqualJitter": httpretry.EqualJitter, "NoJitter": httpretry.NoJitter,
 	}
 	for name, jitter := range jitters {
 		for _, backoff := range []time.Duration{-1, -time.Second, math.MinInt64} {

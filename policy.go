@@ -9,133 +9,141 @@ import (
 	"github.com/httpretry/httpretry/internal/jitter"
 )
 
-// A Policy decides whether a failed attempt is followed by another, and when.
+// A Policy decides whether a failed attempt is retried, and how long to wait
+// first.
 //
-// It is asked after the [Classifier] found that trying again may help, and after
-// it is known that the request may be sent again and that its body can be; only
-// the context's deadline and the [Budget] come after it. Backoff is called from
-// many goroutines at once.
+// It is consulted only if the [Classifier] found the failure retryable and the
+// request and its body can be sent again. After it, only the context's deadline
+// and the [Budget] can prevent the retry. A Policy must be safe for concurrent
+// use.
 type Policy interface {
-	// Backoff returns how long to wait before the attempt after a, and
-	// whether to make it at all. A negative delay counts as 0.
+	// Backoff returns how long to wait after attempt a, and whether to retry
+	// at all. A negative delay counts as 0. If retry is false, delay may be
+	// the wait that was decided against; it is reported in [Decision.Delay].
 	//
-	// The wait that the server asked for is in a.Verdict.RetryAfter; a policy
-	// that ignores it comes back too early. The context's deadline is not the
-	// policy's concern: a wait that would end after it is not begun.
+	// The wait that the server asked for, a.Verdict.RetryAfter, is a floor
+	// under every Policy's delay: RetryTransport waits for the longer of the
+	// two. If the server asks for more than both delay and 60 seconds, there
+	// is no retry. A Policy can ignore the context's deadline, because a wait
+	// that would outlast it is not begun.
 	Backoff(a Attempt) (delay time.Duration, retry bool)
 }
 
-// PolicyFunc lets a function be a [Policy].
+// The PolicyFunc type is an adapter to allow the use of ordinary functions as
+// policies.
 type PolicyFunc func(Attempt) (time.Duration, bool)
 
-// Backoff calls f.
+// Backoff returns f(a).
 func (f PolicyFunc) Backoff(a Attempt) (time.Duration, bool) { return f(a) }
 
-// Never is the policy that makes one attempt. With it, no request body is
-// recorded.
+// Never is a [Policy] that never retries. With it, request bodies are not
+// buffered.
 var Never = never{}
 
 type never struct{}
 
+// Backoff returns 0, false.
 func (never) Backoff(Attempt) (time.Duration, bool) { return 0, false }
 
 // neverRetries reports whether p is known never to retry.
 func neverRetries(p Policy) bool {
 	switch p := p.(type) {
+	case never:
+		return true
 	case RetryConfig:
 		return p.MaxRetries < 0
 	case *RetryConfig:
-		return p.MaxRetries < 0
-	case never:
-		return true
+		return p != nil && p.MaxRetries < 0
 	}
 	return false
 }
 
-// RetryConfig is exponential backoff: the wait before retry n, counted from 0, is
+// A RetryConfig is a [Policy] of exponential backoff. The wait before retry n,
+// counted from 0, is
 //
 //	min(InitialBackoff × BackoffFactor^n, MaxBackoff) × (1 ± JitterFraction)
 //
-// A longer wait that the server asked for takes its place. Jitter that would
-// make a wait shorter than was asked makes it longer by as much, so that
-// clients spread out without coming back too early.
+// If the server asks for a longer wait, that is used instead. Jitter never makes
+// a wait shorter than the server asked for: it lengthens the wait by the same
+// amount, so that clients spread out without retrying too soon.
 //
-// The zero value never retries; every other zero field has the default that
-// it names. A field with an impossible value counts as zero, so that a mistake
-// never shortens a wait; [RetryConfig.Validate] finds it.
+// Zero fields have the defaults documented below. An invalid value counts as
+// zero, so that a mistake never shortens a wait; [RetryConfig.Validate] reports
+// it.
 type RetryConfig struct {
-	// MaxRetries is the number of retries after the first attempt.
-	// If zero, none.
+	// MaxRetries is the maximum number of retries. If zero, it is 3. If
+	// negative, there are no retries.
 	MaxRetries int
 
-	// InitialBackoff is the wait before the first retry. If zero, 1 s.
+	// InitialBackoff is the wait before the first retry. If zero, it is 1
+	// second.
 	InitialBackoff time.Duration
 
-	// MaxBackoff bounds the wait before jitter. If zero, 60 s.
+	// MaxBackoff limits the wait before jitter. If zero, it is 60 seconds.
 	MaxBackoff time.Duration
 
-	// BackoffFactor multiplies the wait from each retry to the next. It is
-	// at least 1. If zero, 2.
+	// BackoffFactor multiplies the wait from each retry to the next. It must
+	// be at least 1. If zero, it is 2.
 	BackoffFactor float64
 
-	// JitterFraction is how much longer or shorter than computed a wait may
-	// be, from 0 to 1. If zero, 0.1; for no jitter at all, set Jitter to
-	// [None]().
+	// JitterFraction is the fraction, at most 1, by which a wait is randomly
+	// lengthened or shortened. If zero, it is 0.1. If negative, there is no
+	// jitter.
 	JitterFraction float64
 
-	// Jitter, if not nil, is used in place of JitterFraction.
+	// Jitter, if not nil, is used instead of JitterFraction.
 	Jitter Jitter
 
-	// MaxElapsed is how long after the start of the first attempt a retry
-	// may still start. If zero, there is no such limit.
+	// MaxElapsed limits how long after the start of the first attempt a retry
+	// may start. If zero, there is no limit.
 	MaxElapsed time.Duration
 
-	// MaxRetryAfter is the longest wait that a server may ask for. If it
-	// asks for more, there is no retry: the caller gets the response at
-	// once and can read from it when to come back. If zero, MaxBackoff.
+	// MaxRetryAfter is the longest wait that the server may ask for. If it
+	// asks for more, there is no retry, and the caller can read Retry-After
+	// from the response. If zero, it is MaxBackoff.
 	MaxRetryAfter time.Duration
 }
 
 const (
+	defaultMaxRetries     = 3
 	defaultInitialBackoff = time.Second
 	defaultMaxBackoff     = 60 * time.Second
 	defaultBackoffFactor  = 2
 	defaultJitterFraction = 0.1
 )
 
-// Backoff implements [Policy].
-func (c RetryConfig) Backoff(a Attempt) (time.Duration, bool) {
+// Backoff implements [Policy]. If MaxElapsed or MaxRetryAfter prevents a retry,
+// it returns the wait that was too long.
+func (c RetryConfig) Backoff(a Attempt) (delay time.Duration, retry bool) {
 	if a.Number > c.maxRetries() {
 		return 0, false
 	}
 	asked := a.Verdict.RetryAfter
 	if asked > c.maxRetryAfter() {
-		return 0, false
+		return asked, false
 	}
-	delay := max(asked, c.exponential(a.Number-1))
+	delay = max(asked, c.exponential(a.Number-1))
 	delay = spreadUp(asked, c.jittered(delay, a.Delay))
-	if c.MaxElapsed > 0 && delay > c.MaxElapsed-a.Elapsed {
-		return 0, false
-	}
-	return delay, true
-}
-
-func (c RetryConfig) maxRetries() int {
-	if c.MaxRetries == 0 {
-		return 3
-	}
-	return c.MaxRetries
+	// The difference cannot overflow, unlike the sum of Elapsed and delay.
+	return delay, c.MaxElapsed <= 0 || delay <= c.MaxElapsed-a.Elapsed
 }
 
 // exponential returns the wait before retry n, without jitter.
 func (c RetryConfig) exponential(n int) time.Duration {
 	limit := c.maxBackoff()
-	// In floating point an overflow is +Inf, which the limit takes care of.
+	// In floating point an overflow is +Inf, which exceeds every limit.
 	d := float64(c.initialBackoff()) * math.Pow(c.backoffFactor(), float64(n))
 	if d >= float64(limit) {
 		return limit
 	}
 	return time.Duration(d)
+}
+
+func (c RetryConfig) maxRetries() int {
+	if c.MaxRetries != 0 {
+		return c.MaxRetries
+	}
+	return defaultMaxRetries
 }
 
 func (c RetryConfig) initialBackoff() time.Duration {
@@ -168,7 +176,7 @@ func (c RetryConfig) jittered(backoff, previous time.Duration) time.Duration {
 
 func (c RetryConfig) jitterFraction() float64 {
 	if c.JitterFraction != 0 && validFraction(c.JitterFraction) {
-		return c.JitterFraction
+		return max(c.JitterFraction, 0)
 	}
 	return defaultJitterFraction
 }
@@ -180,31 +188,34 @@ func (c RetryConfig) maxRetryAfter() time.Duration {
 	return c.maxBackoff()
 }
 
-// Validate returns an error that names the first field with an impossible
-// value, the value, and what it must be. It is nil for the zero value.
+// Validate returns an error that describes the first invalid field, or nil if
+// all fields are valid. The zero RetryConfig is valid.
 func (c RetryConfig) Validate() error {
+	const notNegative = "must not be negative"
 	switch {
 	case c.InitialBackoff < 0:
-		return invalid("InitialBackoff", c.InitialBackoff, "at least 0")
+		return invalid("InitialBackoff", c.InitialBackoff, notNegative)
 	case c.MaxBackoff < 0:
-		return invalid("MaxBackoff", c.MaxBackoff, "at least 0")
+		return invalid("MaxBackoff", c.MaxBackoff, notNegative)
+	case math.IsInf(c.BackoffFactor, 1):
+		return invalid("BackoffFactor", c.BackoffFactor, "must be finite")
 	case c.BackoffFactor != 0 && !validFactor(c.BackoffFactor):
-		return invalid("BackoffFactor", c.BackoffFactor, "a number that is at least 1, or 0 for the default")
+		return invalid("BackoffFactor", c.BackoffFactor, "must be at least 1")
 	case !validFraction(c.JitterFraction):
-		return invalid("JitterFraction", c.JitterFraction, "from 0 to 1")
+		return invalid("JitterFraction", c.JitterFraction, "must be at most 1")
 	case c.MaxElapsed < 0:
-		return invalid("MaxElapsed", c.MaxElapsed, "at least 0")
+		return invalid("MaxElapsed", c.MaxElapsed, notNegative)
 	case c.MaxRetryAfter < 0:
-		return invalid("MaxRetryAfter", c.MaxRetryAfter, "at least 0")
+		return invalid("MaxRetryAfter", c.MaxRetryAfter, notNegative)
 	}
 	return nil
 }
 
-// Both are false for NaN.
+// Both comparisons are false for NaN.
 func validFactor(f float64) bool { return f >= 1 && f <= math.MaxFloat64 }
 
-func validFraction(f float64) bool { return f >= 0 && f <= 1 }
+func validFraction(f float64) bool { return f <= 1 }
 
 func invalid(field string, value any, must string) error {
-	return fmt.Errorf("httpretry: %s is %v: it must be %s", field, value, must)
+	return fmt.Errorf("httpretry: invalid %s %v: %s", field, value, must)
 }

@@ -22,21 +22,21 @@ func attempt(n int, asked time.Duration) httpretry.Attempt {
 	return httpretry.Attempt{Number: n, Verdict: httpretry.Verdict{Outcome: httpretry.Unprocessed, RetryAfter: asked}}
 }
 
-// sequence returns the waits that p wants after the first n attempts, with
-// nothing asked; -1 for no retry.
+// sequence returns the waits of p after each of the first n attempts, if the
+// server asks for none; -1 for no retry.
 func sequence(p httpretry.Policy, n int) []time.Duration {
 	var waits []time.Duration
 	for i := range n {
 		wait, retry := p.Backoff(attempt(i+1, 0))
 		if !retry {
-			wait = -1
+			wait = -1 - wait
 		}
 		waits = append(waits, wait)
 	}
 	return waits
 }
 
-func TestExponentialSequence(t *testing.T) {
+func TestRetryConfig_GrowsExponentially(t *testing.T) {
 	const sec, ms = time.Second, time.Millisecond
 	tests := []struct {
 		name   string
@@ -55,12 +55,13 @@ func TestExponentialSequence(t *testing.T) {
 		{"largest", httpretry.RetryConfig{MaxRetries: 3, InitialBackoff: 1 << 61, MaxBackoff: math.MaxInt64},
 			[]time.Duration{1 << 61, 1 << 62, math.MaxInt64, -1}, "an overflow is the bound, not a negative wait"},
 		{"huge factor", httpretry.RetryConfig{MaxRetries: 3, BackoffFactor: math.MaxFloat64}, []time.Duration{sec, 60 * sec, 60 * sec, -1}, "beyond float64 is the bound"},
-		{"no retries", httpretry.RetryConfig{}, []time.Duration{-1, -1}, "the zero value never retries"},
-		{"fewer than none", httpretry.RetryConfig{MaxRetries: -1}, []time.Duration{-1, -1}, "counts as zero"},
+		{"zero value", httpretry.RetryConfig{}, []time.Duration{sec, 2 * sec, 4 * sec, -1}, "MaxRetries is 3 by default"},
+		{"negative", httpretry.RetryConfig{MaxRetries: -1}, []time.Duration{-1, -1}, "a negative MaxRetries means none"},
+		{"most negative", httpretry.RetryConfig{MaxRetries: math.MinInt}, []time.Duration{-1, -1}, "a negative MaxRetries means none"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			tt.config.Jitter = httpretry.None()
+			tt.config.JitterFraction = -1
 			if diff := cmp.Diff(tt.want, sequence(tt.config, len(tt.want))); diff != "" {
 				t.Errorf("waits (-want +got): %s\n%s", tt.reason, diff)
 			}
@@ -68,8 +69,8 @@ func TestExponentialSequence(t *testing.T) {
 	}
 }
 
-func TestLateRetriesWaitAsLongAsAllowed(t *testing.T) {
-	c := httpretry.RetryConfig{MaxRetries: math.MaxInt, Jitter: httpretry.None()}
+func TestRetryConfig_LateRetriesDoNotOverflow(t *testing.T) {
+	c := httpretry.RetryConfig{MaxRetries: math.MaxInt, Jitter: httpretry.NoJitter}
 	for _, n := range []int{7, 64, 1025, 100_000, math.MaxInt32, math.MaxInt} {
 		wait, retry := c.Backoff(attempt(n, 0))
 		if wait != time.Minute || !retry {
@@ -78,40 +79,39 @@ func TestLateRetriesWaitAsLongAsAllowed(t *testing.T) {
 	}
 }
 
-// impossible are configurations of which one field is wrong, what Validate must
-// say of it, and the same one with that field zero.
-var impossible = []struct {
+// invalidConfigs are configurations with one invalid field, the texts that the
+// error of Validate must contain, and the same configurations with that field
+// zero.
+var invalidConfigs = []struct {
 	name   string
 	config httpretry.RetryConfig
 	says   []string
-	as     httpretry.RetryConfig
+	zeroed httpretry.RetryConfig
 }{
-	{"MaxRetries", httpretry.RetryConfig{MaxRetries: -2}, []string{"MaxRetries", "-2", "at least 0"}, httpretry.RetryConfig{}},
 	{"InitialBackoff", httpretry.RetryConfig{MaxRetries: 9, InitialBackoff: -time.Second},
-		[]string{"InitialBackoff", "-1s", "at least 0"}, httpretry.RetryConfig{MaxRetries: 9}},
+		[]string{"InitialBackoff", "-1s", "must not be negative"}, httpretry.RetryConfig{MaxRetries: 9}},
 	{"MaxBackoff", httpretry.RetryConfig{MaxRetries: 9, MaxBackoff: math.MinInt64},
-		[]string{"MaxBackoff", time.Duration(math.MinInt64).String(), "at least 0"}, httpretry.RetryConfig{MaxRetries: 9}},
-	{"BackoffFactor below 1", httpretry.RetryConfig{MaxRetries: 9, BackoffFactor: 0.5}, []string{"BackoffFactor", "0.5", "at least 1"}, httpretry.RetryConfig{MaxRetries: 9}},
-	{"BackoffFactor negative", httpretry.RetryConfig{MaxRetries: 9, BackoffFactor: -2}, []string{"BackoffFactor", "-2", "at least 1"}, httpretry.RetryConfig{MaxRetries: 9}},
-	{"BackoffFactor NaN", httpretry.RetryConfig{MaxRetries: 9, BackoffFactor: math.NaN()}, []string{"BackoffFactor", "NaN", "at least 1"}, httpretry.RetryConfig{MaxRetries: 9}},
-	{"BackoffFactor +Inf", httpretry.RetryConfig{MaxRetries: 9, BackoffFactor: math.Inf(1)}, []string{"BackoffFactor", "+Inf"}, httpretry.RetryConfig{MaxRetries: 9}},
-	{"BackoffFactor -Inf", httpretry.RetryConfig{MaxRetries: 9, BackoffFactor: math.Inf(-1)}, []string{"BackoffFactor", "-Inf"}, httpretry.RetryConfig{MaxRetries: 9}},
-	{"JitterFraction below 0", httpretry.RetryConfig{MaxRetries: 9, JitterFraction: -0.1}, []string{"JitterFraction", "-0.1", "from 0 to 1"}, httpretry.RetryConfig{MaxRetries: 9}},
-	{"JitterFraction above 1", httpretry.RetryConfig{MaxRetries: 9, JitterFraction: 1.5}, []string{"JitterFraction", "1.5", "from 0 to 1"}, httpretry.RetryConfig{MaxRetries: 9}},
-	{"JitterFraction NaN", httpretry.RetryConfig{MaxRetries: 9, JitterFraction: math.NaN()}, []string{"JitterFraction", "NaN", "from 0 to 1"}, httpretry.RetryConfig{MaxRetries: 9}},
-	{"JitterFraction +Inf", httpretry.RetryConfig{MaxRetries: 9, JitterFraction: math.Inf(1)}, []string{"JitterFraction", "+Inf", "from 0 to 1"}, httpretry.RetryConfig{MaxRetries: 9}},
-	{"MaxElapsed", httpretry.RetryConfig{MaxRetries: 9, MaxElapsed: -1}, []string{"MaxElapsed", "-1ns", "at least 0"}, httpretry.RetryConfig{MaxRetries: 9}},
-	{"MaxRetryAfter", httpretry.RetryConfig{MaxRetries: 9, MaxRetryAfter: -time.Hour}, []string{"MaxRetryAfter", "-1h0m0s", "at least 0"}, httpretry.RetryConfig{MaxRetries: 9}},
+		[]string{"MaxBackoff", time.Duration(math.MinInt64).String(), "must not be negative"}, httpretry.RetryConfig{MaxRetries: 9}},
+	{"BackoffFactor below 1", httpretry.RetryConfig{MaxRetries: 9, BackoffFactor: 0.5}, []string{"BackoffFactor", "0.5", "must be at least 1"}, httpretry.RetryConfig{MaxRetries: 9}},
+	{"BackoffFactor negative", httpretry.RetryConfig{MaxRetries: 9, BackoffFactor: -2}, []string{"BackoffFactor", "-2", "must be at least 1"}, httpretry.RetryConfig{MaxRetries: 9}},
+	{"BackoffFactor NaN", httpretry.RetryConfig{MaxRetries: 9, BackoffFactor: math.NaN()}, []string{"BackoffFactor", "NaN", "must be at least 1"}, httpretry.RetryConfig{MaxRetries: 9}},
+	{"BackoffFactor +Inf", httpretry.RetryConfig{MaxRetries: 9, BackoffFactor: math.Inf(1)}, []string{"BackoffFactor", "+Inf", "must be finite"}, httpretry.RetryConfig{MaxRetries: 9}},
+	{"BackoffFactor -Inf", httpretry.RetryConfig{MaxRetries: 9, BackoffFactor: math.Inf(-1)}, []string{"BackoffFactor", "-Inf", "must be at least 1"}, httpretry.RetryConfig{MaxRetries: 9}},
+	{"JitterFraction above 1", httpretry.RetryConfig{MaxRetries: 9, JitterFraction: 1.5}, []string{"JitterFraction", "1.5", "must be at most 1"}, httpretry.RetryConfig{MaxRetries: 9}},
+	{"JitterFraction NaN", httpretry.RetryConfig{MaxRetries: 9, JitterFraction: math.NaN()}, []string{"JitterFraction", "NaN", "must be at most 1"}, httpretry.RetryConfig{MaxRetries: 9}},
+	{"JitterFraction +Inf", httpretry.RetryConfig{MaxRetries: 9, JitterFraction: math.Inf(1)}, []string{"JitterFraction", "+Inf", "must be at most 1"}, httpretry.RetryConfig{MaxRetries: 9}},
+	{"MaxElapsed", httpretry.RetryConfig{MaxRetries: 9, MaxElapsed: -1}, []string{"MaxElapsed", "-1ns", "must not be negative"}, httpretry.RetryConfig{MaxRetries: 9}},
+	{"MaxRetryAfter", httpretry.RetryConfig{MaxRetries: 9, MaxRetryAfter: -time.Hour}, []string{"MaxRetryAfter", "-1h0m0s", "must not be negative"}, httpretry.RetryConfig{MaxRetries: 9}},
 }
 
-func TestValidateNamesTheMistake(t *testing.T) {
-	for _, tt := range impossible {
+func TestRetryConfig_ValidateNamesTheField(t *testing.T) {
+	for _, tt := range invalidConfigs {
 		err := tt.config.Validate()
 		if err == nil {
 			t.Errorf("%s: got no error, want one that says %q", tt.name, tt.says)
 			continue
 		}
-		for _, want := range append(tt.says, "httpretry: ") {
+		for _, want := range append(tt.says, "httpretry: invalid ") {
 			if strings.Count(err.Error(), want) != 1 {
 				t.Errorf("%s: got error %q, want it to say %q once", tt.name, err, want)
 			}
@@ -119,9 +119,10 @@ func TestValidateNamesTheMistake(t *testing.T) {
 	}
 }
 
-func TestValidateAcceptsWhatIsPossible(t *testing.T) {
+func TestRetryConfig_ValidateAcceptsValidFields(t *testing.T) {
 	tests := map[string]httpretry.RetryConfig{
 		"zero value": {},
+		"negative":   {MaxRetries: math.MinInt, JitterFraction: math.Inf(-1)},
 		"least":      {BackoffFactor: 1, JitterFraction: math.SmallestNonzeroFloat64, InitialBackoff: 1, MaxBackoff: 1, MaxElapsed: 1, MaxRetryAfter: 1},
 		"most": {MaxRetries: math.MaxInt, InitialBackoff: math.MaxInt64, MaxBackoff: math.MaxInt64, BackoffFactor: math.MaxFloat64,
 			JitterFraction: 1, MaxElapsed: math.MaxInt64, MaxRetryAfter: math.MaxInt64},
@@ -135,10 +136,10 @@ func TestValidateAcceptsWhatIsPossible(t *testing.T) {
 
 // A mistake that Validate would have found never shortens a wait: the field
 // counts as zero.
-func TestImpossibleFieldCountsAsZero(t *testing.T) {
-	for _, tt := range impossible {
-		got, want := tt.config, tt.as
-		got.Jitter, want.Jitter = httpretry.None(), httpretry.None()
+func TestRetryConfig_InvalidFieldCountsAsZero(t *testing.T) {
+	for _, tt := range invalidConfigs {
+		got, want := tt.config, tt.zeroed
+		got.Jitter, want.Jitter = httpretry.NoJitter, httpretry.NoJitter
 		if diff := cmp.Diff(sequence(want, 11), sequence(got, 11)); diff != "" {
 			t.Errorf("%s: waits (-want +got):\n%s", tt.name, diff)
 		}
@@ -149,7 +150,7 @@ func TestImpossibleFieldCountsAsZero(t *testing.T) {
 	}
 }
 
-func TestJitterFraction(t *testing.T) {
+func TestRetryConfig_JitterFraction(t *testing.T) {
 	const sec = time.Second
 	tests := []struct {
 		name      string
@@ -161,11 +162,12 @@ func TestJitterFraction(t *testing.T) {
 		{"own", httpretry.RetryConfig{JitterFraction: 0.5}, 5 * sec, 15 * sec, "± half"},
 		{"all", httpretry.RetryConfig{JitterFraction: 1}, 0, 20 * sec, "± all of it"},
 		{"NaN", httpretry.RetryConfig{JitterFraction: math.NaN()}, 9 * sec, 11 * sec, "counts as zero, whose default is 0.1"},
-		{"negative", httpretry.RetryConfig{JitterFraction: -1}, 9 * sec, 11 * sec, "counts as zero, whose default is 0.1"},
+		{"negative", httpretry.RetryConfig{JitterFraction: -0.5}, 10 * sec, 10 * sec, "no jitter"},
+		{"most negative", httpretry.RetryConfig{JitterFraction: math.Inf(-1)}, 10 * sec, 10 * sec, "no jitter"},
 		{"above 1", httpretry.RetryConfig{JitterFraction: 2}, 9 * sec, 11 * sec, "counts as zero, whose default is 0.1"},
 		{"at the bound", httpretry.RetryConfig{MaxBackoff: 10 * sec, InitialBackoff: 20 * sec}, 9 * sec, 11 * sec, "MaxBackoff bounds the wait before jitter"},
-		{"Jitter", httpretry.RetryConfig{JitterFraction: 1, Jitter: httpretry.Equal()}, 5 * sec, 10 * sec, "used in place of JitterFraction"},
-		{"None", httpretry.RetryConfig{JitterFraction: 1, Jitter: httpretry.None()}, 10 * sec, 10 * sec, "used in place of JitterFraction"},
+		{"Jitter", httpretry.RetryConfig{JitterFraction: 1, Jitter: httpretry.EqualJitter}, 5 * sec, 10 * sec, "used in place of JitterFraction"},
+		{"None", httpretry.RetryConfig{JitterFraction: 1, Jitter: httpretry.NoJitter}, 10 * sec, 10 * sec, "used in place of JitterFraction"},
 		{"negative Jitter", httpretry.RetryConfig{Jitter: func(b, _ time.Duration) time.Duration { return -b }}, 0, 0, "a negative result counts as 0"},
 	}
 	for _, tt := range tests {
@@ -184,7 +186,7 @@ func TestJitterFraction(t *testing.T) {
 	}
 }
 
-func TestJitterGetsThePreviousWait(t *testing.T) {
+func TestRetryConfig_JitterGetsThePreviousWait(t *testing.T) {
 	var got []time.Duration
 	c := httpretry.RetryConfig{MaxRetries: 5, Jitter: func(backoff, previous time.Duration) time.Duration {
 		got = append(got, backoff, previous)
@@ -200,23 +202,25 @@ func TestJitterGetsThePreviousWait(t *testing.T) {
 
 // What the server asks for is a floor, with jitter on top only: nobody knocks
 // early, and not all knock at the same moment.
-func TestServersWishIsAFloor(t *testing.T) {
+func TestRetryConfig_RetryAfterIsAFloor(t *testing.T) {
 	const sec = time.Second
 	jitters := []struct {
 		name    string
-		jitter  httpretry.Jitter
+		config  httpretry.RetryConfig
 		spreads bool
 	}{
-		{"default", nil, true},
-		{"Proportional", httpretry.Proportional(0.5), true},
-		{"Full", httpretry.Full(), true},
-		{"Equal", httpretry.Equal(), true},
-		{"None", httpretry.None(), false},
-		{"Decorrelated", httpretry.Decorrelated(sec, time.Minute), true},
+		{"default", httpretry.RetryConfig{}, true},
+		{"JitterFraction", httpretry.RetryConfig{JitterFraction: 0.5}, true},
+		{"no JitterFraction", httpretry.RetryConfig{JitterFraction: -1}, false},
+		{"FullJitter", httpretry.RetryConfig{Jitter: httpretry.FullJitter}, true},
+		{"EqualJitter", httpretry.RetryConfig{Jitter: httpretry.EqualJitter}, true},
+		{"NoJitter", httpretry.RetryConfig{Jitter: httpretry.NoJitter}, false},
+		{"DecorrelatedJitter", httpretry.RetryConfig{Jitter: httpretry.DecorrelatedJitter(sec, time.Minute)}, true},
 	}
 	for _, asked := range []time.Duration{9 * sec, 10 * sec, 11 * sec, 40 * sec, 60 * sec} {
 		for _, tt := range jitters {
-			c := httpretry.RetryConfig{MaxRetries: 1, InitialBackoff: 10 * sec, Jitter: tt.jitter}
+			c := tt.config
+			c.InitialBackoff = 10 * sec
 			a := attempt(1, asked)
 			a.Delay = 20 * sec
 			seen := map[time.Duration]int{}
@@ -244,23 +248,23 @@ func TestServersWishIsAFloor(t *testing.T) {
 	}
 }
 
-func TestJitterOnAWishIsUpward(t *testing.T) {
+func TestRetryConfig_JitterOnRetryAfterIsUpward(t *testing.T) {
 	tests := []struct {
 		name      string
-		jitter    httpretry.Jitter
+		config    httpretry.RetryConfig
 		low, high time.Duration
 	}{
-		{"default", nil, 30 * time.Second, 33 * time.Second},
-		{"Proportional", httpretry.Proportional(0.5), 30 * time.Second, 45 * time.Second},
-		{"Full", httpretry.Full(), 30 * time.Second, 60 * time.Second},
-		{"Equal", httpretry.Equal(), 30 * time.Second, 45 * time.Second},
-		{"None", httpretry.None(), 30 * time.Second, 30 * time.Second},
+		{"default", httpretry.RetryConfig{}, 30 * time.Second, 33 * time.Second},
+		{"JitterFraction", httpretry.RetryConfig{JitterFraction: 0.5}, 30 * time.Second, 45 * time.Second},
+		{"no JitterFraction", httpretry.RetryConfig{JitterFraction: -1}, 30 * time.Second, 30 * time.Second},
+		{"FullJitter", httpretry.RetryConfig{Jitter: httpretry.FullJitter}, 30 * time.Second, 60 * time.Second},
+		{"EqualJitter", httpretry.RetryConfig{Jitter: httpretry.EqualJitter}, 30 * time.Second, 45 * time.Second},
+		{"NoJitter", httpretry.RetryConfig{Jitter: httpretry.NoJitter}, 30 * time.Second, 30 * time.Second},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			c := httpretry.RetryConfig{MaxRetries: 1, Jitter: tt.jitter}
 			got := draw(func() time.Duration {
-				wait, _ := c.Backoff(attempt(1, 30*time.Second))
+				wait, _ := tt.config.Backoff(attempt(1, 30*time.Second))
 				return wait
 			})
 			got.wantUniform(t, tt.low, tt.high, "as wide above the wish as the jitter is")
@@ -268,8 +272,8 @@ func TestJitterOnAWishIsUpward(t *testing.T) {
 	}
 }
 
-func TestHugeWishNeverShortensTheWait(t *testing.T) {
-	for _, jitter := range []httpretry.Jitter{nil, httpretry.Full(), httpretry.None(), httpretry.Decorrelated(1, 2)} {
+func TestRetryConfig_HugeRetryAfterSaturates(t *testing.T) {
+	for _, jitter := range []httpretry.Jitter{nil, httpretry.FullJitter, httpretry.NoJitter, httpretry.DecorrelatedJitter(1, 2)} {
 		c := httpretry.RetryConfig{MaxRetries: 1, Jitter: jitter, MaxRetryAfter: math.MaxInt64}
 		for range 1000 {
 			if wait, retry := c.Backoff(attempt(1, math.MaxInt64)); wait != math.MaxInt64 || !retry {
@@ -279,7 +283,7 @@ func TestHugeWishNeverShortensTheWait(t *testing.T) {
 	}
 }
 
-func TestMaxRetryAfter(t *testing.T) {
+func TestRetryConfig_MaxRetryAfter(t *testing.T) {
 	tests := []struct {
 		name   string
 		config httpretry.RetryConfig
@@ -299,10 +303,57 @@ func TestMaxRetryAfter(t *testing.T) {
 	}
 	for _, tt := range tests {
 		tt.config.MaxRetries = 1
-		if _, retry := tt.config.Backoff(attempt(1, tt.asked)); retry != tt.retry {
+		delay, retry := tt.config.Backoff(attempt(1, tt.asked))
+		if retry != tt.retry {
 			t.Errorf("%s: asked for %v: got retry %t, want %t: %s", tt.name, tt.asked, retry, tt.retry, tt.reason)
 		}
+		if !retry && delay != tt.asked {
+			t.Errorf("%s: got a delay of %v, want the %v that are too long", tt.name, delay, tt.asked)
+		}
 	}
+}
+
+// A wait that was decided against is returned, so that it can be reported.
+func TestRetryConfig_ReturnsTheWaitThatIsTooLong(t *testing.T) {
+	const sec = time.Second
+	tests := []struct {
+		name   string
+		config httpretry.RetryConfig
+		number int
+		asked  time.Duration
+		want   time.Duration
+	}{
+		{"MaxElapsed", httpretry.RetryConfig{MaxElapsed: 5 * sec}, 2, 0, 2 * sec},
+		{"MaxElapsed and Retry-After", httpretry.RetryConfig{MaxElapsed: 5 * sec}, 2, 30 * sec, 30 * sec},
+		{"MaxRetryAfter", httpretry.RetryConfig{MaxRetryAfter: sec}, 2, 30 * sec, 30 * sec},
+		{"MaxRetryAfter, huge", httpretry.RetryConfig{}, 2, math.MaxInt64, math.MaxInt64},
+		{"MaxRetries", httpretry.RetryConfig{}, 4, 0, 0},
+		{"MaxRetries and Retry-After", httpretry.RetryConfig{}, 4, time.Hour, 0},
+	}
+	for _, tt := range tests {
+		tt.config.JitterFraction = -1
+		a := attempt(tt.number, tt.asked)
+		a.Elapsed = 4 * sec
+		if delay, retry := tt.config.Backoff(a); delay != tt.want || retry {
+			t.Errorf("%s: got %v, %t, want %v, false", tt.name, delay, retry, tt.want)
+		}
+	}
+}
+
+// A typed nil is a common mistake of callers that take a *RetryConfig.
+func TestRetryTransport_NilRetryConfigIsTheDefault(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var at []time.Duration
+		rt := &httpretry.RetryTransport{Policy: (*httpretry.RetryConfig)(nil), Base: clocked(statuses(503), &at)}
+		resp, err := rt.RoundTrip(newRequest(t, "PUT", "http://example.com/", newTestBody("x")))
+		if err != nil {
+			t.Fatal(err)
+		}
+		readAll(t, resp)
+		if len(at) != 4 {
+			t.Errorf("got %d attempts, want 4, as with a nil Policy", len(at))
+		}
+	})
 }
 
 // busy answers each attempt with a status, a header and a body.
@@ -328,7 +379,7 @@ func clocked(base http.RoundTripper, at *[]time.Duration) roundTripFunc {
 
 // Giving up because of the server's wish leaves the caller with the response,
 // at once, from which it can read when to come back.
-func TestGivingUpLeavesTheResponse(t *testing.T) {
+func TestRetryConfig_MaxRetryAfterLeavesTheResponse(t *testing.T) {
 	for _, wish := range []http.Header{
 		headerOf("Retry-After", "61"),
 		headerOf("Retry-After", strings.Repeat("9", 40)),
@@ -358,10 +409,10 @@ func TestGivingUpLeavesTheResponse(t *testing.T) {
 }
 
 // The waits of a transport, in virtual time: to the nanosecond.
-func TestWaits(t *testing.T) {
+func TestRetryTransport_Waits(t *testing.T) {
 	const sec = time.Second
 	config := func(c httpretry.RetryConfig) httpretry.RetryConfig {
-		c.MaxRetries, c.Jitter = max(c.MaxRetries, 4), httpretry.None()
+		c.MaxRetries, c.Jitter = max(c.MaxRetries, 4), httpretry.NoJitter
 		return c
 	}
 	delays := func(ds ...time.Duration) httpretry.Policy {
@@ -380,20 +431,23 @@ func TestWaits(t *testing.T) {
 		reason string
 	}{
 		{"exponential", config(httpretry.RetryConfig{}), nil, []time.Duration{0, sec, 3 * sec, 7 * sec, 15 * sec}, "1 s, 2 s, 4 s, 8 s"},
-		{"a pointer", &httpretry.RetryConfig{MaxRetries: 1, Jitter: httpretry.None()}, nil, []time.Duration{0, sec}, "is a Policy, too"},
-		{"wish above and below", config(httpretry.RetryConfig{}), headerOf("Retry-After", "3"), []time.Duration{0, 3 * sec, 6 * sec, 10 * sec, 18 * sec}, "the longer of wish and backoff"},
-		{"a wish of 0", config(httpretry.RetryConfig{}), headerOf("Retry-After", "0"), []time.Duration{0, sec, 3 * sec, 7 * sec, 15 * sec}, "a floor shortens nothing"},
-		{"a wish in milliseconds", config(httpretry.RetryConfig{}), headerOf("Retry-After-Ms", "4500"), []time.Duration{0, 4500 * time.Millisecond, 9 * sec, 13500 * time.Millisecond, 21500 * time.Millisecond}, "the longer of wish and backoff"},
-		{"a date", config(httpretry.RetryConfig{}), headerOf("Retry-After", "Sat, 01 Jan 2000 00:00:10 GMT"), []time.Duration{0, 10 * sec, 12 * sec, 16 * sec, 24 * sec}, "once it has passed, it asks for nothing"},
+		{"a pointer", &httpretry.RetryConfig{MaxRetries: 1, Jitter: httpretry.NoJitter}, nil, []time.Duration{0, sec}, "is a Policy, too"},
+		{"Retry-After above and below", config(httpretry.RetryConfig{}), headerOf("Retry-After", "3"), []time.Duration{0, 3 * sec, 6 * sec, 10 * sec, 18 * sec}, "the longer of the two"},
+		{"Retry-After of 0", config(httpretry.RetryConfig{}), headerOf("Retry-After", "0"), []time.Duration{0, sec, 3 * sec, 7 * sec, 15 * sec}, "a floor does not shorten a wait"},
+		{"Retry-After-Ms", config(httpretry.RetryConfig{}), headerOf("Retry-After-Ms", "4500"), []time.Duration{0, 4500 * time.Millisecond, 9 * sec, 13500 * time.Millisecond, 21500 * time.Millisecond}, "the longer of the two"},
+		{"a date", config(httpretry.RetryConfig{}), headerOf("Retry-After", "Sat, 01 Jan 2000 00:00:10 GMT"), []time.Duration{0, 10 * sec, 12 * sec, 16 * sec, 24 * sec}, "a date that has passed asks for nothing"},
 		{"MaxElapsed, just so", config(httpretry.RetryConfig{MaxElapsed: 7 * sec}), nil, []time.Duration{0, sec, 3 * sec, 7 * sec}, "a retry may still start at that moment"},
 		{"MaxElapsed, short of", config(httpretry.RetryConfig{MaxElapsed: 7*sec - 1}), nil, []time.Duration{0, sec, 3 * sec}, "a retry would start too late"},
-		{"MaxElapsed, with a wish", config(httpretry.RetryConfig{MaxElapsed: 20 * sec}), headerOf("Retry-After", "15"), []time.Duration{0, 15 * sec}, "the whole wait counts"},
+		{"MaxElapsed, with Retry-After", config(httpretry.RetryConfig{MaxElapsed: 20 * sec}), headerOf("Retry-After", "15"), []time.Duration{0, 15 * sec}, "the whole wait counts"},
 		{"MaxElapsed, huge", config(httpretry.RetryConfig{MaxElapsed: math.MaxInt64, MaxRetries: 1}), nil, []time.Duration{0, sec, 3 * sec, 7 * sec, 15 * sec}, "no overflow"},
 		{"PolicyFunc", delays(5*sec, 0, sec), nil, []time.Duration{0, 5 * sec, 5 * sec, 6 * sec}, "its waits as they are"},
 		{"PolicyFunc, negative", delays(-sec, math.MinInt64), nil, []time.Duration{0, 0, 0}, "a negative delay counts as 0"},
-		{"PolicyFunc, with a wish", delays(sec), headerOf("Retry-After", "30"), []time.Duration{0, sec}, "the wish is the policy's business"},
+		{"PolicyFunc, Retry-After above", delays(sec, 40*sec), headerOf("Retry-After", "30"), []time.Duration{0, 30 * sec, 70 * sec}, "a floor under every policy"},
+		{"PolicyFunc, Retry-After of 60 s", delays(sec), headerOf("Retry-After", "60"), []time.Duration{0, 60 * sec}, "a floor under every policy"},
+		{"PolicyFunc, Retry-After of 61 s", delays(sec), headerOf("Retry-After", "61"), []time.Duration{0}, "a policy that is not aware of it must not wait for long"},
+		{"PolicyFunc, longer itself", delays(120 * sec), headerOf("Retry-After", "90"), []time.Duration{0, 120 * sec}, "the policy's own wait is not limited"},
 		{"Never", httpretry.Never, nil, []time.Duration{0}, "one attempt"},
-		{"zero config", httpretry.RetryConfig{}, nil, []time.Duration{0}, "the zero value never retries"},
+		{"negative MaxRetries", httpretry.RetryConfig{MaxRetries: -1}, nil, []time.Duration{0}, "one attempt"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -414,12 +468,12 @@ func TestWaits(t *testing.T) {
 }
 
 // The time that attempts take counts for MaxElapsed and not for the wait.
-func TestSlowAttempts(t *testing.T) {
+func TestRetryConfig_MaxElapsedCountsAttempts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const sec = time.Second
 		var at []time.Duration
 		rt := &httpretry.RetryTransport{
-			Policy: httpretry.RetryConfig{MaxRetries: 9, Jitter: httpretry.None(), MaxElapsed: 15 * sec},
+			Policy: httpretry.RetryConfig{MaxRetries: 9, Jitter: httpretry.NoJitter, MaxElapsed: 15 * sec},
 			Base: clocked(roundTripFunc(func(req *http.Request) (*http.Response, error) {
 				time.Sleep(4 * sec) // virtual: the attempt takes this long
 				return nil, io.ErrUnexpectedEOF
@@ -433,7 +487,7 @@ func TestSlowAttempts(t *testing.T) {
 }
 
 // A negative delay counts as 0 for those who look, too.
-func TestNegativeDelayIsToldAsZero(t *testing.T) {
+func TestPolicy_NegativeDelayIsReportedAsZero(t *testing.T) {
 	var got []time.Duration
 	rt := &httpretry.RetryTransport{
 		Policy: httpretry.PolicyFunc(func(a httpretry.Attempt) (time.Duration, bool) { return -time.Hour, a.Number == 1 }),
@@ -452,7 +506,27 @@ func TestNegativeDelayIsToldAsZero(t *testing.T) {
 	}
 }
 
-func TestPolicyLearnsOfTheAttempt(t *testing.T) {
+func TestRetryTransport_NilPolicyIsTheZeroRetryConfig(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var at []time.Duration
+		rt := &httpretry.RetryTransport{Base: clocked(statuses(503), &at)}
+		resp, err := rt.RoundTrip(newRequest(t, "GET", "http://example.com/", nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		readAll(t, resp)
+		if len(at) != 4 {
+			t.Fatalf("got %d attempts, want 4: three retries", len(at))
+		}
+		for i, wait := range []time.Duration{time.Second, 2 * time.Second, 4 * time.Second} {
+			if got := at[i+1] - at[i]; got < wait*9/10 || got > wait*11/10 {
+				t.Errorf("got a wait of %v before retry %d, want %v ± a tenth", got, i+1, wait)
+			}
+		}
+	})
+}
+
+func TestPolicy_GetsTheAttempt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		req := newRequest(t, "GET", "http://example.com/", nil)
 		type seen struct {
@@ -468,8 +542,8 @@ func TestPolicyLearnsOfTheAttempt(t *testing.T) {
 			if a.Response != nil {
 				s.Status = a.Response.StatusCode
 			}
-			if a.Request != req {
-				t.Error("Attempt.Request is not the caller's request")
+			if a.Request == req || a.Request.URL.String() != req.URL.String() {
+				t.Error("Attempt.Request is not a copy of the caller's request")
 			}
 			got = append(got, s)
 			return time.Duration(a.Number) * time.Second, a.Number < 3
@@ -485,25 +559,25 @@ func TestPolicyLearnsOfTheAttempt(t *testing.T) {
 			return resp, nil
 		})}
 		rt.RoundTrip(req)
-		rejected := httpretry.Verdict{Outcome: httpretry.Unprocessed, RetryAfter: 9 * time.Second}
+		unprocessed := httpretry.Verdict{Outcome: httpretry.Unprocessed, RetryAfter: 9 * time.Second}
 		want := []seen{
-			{1, time.Millisecond, 0, 429, nil, rejected},
-			{2, time.Second + 2*time.Millisecond, time.Second, 0, io.ErrUnexpectedEOF, httpretry.Verdict{Outcome: httpretry.Uncertain}},
-			{3, 3*time.Second + 3*time.Millisecond, 2 * time.Second, 429, nil, rejected},
+			{1, time.Millisecond, 0, 429, nil, unprocessed},
+			{2, 9*time.Second + 2*time.Millisecond, 9 * time.Second, 0, io.ErrUnexpectedEOF, httpretry.Verdict{Outcome: httpretry.Uncertain}},
+			{3, 11*time.Second + 3*time.Millisecond, 2 * time.Second, 429, nil, unprocessed},
 		}
 		if !slices.Equal(got, want) {
-			t.Errorf("the policy was asked after\n%+v, want\n%+v", got, want)
+			t.Errorf("Backoff was called after\n%+v, want\n%+v", got, want)
 		}
 	})
 }
 
-func TestNever(t *testing.T) {
+func TestNever_DoesNotRetry(t *testing.T) {
 	if wait, retry := httpretry.Never.Backoff(attempt(1, 0)); wait != 0 || retry {
 		t.Errorf("got %v, %t, want 0, false", wait, retry)
 	}
 }
 
-func TestWithPolicy(t *testing.T) {
+func TestOverride_Policy(t *testing.T) {
 	retries := func(n int) httpretry.Policy {
 		return httpretry.PolicyFunc(func(a httpretry.Attempt) (time.Duration, bool) { return 0, a.Number <= n })
 	}
@@ -520,10 +594,10 @@ func TestWithPolicy(t *testing.T) {
 		{"override of the default", withPolicy(ctx, retries(4)), nil, 5, "in place of RetryConfig{}"},
 		{"Never", withPolicy(ctx, httpretry.Never), retries(2), 1, "turns retries off"},
 		{"override of Never", withPolicy(ctx, retries(1)), httpretry.Never, 2, "turns retries on"},
-		{"nil", withPolicy(ctx, nil), retries(2), 3, "leaves the context as it is"},
+		{"nil", httpretry.Override(ctx, nil), retries(2), 3, "leaves the context unchanged"},
 		{"nested", withPolicy(withPolicy(ctx, retries(4)), retries(1)), retries(2), 2, "the innermost counts"},
-		{"nil within", withPolicy(withPolicy(ctx, retries(4)), nil), retries(2), 5, "leaves the context as it is"},
-		{"zero config", withPolicy(ctx, httpretry.RetryConfig{}), retries(2), 1, "a policy that never retries"},
+		{"nil within", httpretry.Override(withPolicy(ctx, retries(4)), nil), retries(2), 5, "leaves the context unchanged"},
+		{"negative MaxRetries", withPolicy(ctx, httpretry.RetryConfig{MaxRetries: -1}), retries(2), 1, "a policy that never retries"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -542,15 +616,15 @@ func TestWithPolicy(t *testing.T) {
 			}
 		})
 	}
-	if got := withPolicy(ctx, nil); got != ctx {
-		t.Errorf("got %v, want the context itself: there is no policy", got)
+	if got := httpretry.Override(ctx, nil); got != ctx {
+		t.Errorf("got %v, want the context itself: there is no override", got)
 	}
 }
 
 // A policy given to one request does nothing to another one of the same
 // transport, and the body of a request that will not be retried is not
 // recorded.
-func TestWithPolicyIsForOneRequest(t *testing.T) {
+func TestOverride_IsForOneRequest(t *testing.T) {
 	attempts := map[string]int{}
 	var bodies []io.Reader
 	rt := &httpretry.RetryTransport{Policy: now, Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
@@ -579,7 +653,7 @@ func TestWithPolicyIsForOneRequest(t *testing.T) {
 
 // A wait that would end at the deadline or after it is not begun: the outcome
 // of the attempt before it comes back at once.
-func TestDeadline(t *testing.T) {
+func TestRoundTrip_DoesNotWaitPastTheDeadline(t *testing.T) {
 	const sec = time.Second
 	boom := errors.New("boom")
 	tests := []struct {
@@ -588,16 +662,17 @@ func TestDeadline(t *testing.T) {
 		policy   httpretry.Policy
 		base     roundTripFunc
 		want     []time.Duration
+		delay    time.Duration // which was too long
 		reason   string
 	}{
-		{"just before", sec - 1, nil, statuses(503), []time.Duration{0}, "the wait would end after it"},
-		{"equal", sec, nil, statuses(503), []time.Duration{0}, "the attempt would find the context done"},
-		{"just after", sec + 1, nil, statuses(503), []time.Duration{0, sec}, "there is a nanosecond left for the attempt"},
-		{"at the second wait", 2 * sec, nil, statuses(503), []time.Duration{0, sec}, "the second wait is longer"},
-		{"a wish", 10 * sec, nil, busy(503, headerOf("Retry-After", "11")), []time.Duration{0}, "the server wants longer than there is time"},
+		{"just before", sec - 1, nil, statuses(503), []time.Duration{0}, sec, "the wait would end after it"},
+		{"equal", sec, nil, statuses(503), []time.Duration{0}, sec, "the attempt would find the context done"},
+		{"just after", sec + 1, nil, statuses(503), []time.Duration{0, sec}, 2 * sec, "there is a nanosecond left for the attempt"},
+		{"at the second wait", 2 * sec, nil, statuses(503), []time.Duration{0, sec}, 2 * sec, "the second wait is longer"},
+		{"Retry-After", 10 * sec, nil, busy(503, headerOf("Retry-After", "11")), []time.Duration{0}, 11 * sec, "the server asks for more time than there is"},
 		{"endless", time.Hour, httpretry.PolicyFunc(func(httpretry.Attempt) (time.Duration, bool) { return math.MaxInt64, true }),
-			statuses(503), []time.Duration{0}, "no overflow"},
-		{"an error", sec, nil, func(*http.Request) (*http.Response, error) { return nil, boom }, []time.Duration{0}, "the error comes back as well"},
+			statuses(503), []time.Duration{0}, math.MaxInt64, "no overflow"},
+		{"an error", sec, nil, func(*http.Request) (*http.Response, error) { return nil, boom }, []time.Duration{0}, sec, "an error is returned as well"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -605,7 +680,7 @@ func TestDeadline(t *testing.T) {
 				ctx, cancel := context.WithTimeout(t.Context(), tt.deadline)
 				defer cancel()
 				if tt.policy == nil {
-					tt.policy = httpretry.RetryConfig{MaxRetries: 5, Jitter: httpretry.None()}
+					tt.policy = httpretry.RetryConfig{MaxRetries: 5, Jitter: httpretry.NoJitter}
 				}
 				var at []time.Duration
 				var last httpretry.Decision
@@ -625,7 +700,7 @@ func TestDeadline(t *testing.T) {
 				if got, want := time.Since(start), tt.want[len(tt.want)-1]; got != want {
 					t.Errorf("came back after %v, want %v: a wait in vain is not begun", got, want)
 				}
-				if want := (httpretry.Decision{Reason: httpretry.ReasonDeadline}); last != want {
+				if want := (httpretry.Decision{Delay: tt.delay, Reason: httpretry.ReasonDeadline}); last != want {
 					t.Errorf("got decision %+v, want %+v", last, want)
 				}
 			})
@@ -634,7 +709,7 @@ func TestDeadline(t *testing.T) {
 }
 
 // http.Client gives its Timeout to the request as a deadline.
-func TestClientTimeoutIsADeadline(t *testing.T) {
+func TestRoundTrip_ClientTimeoutIsADeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
 		client := &http.Client{
@@ -700,7 +775,7 @@ func decisionWhen(t *testing.T, holds map[httpretry.Reason]bool) httpretry.Decis
 }
 
 // Of any set of reasons, the first in the order of the constants is given.
-func TestFirstReasonWins(t *testing.T) {
+func TestReason_FirstInOrderIsReported(t *testing.T) {
 	for set := range 1 << len(orderedReasons) {
 		want := httpretry.Decision{Retry: true, Delay: time.Hour}
 		holds := map[httpretry.Reason]bool{}
@@ -708,6 +783,9 @@ func TestFirstReasonWins(t *testing.T) {
 			if set&(1<<i) != 0 {
 				holds[reason] = true
 				want = httpretry.Decision{Reason: reason}
+				if reason == httpretry.ReasonPolicy || reason == httpretry.ReasonDeadline {
+					want.Delay = time.Hour
+				}
 			}
 		}
 		synctest.Test(t, func(t *testing.T) {
@@ -718,7 +796,7 @@ func TestFirstReasonWins(t *testing.T) {
 	}
 }
 
-func TestReasonsInOtherWays(t *testing.T) {
+func TestReason_OtherCauses(t *testing.T) {
 	outcome := func(o httpretry.Outcome) httpretry.Classifier {
 		return httpretry.ClassifierFunc(func(*http.Request, *http.Response, error) httpretry.Verdict {
 			return httpretry.Verdict{Outcome: o}
@@ -759,7 +837,7 @@ func TestReasonsInOtherWays(t *testing.T) {
 	}
 }
 
-func TestAttemptNumber(t *testing.T) {
+func TestAttemptNumber_Counts(t *testing.T) {
 	if got := httpretry.AttemptNumber(context.Background()); got != 1 {
 		t.Errorf("got %d, want 1 for a context that no RetryTransport has made", got)
 	}
@@ -794,7 +872,7 @@ func TestAttemptNumber(t *testing.T) {
 
 // OnAttempt hears of each attempt and of the decision after it, also of the
 // last.
-func TestOnAttempt(t *testing.T) {
+func TestOnAttempt_ReportsEachAttempt(t *testing.T) {
 	const sec, ms = time.Second, time.Millisecond
 	type heard struct {
 		Number         int
@@ -838,15 +916,15 @@ func TestOnAttempt(t *testing.T) {
 				req := newRequest(t, "GET", "http://example.com/", nil)
 				var got []heard
 				rt := &httpretry.RetryTransport{
-					Policy: httpretry.RetryConfig{MaxRetries: 3, Jitter: httpretry.None()},
+					Policy: httpretry.RetryConfig{MaxRetries: 3, Jitter: httpretry.NoJitter},
 					Base:   scripted(100*ms, tt.base...),
 					OnAttempt: func(a httpretry.Attempt, d httpretry.Decision) {
 						h := heard{a.Number, a.Delay, a.Elapsed, 0, a.Err, a.Verdict.Outcome, d}
 						if a.Response != nil {
 							h.Status = a.Response.StatusCode
 						}
-						if a.Request != req || (a.Response == nil) == (a.Err == nil) {
-							t.Errorf("got request %p, response %v and error %v, want %p and one of the other two", a.Request, a.Response, a.Err, req)
+						if a.Request == req || (a.Response == nil) == (a.Err == nil) {
+							t.Errorf("got request %p, response %v and error %v, want a copy of %p and one of the other two", a.Request, a.Response, a.Err, req)
 						}
 						got = append(got, h)
 					},
@@ -881,7 +959,7 @@ func scripted(takes time.Duration, script ...any) roundTripFunc {
 }
 
 // A request that was not sent has no attempt to tell of.
-func TestOnAttemptIsSilentWithoutAnAttempt(t *testing.T) {
+func TestOnAttempt_IsNotCalledWithoutAnAttempt(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	rt := &httpretry.RetryTransport{Base: statuses(200), OnAttempt: func(a httpretry.Attempt, _ httpretry.Decision) {
@@ -892,8 +970,8 @@ func TestOnAttemptIsSilentWithoutAnAttempt(t *testing.T) {
 
 // hostile are jitters of which one or another comes with each fuzzed config.
 var hostile = []httpretry.Jitter{
-	nil, nil, nil, httpretry.None(), httpretry.Full(), httpretry.Equal(), httpretry.Proportional(1),
-	httpretry.Decorrelated(time.Second, time.Minute), httpretry.Decorrelated(math.MinInt64, math.MaxInt64),
+	nil, nil, nil, nil, httpretry.NoJitter, httpretry.FullJitter, httpretry.EqualJitter,
+	httpretry.DecorrelatedJitter(time.Second, time.Minute), httpretry.DecorrelatedJitter(math.MinInt64, math.MaxInt64),
 	func(_, _ time.Duration) time.Duration { return math.MinInt64 },
 	func(_, _ time.Duration) time.Duration { return math.MaxInt64 },
 }
@@ -925,11 +1003,15 @@ func FuzzRetryConfig(f *testing.F) {
 		if wait < 0 {
 			t.Errorf("%+v after %+v: got %d, want no negative wait", c, a, wait)
 		}
+		most := retries
+		if most == 0 {
+			most = 3
+		}
+		if number > most && (retry || wait != 0) {
+			t.Errorf("%+v after %+v: got %d, %t, want no more than MaxRetries, and no wait", c, a, wait, retry)
+		}
 		if !retry {
 			return
-		}
-		if number > retries {
-			t.Errorf("%+v after %+v: got a retry, want at most MaxRetries", c, a)
 		}
 		if int64(wait) < asked {
 			t.Errorf("%+v after %+v: got %d, want no less than the server asked for", c, a, wait)
@@ -959,7 +1041,7 @@ func wantBounded(t *testing.T, c httpretry.RetryConfig, a httpretry.Attempt, wai
 	}
 	fraction := 1.0
 	if c.Jitter == nil {
-		if fraction = c.JitterFraction; !(fraction > 0 && fraction <= 1) {
+		if fraction = max(c.JitterFraction, 0); c.JitterFraction == 0 || !(fraction <= 1) {
 			fraction = 0.1
 		}
 	}

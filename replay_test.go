@@ -729,7 +729,7 @@ func TestBlockedSourceWhoseCloseWaits(t *testing.T) {
 		source := &lockedBody{release: make(chan struct{})}
 		rt := &httpretry.RetryTransport{
 			AttemptTimeout: time.Second, Base: roundTripFunc(readWhole),
-			Policy: httpretry.RetryConfig{MaxRetries: 1, Jitter: httpretry.None()},
+			Policy: httpretry.RetryConfig{MaxRetries: 1, Jitter: httpretry.NoJitter},
 		}
 		start := time.Now()
 		_, err := rt.RoundTrip(newRequest(t, "PUT", "http://example.com/", source))

@@ -629,8 +629,8 @@ func TestCallersRange(t *testing.T) {
 
 // Progress starts the policy's count anew; a dead server ends it.
 func TestDownloadFollowsThePolicy(t *testing.T) {
-	doubling := httpretry.RetryConfig{MaxRetries: 3, InitialBackoff: time.Second, Jitter: httpretry.None()}
-	steady := httpretry.RetryConfig{MaxRetries: 1000, InitialBackoff: time.Second, BackoffFactor: 1, Jitter: httpretry.None(), MaxElapsed: 3 * time.Second}
+	doubling := httpretry.RetryConfig{MaxRetries: 3, InitialBackoff: time.Second, Jitter: httpretry.NoJitter}
+	steady := httpretry.RetryConfig{MaxRetries: 1000, InitialBackoff: time.Second, BackoffFactor: 1, Jitter: httpretry.NoJitter, MaxElapsed: 3 * time.Second}
 	dead := []reply{fails(io.EOF), fails(io.EOF), fails(io.EOF), fails(io.EOF)}
 	after := func(d time.Duration, r reply) reply {
 		return func(req *http.Request) (*http.Response, error) {
@@ -690,7 +690,7 @@ func TestDownloadAndDeadline(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 2500*time.Millisecond)
 		defer cancel()
 		o := newOrigin(whole(10, errBreak), fails(io.EOF))
-		rt := o.downloads(httpretry.RetryTransport{Policy: httpretry.RetryConfig{MaxRetries: 9, Jitter: httpretry.None()}})
+		rt := o.downloads(httpretry.RetryTransport{Policy: httpretry.RetryConfig{MaxRetries: 9, Jitter: httpretry.NoJitter}})
 		start := time.Now()
 		got, err := download(t, rt, newRequest(t, "GET", "http://example.com/", nil).WithContext(ctx))
 		if got != alphabet[:10] || err != errBreak || time.Since(start) != time.Second {
@@ -724,7 +724,7 @@ func downloadStages() map[string][]reply {
 }
 
 // stagePolicy waits for 0.3 s, then for 300 s.
-var stagePolicy = httpretry.RetryConfig{MaxRetries: 9, InitialBackoff: 300 * time.Millisecond, BackoffFactor: 1000, MaxBackoff: time.Hour, Jitter: httpretry.None()}
+var stagePolicy = httpretry.RetryConfig{MaxRetries: 9, InitialBackoff: 300 * time.Millisecond, BackoffFactor: 1000, MaxBackoff: time.Hour, Jitter: httpretry.NoJitter}
 
 func TestDownloadEndsAtOnce(t *testing.T) {
 	cause := errors.New("the reason")
@@ -847,7 +847,7 @@ func TestDownloadIsTold(t *testing.T) {
 		o := newOrigin(status(503), whole(10, errBreak), fails(io.EOF), status(500), part(5, nil), status(404))
 		var told []string
 		rt := o.downloads(httpretry.RetryTransport{
-			Policy: httpretry.RetryConfig{MaxRetries: 5, Jitter: httpretry.None()},
+			Policy: httpretry.RetryConfig{MaxRetries: 5, Jitter: httpretry.NoJitter},
 			OnAttempt: func(a httpretry.Attempt, d httpretry.Decision) {
 				what := fmt.Sprint(a.Err)
 				if a.Response != nil {
@@ -1718,7 +1718,7 @@ func TestDownloadOverABadLine(t *testing.T) {
 		w.Header().Set("ETag", `"v1"`)
 		http.ServeContent(w, r, "large.bin", time.Time{}, newLargeFile(size))
 	}))
-	policy := httpretry.RetryConfig{MaxRetries: 5, InitialBackoff: backoff, Jitter: httpretry.None()}
+	policy := httpretry.RetryConfig{MaxRetries: 5, InitialBackoff: backoff, Jitter: httpretry.NoJitter}
 
 	good := newBadLine(t, srv.Listener.Addr().String(), 0)
 	sum, uncut, _ := fetch(t, "http://"+good.ln.Addr().String(), policy)

@@ -1,8 +1,9 @@
-// Package jitter is the arithmetic of the kinds of jitter, without chance: the
-// random number is an argument. So the waits of a simulation can be drawn
-// again, and the extremes of chance be tested.
+// Package jitter computes jitter deterministically: the random number is a
+// parameter, so that simulations are reproducible and extreme values can be
+// tested.
 //
-// In each function r is in [0, 1). No overflow makes a wait negative or short.
+// In each function r is in [0, 1). An overflow never makes a wait negative or
+// short.
 package jitter
 
 import (
@@ -10,34 +11,40 @@ import (
 	"time"
 )
 
-// Proportional is the point r of the way through d × (1 ± fraction).
+// Proportional returns the point r of the way through the interval
+// d × (1 ± fraction).
 func Proportional(d time.Duration, fraction, r float64) time.Duration {
 	return Saturate(float64(d) * (1 + fraction*(2*r-1)))
 }
 
-// Full is the point r of the way from 0 to d.
+// Full returns the point r of the way from 0 to d.
 func Full(d time.Duration, r float64) time.Duration { return between(0, d, r) }
 
-// Equal is the point r of the way from half of d to all of it.
+// Equal returns the point r of the way from d/2 to d.
 func Equal(d time.Duration, r float64) time.Duration { return between(d/2, d, r) }
 
-// Decorrelated is the point r of the way from base to three times the previous
-// wait, or three times base if there is none, at most limit.
+// Decorrelated returns the point r of the way from base to three times the
+// previous wait, but at most limit. If there is no previous wait, base takes its
+// place.
 func Decorrelated(base, limit, previous time.Duration, r float64) time.Duration {
 	base = min(base, limit)
 	return min(limit, between(base, Saturate(3*float64(max(base, previous))), r))
 }
 
-// between is the point r of the way from low to high.
+// between returns the point r of the way from low to high.
 func between(low, high time.Duration, r float64) time.Duration {
 	return low + Saturate(float64(high-low)*r)
 }
 
-// Saturate turns nanoseconds into a Duration that no overflow can make
-// negative.
+// Saturate converts nanoseconds to the nearest Duration. The conversion of a
+// float64 that does not fit depends on the architecture: on 386, a large
+// negative one becomes positive.
 func Saturate(ns float64) time.Duration {
-	if ns >= math.MaxInt64 {
+	switch {
+	case ns >= math.MaxInt64:
 		return math.MaxInt64
+	case ns <= math.MinInt64:
+		return math.MinInt64
 	}
 	return time.Duration(ns)
 }

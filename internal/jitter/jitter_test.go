@@ -7,25 +7,25 @@ import (
 	"time"
 )
 
-// edges are waits at which arithmetic goes wrong.
+// edges are waits at which arithmetic overflows or loses precision.
 var edges = []time.Duration{
 	0, 1, 2, 3, time.Nanosecond * 999, time.Second, time.Minute, 1<<53 - 1, 1<<53 + 1, 1 << 62,
 	math.MaxInt64/3 + 1, math.MaxInt64/2 + 1, math.MaxInt64 - 1, math.MaxInt64,
 }
 
-// draws are the extremes of what rand.Float64 returns, and the middle.
+// draws are the extremes of the range of rand.Float64, and points between.
 var draws = []float64{0, math.SmallestNonzeroFloat64, 1. / 3, 0.5, 0.75, 1 - 1.0/(1<<53)}
 
-// wantWithin fails unless low ≤ got ≤ high, give or take what float64 loses.
-func wantWithin(t *testing.T, what string, got time.Duration, low, high float64) {
+// wantWithin fails unless low ≤ got ≤ high, within the precision of float64.
+func wantWithin(t *testing.T, name string, got time.Duration, low, high float64) {
 	t.Helper()
-	const loses = 1e-15
-	if got < 0 || float64(got) < low*(1-loses)-1 || float64(got) > high*(1+loses)+1 {
-		t.Errorf("%s: got %d, want from %g to %g, and not below 0", what, got, low, high)
+	const precision = 1e-15
+	if got < 0 || float64(got) < low*(1-precision)-1 || float64(got) > high*(1+precision)+1 {
+		t.Errorf("%s: got %d, want from %g to %g, and not below 0", name, got, low, high)
 	}
 }
 
-func TestKinds(t *testing.T) {
+func TestKinds_Points(t *testing.T) {
 	const sec = time.Second
 	tests := []struct {
 		name   string
@@ -50,7 +50,7 @@ func TestKinds(t *testing.T) {
 	}
 }
 
-func TestProportionalBounds(t *testing.T) {
+func TestProportional_Bounds(t *testing.T) {
 	for _, d := range edges {
 		for _, fraction := range []float64{math.SmallestNonzeroFloat64, 0.1, 0.5, 1} {
 			for _, r := range draws {
@@ -62,7 +62,19 @@ func TestProportionalBounds(t *testing.T) {
 	}
 }
 
-func TestBetweenBounds(t *testing.T) {
+// Only a caller's own Policy passes a negative wait. It must not become a long
+// one on any architecture.
+func TestProportional_NegativeWaitStaysNegative(t *testing.T) {
+	for _, d := range []time.Duration{-1, -time.Second, math.MinInt64 / 2, math.MinInt64} {
+		for _, r := range draws {
+			if got := Proportional(d, 1, r); got > 0 {
+				t.Errorf("Proportional(%d, 1, %g): got %d, want nothing above 0", d, r, got)
+			}
+		}
+	}
+}
+
+func TestBetween_Bounds(t *testing.T) {
 	for _, low := range edges {
 		for _, high := range edges {
 			if low > high {
@@ -78,7 +90,7 @@ func TestBetweenBounds(t *testing.T) {
 	}
 }
 
-func TestDecorrelatedBounds(t *testing.T) {
+func TestDecorrelated_Bounds(t *testing.T) {
 	for _, base := range edges {
 		for _, limit := range edges {
 			for _, previous := range append([]time.Duration{-1, math.MinInt64}, edges...) {
@@ -94,7 +106,7 @@ func TestDecorrelatedBounds(t *testing.T) {
 	}
 }
 
-func TestSaturate(t *testing.T) {
+func TestSaturate_Bounds(t *testing.T) {
 	tests := []struct {
 		ns     float64
 		want   time.Duration
@@ -105,7 +117,11 @@ func TestSaturate(t *testing.T) {
 		{1 << 62, 1 << 62, "fits"},
 		{math.MaxInt64, math.MaxInt64, "as a float64 it is 1<<63, which does not fit"},
 		{1e300, math.MaxInt64, "far beyond"},
-		{math.Inf(1), math.MaxInt64, "an overflow is no short wait"},
+		{math.Inf(1), math.MaxInt64, "an overflow does not make a wait short"},
+		{-1.9, -1, "a Duration has whole nanoseconds"},
+		{math.MinInt64, math.MinInt64, "fits"},
+		{-1e300, math.MinInt64, "on 386 the conversion alone gives MaxInt64 or 0"},
+		{math.Inf(-1), math.MinInt64, "on 386 the conversion alone gives MaxInt64 or 0"},
 	}
 	for _, tt := range tests {
 		if got := Saturate(tt.ns); got != tt.want {
