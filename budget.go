@@ -1,114 +1,85 @@
 package httpretry
 
 import (
-	"hash/maphash"
-	"maps"
 	"math"
 	"net/http"
+	"net/url"
+	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
-// A Budget bounds the retries of all requests together, so that an outage is
-// not made worse by those who wait for its end. Both methods are called from
-// many goroutines at once.
+// A Budget limits the retries of all requests that share it, so that retries do
+// not prolong an outage. Its methods must be safe for concurrent use.
 type Budget interface {
 	// Deposit is called once per request, before its first attempt. It must
-	// be cheap, and must not keep or modify the request.
+	// be fast, and must not retain or modify the request.
 	Deposit(req *http.Request)
 
-	// Withdraw reports whether the attempt a may be followed by a retry. It is
-	// asked last, when nothing else speaks against one.
+	// Withdraw reports whether attempt a may be followed by a retry. It is
+	// called last, only if nothing else prevents the retry.
 	Withdraw(a Attempt) bool
 }
 
-// A TokenBudget allows retries in proportion to requests: each request brings
-// Ratio tokens, each second MinPerSecond, and each retry takes one. What is not
-// taken is saved, up to Burst. So the load on a server that rejects everything
-// is at most 1 + Ratio times that of its callers, plus MinPerSecond from each
-// process, once Burst is spent; it takes no coordination for that to hold.
+// A TokenBudget allows retries in proportion to requests: each request adds
+// Ratio tokens, each second adds MinPerSecond, and each retry takes one. Unused
+// tokens accumulate, up to Burst. Once Burst is spent, a server that rejects
+// everything therefore gets at most 1 + Ratio times its callers' load, plus
+// MinPerSecond per process, without any coordination between processes.
 //
-// The model is that of Finagle's RetryBudget, a ratio and a floor for low
-// traffic, with the cap of a token bucket in the place of Finagle's window of
-// 10 s. A budget that only a success refills, as those of the AWS SDKs and of
-// gRPC (proposal A6), also forbids the last retries of a total outage, but
-// lets a client with little traffic retry hardly ever.
+// The model is Finagle's RetryBudget, with a token bucket in place of its
+// 10-second window. Budgets that are refilled only by successes, as in the AWS
+// SDKs and in gRPC (proposal A6), stop all retries in a total outage, but rarely
+// let a client with little traffic retry at all.
 //
-// The zero value has the defaults and is full. A TokenBudget is safe for
-// concurrent use; it must not be copied after its first use, nor its fields be
-// changed. In a field, NaN counts as negative.
+// The zero value uses the defaults and starts full. A TokenBudget is safe for
+// concurrent use. It must not be copied, nor its fields modified, after first
+// use. NaN counts as negative.
 type TokenBudget struct {
-	// Ratio is how many retries each request allows for. If zero, 0.2; if
-	// negative, none.
+	// Ratio is the number of retries that each request allows. If zero, it is
+	// 0.2. If negative, requests allow none.
 	Ratio float64
 
-	// MinPerSecond is how many retries each second allows for, whatever the
-	// traffic. It adds up over processes: where there are many, and each has
-	// traffic enough, none are needed. If zero, 10; if negative, none.
+	// MinPerSecond is the number of retries that each second allows,
+	// regardless of traffic. It is per process: in a large fleet whose
+	// processes all have traffic, disable it. If zero, it is 10. If negative,
+	// seconds allow none.
 	MinPerSecond float64
 
-	// Burst is how many retries may be saved for later, at least 1. If zero,
-	// what ten seconds of MinPerSecond bring.
+	// Burst is the maximum number of unused retries that accumulate, at least
+	// 1. If zero, it is ten seconds' worth of MinPerSecond.
 	Burst float64
 
-	spent atomic.Int64 // nanotokens that are missing to Burst, at least 0
-
-	mu   sync.Mutex // held by Withdraw; guards paid
-	paid time.Time  // the time up to which MinPerSecond has been credited
+	mu       sync.Mutex // guards the fields below
+	spent    float64    // tokens missing from Burst; 0 if the bucket is full
+	credited time.Time  // when MinPerSecond was last credited to spent
 }
 
 // Deposit implements [Budget].
 func (b *TokenBudget) Deposit(*http.Request) {
-	// While nothing fails nothing is spent, and nobody writes.
-	for spent := b.spent.Load(); spent > 0; spent = b.spent.Load() {
-		if b.spent.CompareAndSwap(spent, max(0, spent-nano(b.ratio()))) {
-			return
-		}
-	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.spent = max(0, b.spent-b.ratio())
 }
 
 // Withdraw implements [Budget].
 func (b *TokenBudget) Withdraw(Attempt) bool {
-	// The clock is read under the lock, so that time does not go back; and a
-	// credit is used under it, so that it can't arrive when others have filled
-	// the bucket and emptied it again.
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	credit, limit := b.credit(time.Now()), nano(b.burst())
-	for {
-		spent := b.spent.Load()
-		left := max(0, spent-credit)
-		granted := left+nano(1) <= limit
-		if granted {
-			left += nano(1)
-		}
-		if b.spent.CompareAndSwap(spent, left) {
-			return granted
-		}
+	now := time.Now()
+	// The time since the zero Time saturates, but then nothing is spent yet.
+	// Time goes backward only between testing/synctest bubbles.
+	elapsed := max(0, now.Sub(b.credited))
+	b.credited = now
+	b.spent = max(0, b.spent-elapsed.Seconds()*b.minPerSecond())
+	// Ten deposits of 0.1 add up to slightly less than one token.
+	const rounding = 1e-9
+	if b.spent+1 > b.burst()+rounding {
+		return false
 	}
+	b.spent++
+	return true
 }
-
-// credit is what MinPerSecond has brought since it last brought something. It
-// is never negative. What is less than a millionth of a token is left to come,
-// so that next to nothing is lost by counting whole nanotokens.
-func (b *TokenBudget) credit(now time.Time) int64 {
-	since := now.Sub(b.paid) // saturates for the zero time, when nothing is spent yet
-	if since < 0 {
-		// Time goes back only from one test with virtual time to the next.
-		b.paid = now
-		return 0
-	}
-	credit := nano(since.Seconds() * b.minPerSecond())
-	if credit < nano(1e-6) {
-		return 0
-	}
-	b.paid = now
-	return credit
-}
-
-// nano is a number of tokens in nanotokens.
-func nano(tokens float64) int64 { return int64(min(tokens, math.MaxInt32) * 1e9) }
 
 func (b *TokenBudget) ratio() float64 { return orDefault(b.Ratio, 0.2) }
 
@@ -118,8 +89,9 @@ func (b *TokenBudget) burst() float64 {
 	return max(1, orDefault(b.Burst, 10*b.minPerSecond()))
 }
 
-// orDefault is v, the default for 0, and 0 for what is negative or no number.
-// It bounds what is computed with it.
+// orDefault returns byDefault if v is 0, and 0 if v is negative or NaN.
+// Otherwise it returns v, limited so that sums and differences stay finite and
+// count single tokens.
 func orDefault(v, byDefault float64) float64 {
 	switch {
 	case v == 0:
@@ -130,80 +102,71 @@ func orDefault(v, byDefault float64) float64 {
 	return 0
 }
 
-// PerHost returns a budget that keeps the hosts of requests apart, by
-// URL.Host: each has a budget of its own, which newBudget makes when the host
-// is first seen. newBudget is called with a lock held, for several hosts at
-// once: it must not use the budget that PerHost returned, nor return nil.
+// PerHost returns a Budget that keeps a separate budget for each host, which it
+// makes with newBudget when it first sees the host. Hosts are told apart by
+// Request.URL.Host, in lower case and without the default port of the URL's
+// scheme: example.com, EXAMPLE.com and, for https, example.com:443 are one host.
 //
-// It remembers thousands of hosts: of those that were used least recently it
-// forgets some, and their budgets begin anew when they come back.
+// newBudget is called with a lock held. It must not return nil, nor use the
+// Budget that PerHost returned.
+//
+// PerHost keeps the budgets of a few thousand hosts. If there are more, the
+// budgets of the least recently used are dropped, and a host that reappears
+// gets a new one.
 func PerHost(newBudget func(host string) Budget) Budget {
-	return &hostBudgets{newBudget: newBudget, seed: maphash.MakeSeed()}
+	return &hostBudgets{newBudget: newBudget}
 }
 
 type hostBudgets struct {
 	newBudget func(host string) Budget
-	seed      maphash.Seed
-	shards    [64]hostShard
+
+	// Both maps are guarded by mu. When recent is full it replaces older. A
+	// host that is found in older returns to recent, so that only hosts that
+	// were not used for a whole generation are dropped.
+	mu            sync.Mutex
+	recent, older map[string]Budget
 }
+
+const maxRecentHosts = 4096
 
 // Deposit implements [Budget].
-func (h *hostBudgets) Deposit(req *http.Request) { h.of(req).Deposit(req) }
+func (h *hostBudgets) Deposit(req *http.Request) { h.budget(req.URL).Deposit(req) }
 
 // Withdraw implements [Budget].
-func (h *hostBudgets) Withdraw(a Attempt) bool { return h.of(a.Request).Withdraw(a) }
+func (h *hostBudgets) Withdraw(a Attempt) bool { return h.budget(a.Request.URL).Withdraw(a) }
 
-func (h *hostBudgets) of(req *http.Request) Budget {
-	host := ""
-	if req.URL != nil {
-		host = req.URL.Host
-	}
-	shard := &h.shards[maphash.String(h.seed, host)%uint64(len(h.shards))]
-	if b, ok := shard.load().recent[host]; ok {
+func (h *hostBudgets) budget(u *url.URL) Budget {
+	host := canonicalHost(u)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if b, ok := h.recent[host]; ok {
 		return b
 	}
-	return shard.add(host, h.newBudget)
-}
-
-// A hostShard holds some of the hosts. Its maps are never written to once they
-// are published, so that looking up takes no lock.
-type hostShard struct {
-	mu    sync.Mutex
-	hosts atomic.Pointer[hostMaps]
-}
-
-// hostMaps are two generations: when recent is full it takes the place of
-// older, and what is still in use finds its way back.
-type hostMaps struct{ recent, older map[string]Budget }
-
-const maxRecentHosts = 64 // times 64 shards, times 2 generations
-
-func (s *hostShard) load() *hostMaps {
-	if m := s.hosts.Load(); m != nil {
-		return m
+	b, ok := h.older[host]
+	if !ok {
+		b = h.newBudget(host)
 	}
-	return &hostMaps{}
-}
-
-func (s *hostShard) add(host string, newBudget func(string) Budget) Budget {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	old := s.load()
-	b, ok := old.recent[host]
-	if ok {
-		return b // somebody else was faster
+	if h.recent == nil || len(h.recent) >= maxRecentHosts {
+		h.recent, h.older = make(map[string]Budget), h.recent
 	}
-	if b, ok = old.older[host]; !ok {
-		b = newBudget(host)
-	}
-	next := &hostMaps{recent: maps.Clone(old.recent), older: old.older}
-	if len(old.recent) >= maxRecentHosts {
-		next = &hostMaps{older: old.recent}
-	}
-	if next.recent == nil {
-		next.recent = make(map[string]Budget)
-	}
-	next.recent[host] = b
-	s.hosts.Store(next)
+	h.recent[host] = b
 	return b
+}
+
+// canonicalHost returns the host of u in lower case, with its port unless that
+// is the default of u's scheme. It returns "" if u is nil, which is left to Base
+// to reject.
+func canonicalHost(u *url.URL) string {
+	if u == nil {
+		return ""
+	}
+	host := u.Host
+	switch port := u.Port(); {
+	case port == "":
+		// RFC 3986, section 3.2.3: a port may be empty.
+		host = strings.TrimSuffix(host, ":")
+	case port == "80" && u.Scheme == "http", port == "443" && u.Scheme == "https":
+		host = strings.TrimSuffix(host, ":"+port)
+	}
+	return strings.ToLower(host)
 }

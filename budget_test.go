@@ -2,7 +2,6 @@ package httpretry_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -10,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -38,7 +38,7 @@ func deposits(b httpretry.Budget, n int) {
 	}
 }
 
-func TestTokenBudget(t *testing.T) {
+func TestTokenBudget_Allows(t *testing.T) {
 	tests := []struct {
 		name     string
 		budget   *httpretry.TokenBudget
@@ -51,12 +51,12 @@ func TestTokenBudget(t *testing.T) {
 		{"defaults, a second later", &httpretry.TokenBudget{}, 0, time.Second, 100, 10},
 		{"defaults, after requests", &httpretry.TokenBudget{}, 100, 0, 100, 20},
 		{"defaults, after both", &httpretry.TokenBudget{}, 100, 3 * time.Second, 100, 50},
-		{"saved up to the burst", &httpretry.TokenBudget{}, 1e6, time.Hour, 100, 100},
+		{"accumulated up to Burst", &httpretry.TokenBudget{}, 1e6, time.Hour, 100, 100},
 		{"a ratio alone", &httpretry.TokenBudget{Ratio: 0.5, MinPerSecond: -1, Burst: 10}, 8, time.Hour, 10, 4},
 		{"a floor alone", &httpretry.TokenBudget{Ratio: -1, MinPerSecond: 2, Burst: 10}, 1000, 2 * time.Second, 10, 4},
 		{"less than one a second", &httpretry.TokenBudget{Ratio: -1, MinPerSecond: 0.1, Burst: 3}, 0, 20 * time.Second, 3, 2},
 		{"a burst below one", &httpretry.TokenBudget{Ratio: -1, MinPerSecond: -1, Burst: 0.1}, 0, 0, 1, 0},
-		{"no numbers", &httpretry.TokenBudget{Ratio: math.NaN(), MinPerSecond: math.NaN(), Burst: math.NaN()}, 1000, time.Hour, 1, 0},
+		{"NaN", &httpretry.TokenBudget{Ratio: math.NaN(), MinPerSecond: math.NaN(), Burst: math.NaN()}, 1000, time.Hour, 1, 0},
 		{"infinite", &httpretry.TokenBudget{Ratio: math.Inf(1), MinPerSecond: math.Inf(1), Burst: 5}, 1, 0, 5, 5},
 	}
 	for _, tt := range tests {
@@ -76,8 +76,8 @@ func TestTokenBudget(t *testing.T) {
 	}
 }
 
-// Asking often does not make the seconds' tokens trickle away.
-func TestTokenBudgetCreditsFractions(t *testing.T) {
+// Frequent calls do not lose the tokens that MinPerSecond adds.
+func TestTokenBudget_CreditsFractions(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := &httpretry.TokenBudget{Ratio: -1, MinPerSecond: 10, Burst: 1}
 		withdrawals(b, 1)
@@ -99,8 +99,8 @@ func TestTokenBudgetCreditsFractions(t *testing.T) {
 	})
 }
 
-// However it is used at once, no more is taken than there is.
-func TestTokenBudgetIsExactUnderConcurrency(t *testing.T) {
+// Concurrent calls neither lose tokens nor take more than there are.
+func TestTokenBudget_LosesNothingUnderConcurrency(t *testing.T) {
 	b := &httpretry.TokenBudget{Ratio: 1, MinPerSecond: -1, Burst: 50}
 	var taken atomic.Int64
 	var wg sync.WaitGroup
@@ -119,10 +119,9 @@ func TestTokenBudgetIsExactUnderConcurrency(t *testing.T) {
 	}
 }
 
-// Whatever the traffic, the retries within any stretch of time are at most
-// what its requests and its seconds bring, and Burst. And they are no fewer
-// than a bucket without rounding allows.
-func TestTokenBudgetBoundsEveryWindow(t *testing.T) {
+// The retries within any period are at most its requests and its seconds allow,
+// plus Burst. They are no fewer than an ideal token bucket allows.
+func TestTokenBudget_BoundsEveryWindow(t *testing.T) {
 	for seed := range uint64(60) {
 		r := rand.New(rand.NewPCG(seed, 0))
 		pick := func(values ...float64) float64 { return values[r.IntN(len(values))] }
@@ -135,8 +134,8 @@ func TestTokenBudgetBoundsEveryWindow(t *testing.T) {
 	}
 }
 
-// A traffic is requests and retries at random, some close together, some far
-// apart, and what a TokenBudget ought to make of them.
+// A traffic is a random sequence of requests and retries, some close together,
+// some far apart, with a TokenBudget under test and its settings.
 type traffic struct {
 	r                       *rand.Rand
 	budget                  *httpretry.TokenBudget
@@ -147,9 +146,9 @@ func (f traffic) run(t *testing.T) {
 	var (
 		start   = time.Now()
 		last    = start
-		full    = f.burst // what the bucket without rounding holds
-		allowed float64   // less what requests and seconds have brought
-		lowest  float64   // that allowed has been
+		full    = f.burst // tokens in an ideal bucket
+		allowed float64   // retries, minus the tokens that were added
+		lowest  float64   // minimum of allowed
 		granted int
 		ideally int
 	)
@@ -176,7 +175,7 @@ func (f traffic) run(t *testing.T) {
 			allowed++
 			granted++
 		}
-		if allowed-lowest > f.burst+2e-6 { // a credit of less than 1e-6 is held back
+		if allowed-lowest > f.burst+2e-6 {
 			t.Fatalf("ratio %v, per second %v: %.3f retries more than were brought, in a window that ends after %v, want at most %v",
 				f.ratio, f.perSecond, allowed-lowest, time.Since(start), f.burst)
 		}
@@ -187,8 +186,8 @@ func (f traffic) run(t *testing.T) {
 	}
 }
 
-// The bound holds too when many ask at once, with time passing.
-func TestTokenBudgetBoundUnderConcurrency(t *testing.T) {
+// The bound holds for concurrent calls in real time.
+func TestTokenBudget_BoundsConcurrentRetries(t *testing.T) {
 	b := &httpretry.TokenBudget{Ratio: 0.1, MinPerSecond: 2000, Burst: 50}
 	var taken atomic.Int64
 	var wg sync.WaitGroup
@@ -210,18 +209,15 @@ func TestTokenBudgetBoundUnderConcurrency(t *testing.T) {
 	}
 }
 
-func TestBudgetIsAskedLast(t *testing.T) {
-	boom := errors.New("boom")
+func TestBudget_WithdrawIsCalledLast(t *testing.T) {
 	tests := []struct {
 		name     string
 		rt       httpretry.RetryTransport
-		getBody  func() (io.ReadCloser, error)
 		deadline time.Duration
 	}{
-		{"final", httpretry.RetryTransport{Base: statuses(404)}, nil, 0},
-		{"policy", httpretry.RetryTransport{Base: statuses(503), Policy: httpretry.Never}, nil, 0},
-		{"deadline", httpretry.RetryTransport{Base: statuses(503)}, nil, time.Millisecond},
-		{"GetBody fails", httpretry.RetryTransport{Base: statuses(503)}, func() (io.ReadCloser, error) { return nil, boom }, 0},
+		{"final", httpretry.RetryTransport{Base: statuses(404)}, 0},
+		{"policy", httpretry.RetryTransport{Base: statuses(503), Policy: httpretry.Never}, 0},
+		{"deadline", httpretry.RetryTransport{Base: statuses(503)}, time.Millisecond},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -229,9 +225,6 @@ func TestBudgetIsAskedLast(t *testing.T) {
 				b := &countingBudget{allow: true}
 				tt.rt.Budget = b
 				req := newRequest(t, "POST", "http://example.com/", strings.NewReader("x"))
-				if tt.getBody != nil {
-					req.GetBody = tt.getBody
-				}
 				if tt.deadline > 0 {
 					ctx, cancel := context.WithTimeout(req.Context(), tt.deadline)
 					defer cancel()
@@ -260,14 +253,16 @@ func (b *countingBudget) Withdraw(httpretry.Attempt) bool {
 	return b.allow
 }
 
-func TestRefusedRetry(t *testing.T) {
+func TestBudget_RefusedRetryReturnsTheResponse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := &countingBudget{}
 		var last httpretry.Decision
-		next := newTestBody("x")
 		rt := &httpretry.RetryTransport{Base: statuses(503), Budget: b, OnAttempt: func(_ httpretry.Attempt, d httpretry.Decision) { last = d }}
 		req := newRequest(t, "POST", "http://example.com/", strings.NewReader("x"))
-		req.GetBody = func() (io.ReadCloser, error) { return next, nil }
+		req.GetBody = func() (io.ReadCloser, error) {
+			t.Error("GetBody was called for a retry that is not made")
+			return nil, io.EOF
+		}
 		start := time.Now()
 		resp, err := rt.RoundTrip(req)
 		if err != nil || readAll(t, resp) != "body of 503" || time.Since(start) != 0 {
@@ -276,11 +271,10 @@ func TestRefusedRetry(t *testing.T) {
 		if last.Retry || last.Reason != httpretry.ReasonBudget || b.deposits != 1 || b.withdrawals != 1 {
 			t.Errorf("got %+v after %d deposits and %d withdrawals, want %q after 1 of each", last, b.deposits, b.withdrawals, httpretry.ReasonBudget)
 		}
-		next.wantClosedOnce(t)
 	})
 }
 
-func TestPerHost(t *testing.T) {
+func TestPerHost_KeepsHostsApart(t *testing.T) {
 	made := map[string]int{}
 	b := httpretry.PerHost(func(host string) httpretry.Budget {
 		made[host]++
@@ -304,11 +298,63 @@ func TestPerHost(t *testing.T) {
 			t.Errorf("%s: %d retries allowed with %d budgets made, want %d with 1", host, got, made[host], want)
 		}
 	}
-	b.Deposit(&http.Request{}) // without a URL, which the transport reports
+	b.Deposit(&http.Request{}) // Base rejects a request without a URL
 }
 
-// A host has one budget, however many ask for it first.
-func TestPerHostUnderConcurrency(t *testing.T) {
+func TestPerHost_UsesCanonicalHosts(t *testing.T) {
+	tests := []struct {
+		url, want, reason string
+	}{
+		{"https://example.com/", "example.com", "the plain form"},
+		{"https://EXAMPLE.com/", "example.com", "host names are case-insensitive"},
+		{"https://example.com:443/", "example.com", "the default port of https"},
+		{"http://example.com:80/", "example.com", "the default port of http"},
+		{"https://example.com:/", "example.com", "an empty port is the default port"},
+		{"HTTPS://Example.Com:443/", "example.com", "schemes are case-insensitive"},
+		{"http://example.com:443/", "example.com:443", "not the default port of http"},
+		{"https://example.com:80/", "example.com:80", "not the default port of https"},
+		{"https://example.com:8443/", "example.com:8443", "another port is another server"},
+		{"https://[2001:DB8::1]:443/", "[2001:db8::1]", "the default port of https"},
+		{"https://[2001:db8::1]/", "[2001:db8::1]", "no port"},
+		{"https://[2001:db8::443]:8443/", "[2001:db8::443]:8443", "another port is another server"},
+	}
+	for _, tt := range tests {
+		var got []string
+		b := httpretry.PerHost(func(host string) httpretry.Budget {
+			got = append(got, host)
+			return &httpretry.TokenBudget{}
+		})
+		req := newRequest(t, "GET", tt.url, nil)
+		b.Deposit(req)
+		b.Withdraw(httpretry.Attempt{Request: req})
+		if want := []string{tt.want}; !slices.Equal(got, want) {
+			t.Errorf("%s: budgets were made for %q, want %q: %s", tt.url, got, want, tt.reason)
+		}
+	}
+}
+
+// A panic in newBudget, from which a server recovers, leaves no lock held.
+func TestPerHost_SurvivesAPanicOfNewBudget(t *testing.T) {
+	calls := 0
+	b := httpretry.PerHost(func(string) httpretry.Budget {
+		if calls++; calls == 1 {
+			panic("newBudget")
+		}
+		return &httpretry.TokenBudget{}
+	})
+	req := newRequest(t, "GET", "http://example.com/", nil)
+	func() {
+		defer func() { recover() }()
+		b.Deposit(req)
+	}()
+	b.Deposit(req)
+	if calls != 2 {
+		t.Errorf("newBudget was called %d times, want 2", calls)
+	}
+}
+
+// A host has one budget, even if several goroutines use it first.
+func TestPerHost_MakesOneBudgetPerHostConcurrently(t *testing.T) {
 	const hosts, burst = 40, 3
 	var made, taken [hosts]atomic.Int64
 	b := httpretry.PerHost(func(host string) httpretry.Budget {
@@ -339,7 +385,7 @@ func TestPerHostUnderConcurrency(t *testing.T) {
 	}
 }
 
-func TestPerHostRemembersBoundedly(t *testing.T) {
+func TestPerHost_BoundsItsMemory(t *testing.T) {
 	made := 0
 	b := httpretry.PerHost(func(string) httpretry.Budget { made++; return &httpretry.TokenBudget{} })
 	req := newRequest(t, "GET", "http://busy/", nil)
