@@ -9,112 +9,165 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 )
 
-// An Error is what [RetryTransport.RoundTrip] returns when more than one
-// attempt was made and there is no response to return: the last attempt brought
-// none, or the wait after it was cut short. [errors.Is] and [errors.As] see
-// through it.
+const prefix = "httpretry: "
+
+// An Error is returned by [RetryTransport.RoundTrip] when there is no response
+// to return, either because the last of several attempts failed, or because the
+// context was done during the wait after an attempt. It unwraps to Err, and is
+// a [net.Error].
 //
-// An error after a single attempt comes back as it is, and so does every
-// response, whatever its status.
+// If the only attempt failed, its error is returned unchanged. A response is
+// returned whatever its status.
 type Error struct {
-	// Attempts is how many attempts were made, at least 2.
+	// Attempts is the number of attempts that were made, at least 1.
 	Attempts int
 
-	// Reason says why there was no other.
+	// Reason is why no further attempt was made.
 	Reason Reason
 
-	// Err is the error of the last attempt; or, when a wait was cut short,
-	// the cause that the caller's context gave.
+	// Err is the error of the last attempt or, if a wait was cut short, the
+	// cause given by the context.
 	Err error
 
-	Last error // the last attempt's failure, if Err is something else
+	// Last is the failure before Err, if Err does not come from the server or
+	// the connection: that of the last attempt, if a wait was cut short. A
+	// response that was not returned is described by its status. Last is nil
+	// if Err is the failure itself.
+	Last error
 }
 
-var errNoResponse = errors.New("httpretry: Base returned neither a response nor an error")
-
-// A timeoutError is the error of an attempt that took longer than
-// AttemptTimeout.
-type timeoutError struct{ limit time.Duration }
-
-func (e *timeoutError) Error() string {
-	return fmt.Sprintf("httpretry: attempt took longer than its timeout of %v", e.limit)
-}
-
-func (e *timeoutError) Timeout() bool { return true }
-
-// Temporary makes it a [net.Error].
-func (e *timeoutError) Temporary() bool { return true }
-
-// Is makes it match what a context's own timeout gives.
-func (e *timeoutError) Is(target error) bool { return target == context.DeadlineExceeded }
-
-// Error names the number of attempts, the reason and the last failure. It
-// holds no userinfo, query string or header value of the request.
+// Error describes the number of attempts, the reason and the last failure.
+//
+// It never includes userinfo, a query string or a header value. Since net/http
+// quotes the bytes that it received, all quoted text is replaced with "…", and
+// URLs are reduced to scheme, host and path. Err and Last have the full texts.
 func (e *Error) Error() string {
-	text := fmt.Sprintf("httpretry: gave up after %d attempts (%s): %s", e.Attempts, e.Reason, redacted(e.Err))
-	if e.Last != nil {
-		text += "; the last attempt: " + redacted(e.Last)
+	attempts := "attempts"
+	if e.Attempts == 1 {
+		attempts = "attempt"
 	}
-	return text
+	text := fmt.Sprintf("gave up after %d %s (%s): %s", e.Attempts, attempts, e.Reason, redacted(e.Err))
+	if e.Last != nil {
+		text += "; last failure: " + redacted(e.Last)
+	}
+	// An error of this package has the prefix too, and may be wrapped.
+	return prefix + strings.ReplaceAll(text, prefix, "")
 }
 
 // Unwrap returns e.Err.
 func (e *Error) Unwrap() error { return e.Err }
 
-// Temporary makes it a [net.Error], together with Timeout.
-func (e *Error) Temporary() bool { return e.Timeout() }
-
-// Timeout reports whether Err is, or wraps, a timeout. It is what
-// [net/url.Error] asks, which asserts the method and does not unwrap.
-func (e *Error) Timeout() bool { return isTimeout(e.Err, 0) }
-
-func isTimeout(err error, depth int) bool {
-	// An error in between may have the method and not know better.
-	if t, ok := err.(interface{ Timeout() bool }); ok && !isNilPointer(err) && t.Timeout() {
-		return true
-	}
-	if depth == maxErrorDepth {
-		return false
-	}
-	return slices.ContainsFunc(unwrap(err), func(err error) bool { return isTimeout(err, depth+1) })
+// Timeout reports whether Err is or wraps a timeout. [url.Error.Timeout] calls
+// it, since that does not unwrap errors.
+func (e *Error) Timeout() bool {
+	return anyError(e.Err, 0, func(err error) bool {
+		t, ok := err.(interface{ Timeout() bool })
+		return ok && t.Timeout()
+	})
 }
 
-// redacted is err's text without what any [url.Error] in it tells of userinfo
-// and query.
+// Temporary reports whether Err is or wraps a temporary error. It exists to
+// implement [net.Error], where it is deprecated.
+func (e *Error) Temporary() bool {
+	return anyError(e.Err, 0, func(err error) bool {
+		t, ok := err.(interface{ Temporary() bool })
+		return ok && t.Temporary()
+	})
+}
+
+// anyError reports whether is returns true for err or an error that it wraps.
+// [errors.As] would stop at the first error that has a method, which may not
+// ask those that it wraps.
+func anyError(err error, depth int, is func(error) bool) bool {
+	if err == nil || isNilPointer(err) || depth > maxErrorDepth {
+		return false
+	}
+	return is(err) || slices.ContainsFunc(unwrap(err), func(err error) bool { return anyError(err, depth+1, is) })
+}
+
+var errNoResponse = errors.New("httpretry: Base returned neither a response nor an error")
+
+// A timeoutError is the error of an attempt that exceeded AttemptTimeout.
+type timeoutError struct{ limit time.Duration }
+
+func (e *timeoutError) Error() string {
+	return fmt.Sprintf("httpretry: attempt timed out after %v", e.limit)
+}
+
+// Timeout and Temporary make it a [net.Error].
+func (e *timeoutError) Timeout() bool   { return true }
+func (e *timeoutError) Temporary() bool { return true }
+
+// Is makes it match [context.DeadlineExceeded], as the timeouts of net/http do.
+func (e *timeoutError) Is(target error) bool { return target == context.DeadlineExceeded }
+
+// redacted returns the text of err without secrets.
+//
+// net/http and the packages below it repeat bytes of the peer, of headers and of
+// proxy settings only in quotes, as in `malformed HTTP response "…"`. Therefore
+// all quoted text is withheld, except the URL of a [url.Error], of which the
+// public part remains. Other packages may leave a stray quote, which would
+// reverse inside and outside, so that everything from the first quote to the
+// last is withheld.
 func redacted(err error) string {
 	if err == nil {
 		return "no error"
 	}
-	return redact(err.Error(), err, 0)
+	text := err.Error()
+	anyError(err, 0, func(err error) bool {
+		if u, ok := err.(*url.Error); ok && u.URL != "" {
+			public := redactedURL(u.URL)
+			text = strings.NewReplacer(strconv.Quote(u.URL), public, u.URL, public).Replace(text)
+		}
+		return false
+	})
+	first, last := strings.IndexByte(text, '"'), strings.LastIndexByte(text, '"')
+	if first >= 0 {
+		text = text[:first] + `"…"` + text[last+1:]
+	}
+	return redactURLs(text)
 }
 
-func redact(text string, err error, depth int) string {
-	if u, ok := err.(*url.Error); ok && u != nil && u.URL != "" {
-		public := redactedURL(u.URL)
-		quoted := strconv.Quote(u.URL) // as its own text has it
-		text = strings.NewReplacer(u.URL, public, quoted[1:len(quoted)-1], public).Replace(text)
+// redactURLs replaces each absolute URL in text with its public part.
+func redactURLs(text string) string {
+	var b strings.Builder
+	for {
+		colon := strings.Index(text, "://")
+		if colon < 0 {
+			b.WriteString(text)
+			return b.String()
+		}
+		start := len(strings.TrimRightFunc(text[:colon], isSchemeChar))
+		end := len(text)
+		if i := strings.IndexFunc(text[colon:], unicode.IsSpace); i >= 0 {
+			end = colon + i
+		}
+		end = len(strings.TrimRight(text[:end], ".,:;)}"))
+		b.WriteString(text[:start])
+		b.WriteString(redactedURL(text[start:end]))
+		text = text[end:]
 	}
-	if depth == maxErrorDepth {
-		return text
-	}
-	for _, cause := range unwrap(err) {
-		text = redact(text, cause, depth+1)
-	}
-	return text
 }
 
-// redactedURL is rawURL without userinfo, query and fragment.
+// isSchemeChar reports whether r may occur in the scheme of a URL (RFC 3986,
+// section 3.1).
+func isSchemeChar(r rune) bool {
+	return 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune("+-.", r)
+}
+
+// redactedURL returns rawURL without userinfo, query and fragment.
 func redactedURL(rawURL string) string {
 	u, err := url.Parse(rawURL)
 	if err != nil {
-		return "(URL withheld)"
+		return "(invalid URL)"
 	}
 	return publicURL(u)
 }
 
-// publicURL is u without userinfo, query and fragment.
+// publicURL returns u without userinfo, query and fragment.
 func publicURL(u *url.URL) string {
 	if u == nil {
 		return ""

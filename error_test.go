@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/url"
 	"os"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -28,7 +30,7 @@ func failing(err error) roundTripFunc {
 	}
 }
 
-func TestSingleErrorComesBackAsItIs(t *testing.T) {
+func TestRoundTrip_ReturnsASingleErrorUnchanged(t *testing.T) {
 	boom := &net.OpError{Op: "read", Err: syscall.ECONNRESET}
 	tests := []struct {
 		name   string
@@ -51,7 +53,7 @@ func TestSingleErrorComesBackAsItIs(t *testing.T) {
 	}
 }
 
-func TestErrorAfterSeveralAttempts(t *testing.T) {
+func TestError_AfterSeveralAttempts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		reset := &net.OpError{Op: "read", Err: os.NewSyscallError("read", syscall.ECONNRESET)}
 		client := &http.Client{Transport: &httpretry.RetryTransport{Base: failing(reset)}}
@@ -79,7 +81,7 @@ func TestErrorAfterSeveralAttempts(t *testing.T) {
 }
 
 // The error is that of the last attempt, whatever came before it.
-func TestLastErrorCounts(t *testing.T) {
+func TestError_IsThatOfTheLastAttempt(t *testing.T) {
 	first, last := errors.New("first"), errors.New("last")
 	for _, script := range [][]any{{first, last}, {503, last}, {500, first, 503, last}} {
 		synctest.Test(t, func(t *testing.T) {
@@ -101,7 +103,7 @@ func (t timeout) Timeout() bool { return bool(t) }
 
 // url.Error asserts Timeout and does not unwrap: what stands between it and
 // the timeout has to pass the question on.
-func TestTimeoutIsSeenThroughTheClient(t *testing.T) {
+func TestError_TimeoutIsSeenThroughTheClient(t *testing.T) {
 	slow := roundTripFunc(func(req *http.Request) (*http.Response, error) {
 		<-req.Context().Done()
 		return nil, context.Cause(req.Context())
@@ -131,6 +133,9 @@ func TestTimeoutIsSeenThroughTheClient(t *testing.T) {
 				if !errors.As(err, &e) || !errors.As(err, &asked) {
 					t.Fatalf("got %v, want a *url.Error around an *Error", err)
 				}
+				if netErr, ok := error(e).(net.Error); !ok || netErr.Timeout() != tt.want {
+					t.Errorf("got %v, want a net.Error whose Timeout is %t, as that of a single attempt is", err, tt.want)
+				}
 				if e.Timeout() != tt.want || asked.Timeout() != tt.want {
 					t.Errorf("Timeout: got %t, and %t through *url.Error, want %t: %s", e.Timeout(), asked.Timeout(), tt.want, tt.reason)
 				}
@@ -139,7 +144,27 @@ func TestTimeoutIsSeenThroughTheClient(t *testing.T) {
 	}
 }
 
-func TestAttemptTimeoutMatchesDeadlineExceeded(t *testing.T) {
+func TestError_Temporary(t *testing.T) {
+	tests := []struct {
+		err  error
+		want bool
+	}{
+		{&net.DNSError{IsTemporary: true}, true},
+		{fmt.Errorf("looking up: %w", &net.OpError{Op: "dial", Err: &net.DNSError{IsTemporary: true}}), true},
+		{errors.Join(io.EOF, context.DeadlineExceeded), true},
+		{&net.DNSError{IsNotFound: true}, false},
+		{(*net.DNSError)(nil), false},
+		{io.ErrUnexpectedEOF, false},
+		{nil, false},
+	}
+	for _, tt := range tests {
+		if got := (&httpretry.Error{Attempts: 2, Err: tt.err}).Temporary(); got != tt.want {
+			t.Errorf("%v: got Temporary %t, want %t", tt.err, got, tt.want)
+		}
+	}
+}
+
+func TestAttemptTimeout_MatchesDeadlineExceeded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		rt := &httpretry.RetryTransport{AttemptTimeout: time.Second, Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
 			<-req.Context().Done()
@@ -205,7 +230,7 @@ func onErrorReason(t *testing.T, reason httpretry.Reason, onAttempt func(httpret
 
 // The error says why no other attempt was made, and says the same whether
 // anybody listens to the attempts or not.
-func TestErrorReason(t *testing.T) {
+func TestError_Reason(t *testing.T) {
 	listen := func(httpretry.Attempt, httpretry.Decision) {}
 	for _, want := range orderedReasons {
 		for name, onAttempt := range map[string]func(httpretry.Attempt, httpretry.Decision){"no OnAttempt": nil, "OnAttempt": listen} {
@@ -216,8 +241,12 @@ func TestErrorReason(t *testing.T) {
 					if !errors.As(err, &e) {
 						t.Fatalf("got %v, want an *Error", err)
 					}
-					if e.Attempts != 2 || e.Reason != want || e.Err != io.ErrUnexpectedEOF {
-						t.Errorf("got %d attempts, reason %q and %v, want 2, %q and %v", e.Attempts, e.Reason, e.Err, want, io.ErrUnexpectedEOF)
+					failure := e.Err
+					if want == httpretry.ReasonNotReplayable {
+						failure = e.Last // Err is the error of GetBody
+					}
+					if e.Attempts != 2 || e.Reason != want || failure != io.ErrUnexpectedEOF {
+						t.Errorf("got %d attempts, reason %q and %v, want 2, %q and %v", e.Attempts, e.Reason, failure, want, io.ErrUnexpectedEOF)
 					}
 				})
 			})
@@ -235,7 +264,7 @@ func canceledIn(t *testing.T, wait int, base roundTripFunc, body io.Reader, caus
 	start := time.Now()
 	after := []time.Duration{0, 300 * time.Millisecond, 1300 * time.Millisecond}[wait]
 	time.AfterFunc(after, func() { cancel(cause) })
-	rt := &httpretry.RetryTransport{Base: base, Policy: httpretry.RetryConfig{MaxRetries: 5, Jitter: httpretry.None()}}
+	rt := &httpretry.RetryTransport{Base: base, Policy: httpretry.RetryConfig{MaxRetries: 5, Jitter: httpretry.NoJitter}}
 	resp, err := rt.RoundTrip(newRequest(t, "PUT", "http://example.com/", body).WithContext(ctx))
 	if elapsed := time.Since(start); resp != nil || elapsed != after {
 		t.Errorf("got response %v after %v, want none, at once, after %v", resp, elapsed, after)
@@ -243,23 +272,22 @@ func canceledIn(t *testing.T, wait int, base roundTripFunc, body io.Reader, caus
 	return err
 }
 
-func TestCancellationEndsTheWait(t *testing.T) {
+func TestError_CanceledInAWait(t *testing.T) {
 	cause, boom := errors.New("user went home"), errors.New("boom")
 	tests := []struct {
-		name   string
-		wait   int
-		base   roundTripFunc
-		cause  error
-		want   error
-		last   string
-		reason string
+		name  string
+		wait  int
+		base  roundTripFunc
+		cause error
+		want  error
+		last  string
 	}{
-		{"first wait", 1, statuses(503), cause, cause, "", "the cause itself: there was one attempt"},
-		{"first wait, after an error", 1, failing(boom), cause, cause, "", "the cause itself: there was one attempt"},
-		{"first wait, no cause", 1, statuses(503), nil, context.Canceled, "", "what context.Cause gives"},
-		{"second wait", 2, statuses(503), cause, cause, "503", "the message tells of the last response"},
-		{"second wait, after an error", 2, failing(boom), cause, cause, "boom", "the message tells of the last error"},
-		{"second wait, no cause", 2, statuses(503), nil, context.Canceled, "503", "what context.Cause gives"},
+		{"first wait", 1, statuses(503), cause, cause, "HTTP status 503"},
+		{"first wait, after an error", 1, failing(boom), cause, cause, "boom"},
+		{"first wait, no cause", 1, statuses(503), nil, context.Canceled, "HTTP status 503"},
+		{"second wait", 2, statuses(500, 503), cause, cause, "HTTP status 503"},
+		{"second wait, after an error", 2, failing(boom), cause, cause, "boom"},
+		{"second wait, no cause", 2, statuses(500, 503), nil, context.Canceled, "HTTP status 503"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -268,22 +296,20 @@ func TestCancellationEndsTheWait(t *testing.T) {
 				err := canceledIn(t, tt.wait, tt.base, body, tt.cause)
 				synctest.Wait()
 				body.wantClosedOnce(t)
-				if tt.wait == 1 {
-					if err != tt.want {
-						t.Errorf("got %v (%T), want %v as it is: %s", err, err, tt.want, tt.reason)
-					}
-					return
-				}
 				var e *httpretry.Error
 				if !errors.As(err, &e) {
-					t.Fatalf("got %v (%T), want an *Error: there were two attempts", err, err)
+					t.Fatalf("got %v (%T), want an *Error", err, err)
 				}
-				if e.Attempts != 2 || e.Reason != httpretry.ReasonCanceled || e.Err != tt.want || !errors.Is(err, tt.want) {
-					t.Errorf("got %d attempts, reason %q, %v, want 2, %q, %v", e.Attempts, e.Reason, e.Err, httpretry.ReasonCanceled, tt.want)
+				if e.Attempts != tt.wait || e.Reason != httpretry.ReasonCanceled || e.Err != tt.want || !errors.Is(err, tt.want) {
+					t.Errorf("got %d attempts, reason %q, %v, want %d, %q, %v", e.Attempts, e.Reason, e.Err, tt.wait, httpretry.ReasonCanceled, tt.want)
 				}
-				for _, want := range []string{"2 attempts", "(canceled)", tt.want.Error(), tt.last} {
+				if e.Last == nil || e.Last.Error() != tt.last {
+					t.Errorf("got Last %v, want %q: the failure must not be lost", e.Last, tt.last)
+				}
+				attempts := []string{1: "1 attempt ", 2: "2 attempts "}[tt.wait]
+				for _, want := range []string{attempts, "(canceled)", tt.want.Error(), tt.last} {
 					if !strings.Contains(e.Error(), want) {
-						t.Errorf("got message %q, want %q in it: %s", e, want, tt.reason)
+						t.Errorf("got message %q, want %q in it", e, want)
 					}
 				}
 			})
@@ -302,9 +328,8 @@ func (c *closeCounter) Close() error {
 	return nil
 }
 
-// What a cancelled wait leaves behind is closed: the superseded response, and
-// the body that the next attempt would have sent.
-func TestCancellationLeavesNothingBehind(t *testing.T) {
+// A canceled wait leaves neither a response nor a request body open.
+func TestRoundTrip_CanceledWaitClosesEverything(t *testing.T) {
 	for wait := 1; wait <= 2; wait++ {
 		synctest.Test(t, func(t *testing.T) {
 			var bodies []*closeCounter
@@ -317,7 +342,7 @@ func TestCancellationLeavesNothingBehind(t *testing.T) {
 			req := newRequest(t, "PUT", "http://example.com/", newBody("x")).WithContext(ctx)
 			req.GetBody = func() (io.ReadCloser, error) { return newBody("x"), nil }
 			rt := &httpretry.RetryTransport{
-				Policy: httpretry.RetryConfig{MaxRetries: 5, Jitter: httpretry.None()},
+				Policy: httpretry.RetryConfig{MaxRetries: 5, Jitter: httpretry.NoJitter},
 				Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
 					resp, err := busy(http.StatusServiceUnavailable, nil)(req)
 					resp.Body = newBody("come back later")
@@ -326,8 +351,8 @@ func TestCancellationLeavesNothingBehind(t *testing.T) {
 			}
 			rt.RoundTrip(req)
 			synctest.Wait()
-			if want := 2*wait + 1; len(bodies) != want {
-				t.Errorf("got %d bodies, want %d: a request's and a response's for each attempt, and the next request's", len(bodies), want)
+			if want := 2 * wait; len(bodies) != want {
+				t.Errorf("got %d bodies, want %d: a request's and a response's for each attempt", len(bodies), want)
 			}
 			for i, b := range bodies {
 				if b.closes != 1 {
@@ -339,7 +364,7 @@ func TestCancellationLeavesNothingBehind(t *testing.T) {
 }
 
 // The cause also comes through http.Client.
-func TestCauseThroughTheClient(t *testing.T) {
+func TestError_CauseIsSeenThroughTheClient(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cause := errors.New("user went home")
 		ctx, cancel := context.WithCancelCause(t.Context())
@@ -384,7 +409,7 @@ func wantNoSecret(t *testing.T, what, text string) {
 	}
 }
 
-func TestErrorTellsNoSecret(t *testing.T) {
+func TestError_WithholdsSecrets(t *testing.T) {
 	for name, inner := range secretErrors {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -409,7 +434,7 @@ func TestErrorTellsNoSecret(t *testing.T) {
 }
 
 // Middleware and mocks print contexts.
-func TestContextTellsNoSecret(t *testing.T) {
+func TestAttemptContext_WithholdsSecrets(t *testing.T) {
 	rt := &httpretry.RetryTransport{Policy: now, Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
 		ctx, cancel := context.WithCancel(req.Context())
 		defer cancel()
@@ -431,7 +456,7 @@ func TestContextTellsNoSecret(t *testing.T) {
 }
 
 // What may be known of a URL stays in the message: it says where it failed.
-func TestErrorKeepsHostAndPath(t *testing.T) {
+func TestError_KeepsHostAndPath(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		rt := &httpretry.RetryTransport{Base: failing(secretErrors["url.Error"])}
 		_, err := rt.RoundTrip(newRequest(t, "GET", secretURL, nil))
@@ -439,4 +464,174 @@ func TestErrorKeepsHostAndPath(t *testing.T) {
 			t.Errorf("got %q, want %q in it", err, want)
 		}
 	})
+}
+
+// A leaking is an error of net/http or of a client on it that repeats a secret.
+type leaking struct {
+	name   string
+	err    func(t *testing.T) error
+	secret string // which the error itself tells
+	want   string // which the message still tells
+}
+
+// leakingErrors are made by net/http itself: its texts are those of the Go
+// release in use.
+var leakingErrors = []leaking{
+	{"not HTTP", sentByPeer("header-secret\r\n\r\n"), "header-secret", `malformed HTTP response "…"`},
+	{"version", sentByPeer("HTTP/header-secret 200 OK\r\n\r\n"), "header-secret", `malformed HTTP version "…"`},
+	{"status code", sentByPeer("HTTP/1.1 header-secret OK\r\n\r\n"), "header-secret", `malformed HTTP status code "…"`},
+	{"header line", sentByPeer("HTTP/1.1 200 OK\r\nheader-secret\r\n\r\n"), "header-secret", `malformed MIME header`},
+	{"header value", sentByPeer("HTTP/1.1 200 OK\r\nX-Y: \"header-secret\"\x01\r\n\r\n"), "header-secret", `malformed MIME header line: "…"`},
+	{"Content-Length", sentByPeer("HTTP/1.1 200 OK\r\nContent-Length: header-secret\r\n\r\n"), "header-secret", `bad Content-Length "…"`},
+	{"Content-Length with a URL", sentByPeer("HTTP/1.1 200 OK\r\nContent-Length: https://example.com/header-secret\r\n\r\n"), "header-secret", `bad Content-Length "…"`},
+	{"two Content-Lengths", sentByPeer("HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: header-secret\r\n\r\n"), "header-secret", `"…"`},
+	{"Transfer-Encoding", sentByPeer("HTTP/1.1 200 OK\r\nTransfer-Encoding: header-secret\r\n\r\n"), "header-secret", `unsupported transfer encoding: "…"`},
+	{"trailer", sentByPeer("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: Content-Length, header-secret\r\n\r\n"), "", `bad trailer key "…"`},
+	{"GOAWAY", sentByPeer("\x00\x00\x00\x04\x00\x00\x00\x00\x00" +
+		"\x00\x00\x15\x07\x00\x00\x00\x00\x00" + "\x00\x00\x00\x01" + "\x00\x00\x00\x0b" + "header-secret"), "header-secret", `debug="…"`},
+	{"proxy's port", throughProxy("http://alice:pass-word/x@proxy.example.com"), "pass-word", `invalid port "…" after host`},
+	{"proxy's userinfo", throughProxy("http://alice:pass-word]@proxy.example.com"), "", "userinfo"},
+	{"Location", redirectedTo("https://alice:pass-word@example.com:port/?api_key=query-secret"), "query-secret", `failed to parse Location header "…"`},
+	{"redirect", redirectedTo("gopher://alice:pass-word@example.com/?api_key=query-secret"), "query-secret", `unsupported protocol scheme "…"`},
+	{"header to send", sending("Authorization", "Bearer header-secret\n"), "", `invalid header field value for "…"`},
+	{"scheme", func(t *testing.T) error {
+		_, err := new(http.Transport).RoundTrip(&http.Request{URL: &url.URL{Scheme: "pass-word", Host: "h"}, Header: http.Header{}})
+		return err
+	}, "pass-word", `unsupported protocol scheme "…"`},
+}
+
+// sentByPeer returns the error of a request to a server that sends response,
+// which is HTTP/2 if it begins with a frame.
+func sentByPeer(response string) func(t *testing.T) error {
+	return func(t *testing.T) error {
+		tr := &http.Transport{DisableKeepAlives: true, Protocols: new(http.Protocols)}
+		h2 := response[0] == 0
+		tr.Protocols.SetHTTP1(!h2)
+		tr.Protocols.SetUnencryptedHTTP2(h2)
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var wg sync.WaitGroup
+		defer wg.Wait()
+		defer l.Close()
+		wg.Go(func() {
+			for {
+				conn, err := l.Accept()
+				if err != nil {
+					return
+				}
+				conn.Read(make([]byte, 1024))
+				io.WriteString(conn, response)
+				conn.(*net.TCPConn).CloseWrite()
+				io.Copy(io.Discard, conn) // until the client closes it
+				conn.Close()
+			}
+		})
+		defer tr.CloseIdleConnections()
+		resp, err := tr.RoundTrip(newRequest(t, "GET", "http://"+l.Addr().String()+"/", nil))
+		if err == nil {
+			_, err = io.Copy(io.Discard, resp.Body)
+			resp.Body.Close()
+		}
+		return err
+	}
+}
+
+// throughProxy returns the error of a request through a proxy whose URL cannot
+// be parsed.
+func throughProxy(proxy string) func(t *testing.T) error {
+	return func(t *testing.T) error {
+		tr := &http.Transport{Proxy: func(*http.Request) (*url.URL, error) { return url.Parse(proxy) }}
+		_, err := tr.RoundTrip(newRequest(t, "GET", "http://example.com/", nil))
+		return err
+	}
+}
+
+// redirectedTo returns the error of a client, used as Base, that is redirected.
+func redirectedTo(location string) func(t *testing.T) error {
+	return func(t *testing.T) error {
+		client := &http.Client{Transport: roundTripFunc(func(req *http.Request) (*http.Response, error) {
+			if req.URL.Host == "example.com" && req.URL.Scheme == "gopher" {
+				return new(http.Transport).RoundTrip(req)
+			}
+			resp := response(req, http.StatusFound, "")
+			resp.Header.Set("Location", location)
+			return resp, nil
+		})}
+		_, err := client.Get("http://example.com/")
+		return err
+	}
+}
+
+func sending(key, value string) func(t *testing.T) error {
+	return func(t *testing.T) error {
+		req := newRequest(t, "GET", "http://example.com/", nil)
+		req.Header.Set(key, value)
+		_, err := new(http.Transport).RoundTrip(req)
+		return err
+	}
+}
+
+// net/http repeats bytes of the peer, of headers and of proxy settings in its
+// errors. Neither the text of an Error nor a log record does.
+func TestError_WithholdsWhatNetHTTPQuotes(t *testing.T) {
+	for _, tt := range leakingErrors {
+		t.Run(tt.name, func(t *testing.T) {
+			err := tt.err(t)
+			if err == nil || !strings.Contains(err.Error(), tt.secret) {
+				t.Fatalf("got %v, want an error of net/http that tells %q: there is nothing to withhold", err, tt.secret)
+			}
+			logger, buf := newLogger(slog.LevelDebug)
+			httpretry.LogAttempts(logger)(httpretry.Attempt{Request: newRequest(t, "GET", "http://example.com/", nil), Number: 1, Err: err},
+				httpretry.Decision{Reason: httpretry.ReasonFinal})
+			for name, wrapped := range map[string]error{"alone": err, "wrapped": fmt.Errorf("5\" wide: %w", err), "joined": errors.Join(io.EOF, err)} {
+				for name, text := range map[string]string{
+					name:               (&httpretry.Error{Attempts: 2, Err: wrapped}).Error(),
+					name + ", as Last": (&httpretry.Error{Attempts: 2, Err: io.EOF, Last: wrapped}).Error(),
+				} {
+					wantNoSecret(t, name, text)
+					if name == "alone" && !strings.Contains(text, tt.want) {
+						t.Errorf("got %q, want %q in it", text, tt.want)
+					}
+				}
+			}
+			wantNoSecret(t, "log", buf.String())
+			if !strings.Contains(strings.ReplaceAll(buf.String(), `\`, ""), tt.want) {
+				t.Errorf("log: got %q, want %q in it", buf, tt.want)
+			}
+		})
+	}
+}
+
+// Middleware prints URLs without quotes.
+func TestError_ReducesURLs(t *testing.T) {
+	tests := []struct{ text, want string }{
+		{"GET " + secretURL + " failed", "GET https://example.com/v1/models failed"},
+		{"(" + secretURL + ")", "(https://example.com/v1/models)"},
+		{"no token:\n" + secretURL + "\n" + secretURL, "no token:\nhttps://example.com/v1/models\nhttps://example.com/v1/models"},
+		{"größe " + secretURL, "größe https://example.com/v1/models"},
+		{"tried=" + secretURL + ", again", "tried=https://example.com/v1/models, again"},
+		{"via socks5://alice:pass-word@[::1]:1080: refused", "via socks5://[::1]:1080: refused"},
+		{"https://alice:pass-word/@example.com/", "(invalid URL)"},
+		{"https://[2001:db8::1]: refused", "https://[2001:db8::1]: refused"},
+		{"https://alice:pass-word@", "https:"},
+		{"://:,", "(invalid URL):,"},
+		{"5\" wide", "5\"…\" wide"},
+		{"https://example.com/v1/models: EOF", "https://example.com/v1/models: EOF"},
+	}
+	for _, tt := range tests {
+		got := (&httpretry.Error{Attempts: 2, Reason: httpretry.ReasonPolicy, Err: errors.New(tt.text)}).Error()
+		if want := "httpretry: gave up after 2 attempts (policy): " + tt.want; got != want {
+			t.Errorf("%q: got %q, want %q", tt.text, got, want)
+		}
+	}
+}
+
+// An error of this package has the package's prefix, which is not repeated.
+func TestError_HasOnePrefix(t *testing.T) {
+	e := &httpretry.Error{Attempts: 2, Err: fmt.Errorf("signing: %w", errors.New("httpretry: a")), Last: errors.New("httpretry: b")}
+	if got, want := e.Error(), "httpretry: gave up after 2 attempts (): signing: a; last failure: b"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
 }
