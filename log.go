@@ -7,14 +7,18 @@ import (
 
 // LogAttempts returns a function for [RetryTransport.OnAttempt] that logs to l:
 //
-//   - at Info each failed attempt that is followed by another, and a success
-//     that took more than one attempt;
-//   - at Warn a failure that could have passed, and why it is not retried;
-//   - at Debug everything else.
+//   - at Info, each failed attempt that will be retried, and each success after
+//     more than one attempt;
+//   - at Warn, each retryable failure that will not be retried, and each failure
+//     of a replay because the request body could not be sent again;
+//   - at Debug, all other attempts.
 //
-// A record has the attributes method, url, attempt, status or error, and delay
-// or reason. It holds no userinfo, query string or header value. If l is nil,
-// [slog.Default] is asked at each record.
+// A record has the attributes method, url, attempt and status or error. That of
+// a failure also has the delay before the next attempt or, if there is none,
+// the reason, and the delay that was too long. Like [Error.Error], a record never
+// includes userinfo, a query string, a header value or quoted text.
+//
+// If l is nil, [slog.Default] is used for each record.
 func LogAttempts(l *slog.Logger) func(Attempt, Decision) {
 	return func(a Attempt, d Decision) {
 		l := l
@@ -34,9 +38,9 @@ func describe(a Attempt, d Decision) (slog.Level, string) {
 	switch {
 	case d.Retry:
 		return slog.LevelInfo, "attempt failed, retrying"
-	case a.Verdict.Outcome != Final:
+	case a.Verdict.Outcome != Final, d.Reason == ReasonNotReplayable:
 		return slog.LevelWarn, "attempt failed, not retrying"
-	case a.Err == nil && a.Response.StatusCode < http.StatusBadRequest && a.Number > 1:
+	case succeeded(a) && a.Number > 1:
 		return slog.LevelInfo, "succeeded after retries"
 	}
 	return slog.LevelDebug, "attempt ended"
@@ -53,10 +57,23 @@ func attrs(a Attempt, d Decision) []slog.Attr {
 	} else {
 		as = append(as, slog.Int("status", a.Response.StatusCode))
 	}
-	if d.Retry {
-		return append(as, slog.Duration("delay", d.Delay))
+	if succeeded(a) && !d.Retry {
+		// A reason would read like a failure.
+		return as
 	}
-	return append(as, slog.String("reason", string(d.Reason)))
+	if d.Retry || d.Delay > 0 {
+		as = append(as, slog.Duration("delay", d.Delay))
+	}
+	if !d.Retry {
+		as = append(as, slog.String("reason", string(d.Reason)))
+	}
+	return as
+}
+
+// succeeded reports whether a ended with a success. A Classifier may take a
+// response for a failure whatever its status.
+func succeeded(a Attempt) bool {
+	return a.Verdict.Outcome == Final && a.Err == nil && a.Response.StatusCode < http.StatusBadRequest
 }
 
 func method(req *http.Request) string {

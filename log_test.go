@@ -20,7 +20,7 @@ import (
 	"github.com/httpretry/httpretry"
 )
 
-// newLogger returns a logger without times, and where its lines go.
+// newLogger returns a logger without times, and the buffer that it writes to.
 func newLogger(level slog.Level) (*slog.Logger, *bytes.Buffer) {
 	buf := new(bytes.Buffer)
 	return slog.New(slog.NewTextHandler(buf, &slog.HandlerOptions{Level: level, ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
@@ -36,7 +36,7 @@ func lines(buf *bytes.Buffer) []string {
 	return slices.Collect(strings.Lines(buf.String()))
 }
 
-func TestLogRecords(t *testing.T) {
+func TestLogAttempts_Records(t *testing.T) {
 	boom := errors.New("boom")
 	const (
 		of      = ` method=GET url=http://example.com/v1/models `
@@ -51,8 +51,8 @@ func TestLogRecords(t *testing.T) {
 		script []any
 		want   []string
 	}{
-		{"success at once", "GET", []any{200}, []string{
-			other + "attempt=1 status=200 reason=final\n",
+		{"success", "GET", []any{200}, []string{
+			other + "attempt=1 status=200\n",
 		}},
 		{"final failure", "GET", []any{404}, []string{
 			other + "attempt=1 status=404 reason=final\n",
@@ -60,7 +60,7 @@ func TestLogRecords(t *testing.T) {
 		{"success after retries", "GET", []any{503, boom, 204}, []string{
 			retry + "attempt=1 status=503 delay=1s\n",
 			retry + "attempt=2 error=boom delay=2s\n",
-			success + "attempt=3 status=204 reason=final\n",
+			success + "attempt=3 status=204\n",
 		}},
 		{"final failure after a retry", "GET", []any{503, 404}, []string{
 			retry + "attempt=1 status=503 delay=1s\n",
@@ -72,10 +72,10 @@ func TestLogRecords(t *testing.T) {
 			giveUp + "attempt=3 status=500 reason=policy\n",
 		}},
 		{"not idempotent", "POST", []any{boom}, []string{
-			strings.ReplaceAll(giveUp, "GET", "POST") + "attempt=1 error=boom reason=\"not idempotent\"\n",
+			strings.ReplaceAll(giveUp, "GET", "POST") + "attempt=1 error=boom reason=not_idempotent\n",
 		}},
 		{"no method", "", []any{200}, []string{
-			other + "attempt=1 status=200 reason=final\n",
+			other + "attempt=1 status=200\n",
 		}},
 	}
 	for _, tt := range tests {
@@ -83,7 +83,7 @@ func TestLogRecords(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				logger, buf := newLogger(slog.LevelDebug)
 				rt := &httpretry.RetryTransport{
-					Policy:    httpretry.RetryConfig{MaxRetries: 2, Jitter: httpretry.None()},
+					Policy:    httpretry.RetryConfig{MaxRetries: 2, Jitter: httpretry.NoJitter},
 					Base:      scripted(0, tt.script...),
 					OnAttempt: httpretry.LogAttempts(logger),
 				}
@@ -100,22 +100,25 @@ func TestLogRecords(t *testing.T) {
 	}
 }
 
-// Why nothing is retried stands in the record.
-func TestLogReasons(t *testing.T) {
+// The reason for which there is no retry is in the record.
+func TestLogAttempts_Reasons(t *testing.T) {
 	for _, reason := range orderedReasons {
 		synctest.Test(t, func(t *testing.T) {
 			logger, buf := newLogger(slog.LevelDebug)
 			onErrorReason(t, reason, httpretry.LogAttempts(logger))
 			got := lines(buf)
-			want := slog.String("reason", string(reason)).Value.String()
-			if len(got) != 2 || !strings.Contains(strings.ReplaceAll(got[1], `"`, ""), "reason="+want+"\n") {
-				t.Errorf("got %q, want two records, the second with the reason %q", got, reason)
+			records := 2
+			if reason == httpretry.ReasonNotReplayable {
+				records = 3 // GetBody fails after the second wait
+			}
+			if len(got) != records || !strings.Contains(got[len(got)-1], "reason="+string(reason)+"\n") {
+				t.Errorf("got %q, want %d records, the last with the reason %q", got, records, reason)
 			}
 		})
 	}
 }
 
-func TestLogTellsNoSecret(t *testing.T) {
+func TestLogAttempts_WithholdsSecrets(t *testing.T) {
 	for name, inner := range secretErrors {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -151,8 +154,44 @@ func TestLogTellsNoSecret(t *testing.T) {
 	}
 }
 
-// A disabled level costs no record.
-func TestLogLevel(t *testing.T) {
+// A decision against a wait shows how long the wait would have been.
+func TestLogAttempts_WaitThatIsTooLong(t *testing.T) {
+	logger, buf := newLogger(slog.LevelDebug)
+	a := httpretry.Attempt{Request: newRequest(t, "GET", "http://example.com/", nil), Number: 2,
+		Response: &http.Response{StatusCode: 429}, Verdict: httpretry.Verdict{Outcome: httpretry.Unprocessed}}
+	httpretry.LogAttempts(logger)(a, httpretry.Decision{Delay: time.Hour, Reason: httpretry.ReasonDeadline})
+	want := []string{"level=WARN msg=\"attempt failed, not retrying\" method=GET url=http://example.com/ attempt=2 status=429 delay=1h0m0s reason=deadline\n"}
+	if diff := cmp.Diff(want, lines(buf)); diff != "" {
+		t.Errorf("log (-want +got):\n%s", diff)
+	}
+}
+
+// A retry that fails because the body cannot be sent again is final, but worth
+// a warning with its cause: only the caller can mend it.
+func TestLogAttempts_WarnsOfABodyThatCannotBeReplayed(t *testing.T) {
+	logger, buf := newLogger(slog.LevelInfo)
+	a := httpretry.Attempt{Request: newRequest(t, "POST", "http://example.com/", nil), Number: 2, Err: errors.New("GetBody: file removed")}
+	httpretry.LogAttempts(logger)(a, httpretry.Decision{Reason: httpretry.ReasonNotReplayable})
+	want := []string{"level=WARN msg=\"attempt failed, not retrying\" method=POST url=http://example.com/ attempt=2 error=\"GetBody: file removed\" reason=not_replayable\n"}
+	if diff := cmp.Diff(want, lines(buf)); diff != "" {
+		t.Errorf("log (-want +got):\n%s", diff)
+	}
+}
+
+// A response that the Classifier takes for a failure is not logged as a success.
+func TestLogAttempts_FailureWithStatus200(t *testing.T) {
+	logger, buf := newLogger(slog.LevelInfo)
+	a := httpretry.Attempt{Request: newRequest(t, "GET", "http://example.com/", nil), Number: 3,
+		Response: &http.Response{StatusCode: 200}, Verdict: httpretry.Verdict{Outcome: httpretry.Uncertain}}
+	httpretry.LogAttempts(logger)(a, httpretry.Decision{Reason: httpretry.ReasonPolicy})
+	want := []string{"level=WARN msg=\"attempt failed, not retrying\" method=GET url=http://example.com/ attempt=3 status=200 reason=policy\n"}
+	if diff := cmp.Diff(want, lines(buf)); diff != "" {
+		t.Errorf("log (-want +got):\n%s", diff)
+	}
+}
+
+// A disabled level produces no record.
+func TestLogAttempts_Levels(t *testing.T) {
 	const retry, giveUp = "attempt failed, retrying", "attempt failed, not retrying"
 	tests := []struct {
 		level slog.Level
@@ -185,18 +224,17 @@ func TestLogLevel(t *testing.T) {
 	}
 }
 
-// Nor does it cost anything else.
-func TestDisabledLogAllocatesNothing(t *testing.T) {
+func TestLogAttempts_DisabledLevelAllocatesNothing(t *testing.T) {
 	logger, _ := newLogger(slog.LevelError)
 	onAttempt := httpretry.LogAttempts(logger)
 	a := httpretry.Attempt{Request: newRequest(t, "GET", "http://example.com/", nil), Number: 1, Err: io.EOF}
 	allocs := testing.AllocsPerRun(100, func() { onAttempt(a, httpretry.Decision{Retry: true, Delay: time.Second}) })
 	if allocs != 0 {
-		t.Errorf("got %v allocations for a record that nobody wants, want none", allocs)
+		t.Errorf("got %v allocations for a disabled record, want none", allocs)
 	}
 }
 
-// keepDefault puts the default logger back at the end of the test.
+// keepDefault restores the default logger at the end of the test.
 func keepDefault(t *testing.T) {
 	old, flags, out := slog.Default(), log.Flags(), log.Writer()
 	t.Cleanup(func() {
@@ -206,8 +244,8 @@ func keepDefault(t *testing.T) {
 	})
 }
 
-// Without a logger the default one is asked at each record: it may be set later.
-func TestNilLogger(t *testing.T) {
+// The default logger may be set after LogAttempts was called.
+func TestLogAttempts_NilLogger(t *testing.T) {
 	keepDefault(t)
 	onAttempt := httpretry.LogAttempts(nil)
 	a := httpretry.Attempt{Request: newRequest(t, "GET", "http://example.com/", nil), Number: 1, Err: io.EOF,
@@ -234,8 +272,8 @@ func (h contextHandler) Handle(ctx context.Context, _ slog.Record) error {
 	return nil
 }
 
-// A handler that takes trace ids from the context finds the request's.
-func TestLogHasTheRequestsContext(t *testing.T) {
+// A handler finds trace ids in the request's context.
+func TestLogAttempts_UsesTheRequestsContext(t *testing.T) {
 	var got []context.Context
 	logger := slog.New(contextHandler{slog.NewTextHandler(io.Discard, nil), &got})
 	req := newRequest(t, "GET", "http://example.com/", nil)
@@ -250,8 +288,8 @@ func TestLogHasTheRequestsContext(t *testing.T) {
 	}
 }
 
-// The attributes have their types, for handlers that look.
-func TestLogAttributes(t *testing.T) {
+// Handlers may depend on the kinds of the attributes.
+func TestLogAttempts_AttributeKinds(t *testing.T) {
 	tests := []struct {
 		attempt  httpretry.Attempt
 		decision httpretry.Decision
