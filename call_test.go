@@ -199,9 +199,9 @@ func TestOnDone_Download(t *testing.T) {
 		read    func(io.ReadCloser)
 		want    string
 	}{
-		"read to the end": {[]reply{whole(30, boom), part(30, boom), part(40, nil)}, func(b io.ReadCloser) { io.ReadAll(b) }, "3 attempts, final, <nil>"},
-		"fails":           {[]reply{whole(30, boom), fails(httpretry.Permanent(boom))}, func(b io.ReadCloser) { io.ReadAll(b) }, "2 attempts, final, boom"},
-		"closed":          {[]reply{whole(30, boom)}, func(io.ReadCloser) {}, "1 attempts, final, <nil>"},
+		"read to the end": {[]reply{whole(10, boom), part(10, boom), part(-1, nil)}, func(b io.ReadCloser) { io.ReadAll(b) }, "3 attempts, final, <nil>"},
+		"fails":           {[]reply{whole(10, boom), fails(httpretry.Permanent(boom))}, func(b io.ReadCloser) { io.ReadAll(b) }, "2 attempts, final, boom"},
+		"closed":          {[]reply{whole(10, boom)}, func(io.ReadCloser) {}, "1 attempts, final, <nil>"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
