@@ -1,12 +1,12 @@
-// Mutate breaks the library on purpose, one promise after the other, and shows
-// which test notices.
+// Mutate breaks the promises of the library, one at a time, and reports which
+// test notices.
 //
 //	go run ./internal/mutate
-//	go run ./internal/mutate -only 'replay|drain' -all
+//	go run ./internal/mutate -only 'replay|discard' -all
 //
-// Each mutation is made in a temporary copy of a file, which stands in for the
-// file by an overlay of the go command: the tree is not touched. A mutation
-// that no test notices is a survivor, and makes the program fail.
+// Each mutation changes a temporary copy of a file. The -overlay flag of the go
+// command puts the copy in place of the file, so the tree stays unchanged. A
+// mutation that no test notices is a survivor. Mutate fails if there is one.
 package main
 
 import (
@@ -21,28 +21,31 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 )
 
-// A mutation is one way of breaking a promise.
+// A mutation breaks one promise. It names the declaration that it changes, so
+// that edits elsewhere in the file leave it alone.
 type mutation struct {
-	promise string // what does not hold any more
+	promise string // the promise that no longer holds
 	file    string // relative to the root of the module
-	old     string // stands in file exactly once
+	decl    string // f, T.m for a method of T or *T, or the name of a const, var or type
+	old     string // occurs exactly once in the declaration
 	new     string
-	test    string // a regular expression for the tests that notice it
+	test    string // a regular expression for the tests that notice the mutation
 }
 
-// patience is how long the tests of one mutation may take. Without the promise
-// some hang; that is noticed too.
+// patience limits the tests of one mutation. A test that hangs without the
+// promise notices the mutation.
 const patience = 5 * time.Second
 
 func main() {
-	only := flag.String("only", "", "make only the mutations whose promise or file this regular expression finds")
-	every := flag.Int("every", 1, "make only every nth of them")
-	all := flag.Bool("all", false, "run all tests of the package, and not only those that are known to notice")
+	only := flag.String("only", "", "make only the mutations whose promise, file or declaration matches this regular expression")
+	every := flag.Int("every", 1, "make only every nth of these mutations")
+	all := flag.Bool("all", false, "run all tests of the package instead of those that are known to notice")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
@@ -58,7 +61,7 @@ func run(ctx context.Context, only string, every int, all bool) error {
 		return fmt.Errorf("-only: %w", err)
 	}
 	if every < 1 {
-		return fmt.Errorf("-every is %d: it must be at least 1", every)
+		return fmt.Errorf("invalid -every %d: must be at least 1", every)
 	}
 	root, err := moduleRoot(ctx)
 	if err != nil {
@@ -73,12 +76,12 @@ func run(ctx context.Context, only string, every int, all bool) error {
 	return report(os.Stdout, chosen, try(ctx, root, temp, chosen))
 }
 
-// choose returns every nth of the mutations that are wanted.
+// choose returns every nth of the wanted mutations.
 func choose(wanted *regexp.Regexp, every int, all bool) []mutation {
 	var chosen []mutation
 	n := 0
 	for _, m := range mutations {
-		if !wanted.MatchString(m.promise) && !wanted.MatchString(m.file) {
+		if !slices.ContainsFunc([]string{m.promise, m.file, m.decl}, wanted.MatchString) {
 			continue
 		}
 		if all {
@@ -100,13 +103,13 @@ func moduleRoot(ctx context.Context) (string, error) {
 	return strings.TrimSpace(string(out)), nil
 }
 
-// An outcome is what came of a mutation.
+// An outcome is the result of one mutation.
 type outcome struct {
-	noticed string // by which tests; "" if by none
-	err     error  // it could not be made
+	noticed string // the tests that noticed it; "" if none did
+	err     error  // why it could not be made
 }
 
-// try makes the mutations, as many at a time as there are cores.
+// try makes the mutations, one per core at a time.
 func try(ctx context.Context, root, temp string, ms []mutation) []outcome {
 	outcomes := make([]outcome, len(ms))
 	var wg sync.WaitGroup
@@ -126,7 +129,7 @@ func try(ctx context.Context, root, temp string, ms []mutation) []outcome {
 	return outcomes
 }
 
-// try makes the mutation in a copy at the path temp, and runs the tests on it.
+// try runs the tests on the mutation, with its files at the path prefix temp.
 func (m mutation) try(ctx context.Context, root, temp string) outcome {
 	overlay, err := m.overlay(root, temp)
 	if err != nil {
@@ -149,19 +152,20 @@ func (m mutation) try(ctx context.Context, root, temp string) outcome {
 	return noticed(string(out))
 }
 
-// overlay writes the file with the mutation, and what tells the go command to
-// take it.
+// overlay writes the mutated file, and the overlay that makes the go command
+// use it. It returns the path of the overlay.
 func (m mutation) overlay(root, temp string) (string, error) {
 	original := filepath.Join(root, m.file)
 	source, err := os.ReadFile(original)
 	if err != nil {
 		return "", err
 	}
-	if n := strings.Count(string(source), m.old); n != 1 {
-		return "", fmt.Errorf("what is to be replaced stands in %s %d times, and not once: %q", m.file, n, m.old)
+	mutated, err := m.apply(source)
+	if err != nil {
+		return "", err
 	}
 	mutant := temp + ".go"
-	if err := os.WriteFile(mutant, []byte(strings.Replace(string(source), m.old, m.new, 1)), 0o644); err != nil {
+	if err := os.WriteFile(mutant, mutated, 0o644); err != nil {
 		return "", err
 	}
 	replace, err := json.Marshal(map[string]map[string]string{"Replace": {original: mutant}})
@@ -174,7 +178,7 @@ func (m mutation) overlay(root, temp string) (string, error) {
 
 var failedTest = regexp.MustCompile(`(?m)^--- FAIL: (\w+)`)
 
-// noticed says which tests failed, by the output of go test.
+// noticed returns the outcome of a go test command that failed with this output.
 func noticed(out string) outcome {
 	if strings.Contains(out, "[build failed]") || strings.Contains(out, "[setup failed]") {
 		return outcome{err: fmt.Errorf("does not compile:\n%s", out)}
@@ -192,8 +196,8 @@ func noticed(out string) outcome {
 	return outcome{noticed: "a test that crashes"}
 }
 
-// report writes what came of the mutations to w, and returns an error if they
-// were not all noticed.
+// report writes the outcomes to w. It returns an error unless all mutations were
+// noticed.
 func report(w io.Writer, ms []mutation, outcomes []outcome) error {
 	survivors, failures := 0, 0
 	for i, m := range ms {

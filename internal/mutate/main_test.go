@@ -8,8 +8,7 @@ import (
 	"testing"
 )
 
-// Each mutation can be made in the source as it is now.
-func TestMutationsFit(t *testing.T) {
+func TestMutations_FitTheSource(t *testing.T) {
 	root, err := moduleRoot(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -21,13 +20,13 @@ func TestMutationsFit(t *testing.T) {
 			t.Errorf("%s: %v", m.promise, err)
 		}
 		if m.old == m.new || m.test == "" || seen[m.promise] {
-			t.Errorf("%s: it must change something, name its tests, and stand in the list once", m.promise)
+			t.Errorf("%s: must change something, name its tests and be listed once", m.promise)
 		}
 		seen[m.promise] = true
 	}
 }
 
-func TestChoose(t *testing.T) {
+func TestChoose_OnlyAndEvery(t *testing.T) {
 	all := choose(regexp.MustCompile(""), 1, false)
 	third := choose(regexp.MustCompile(""), 3, true)
 	if len(all) != len(mutations) || len(third) != (len(all)+2)/3 || third[1].promise != all[3].promise || third[1].test != "." {
@@ -36,9 +35,12 @@ func TestChoose(t *testing.T) {
 	if got := choose(regexp.MustCompile("^budget.go$"), 1, false); len(got) == 0 || got[0].file != "budget.go" {
 		t.Errorf("got %v, want those of budget.go", got)
 	}
+	if got := choose(regexp.MustCompile("^redacted$|^RetryAfter$"), 1, false); len(got) == 0 || got[0].decl != "RetryAfter" {
+		t.Errorf("got %v, want those of the function RetryAfter", got)
+	}
 }
 
-func TestNoticed(t *testing.T) {
+func TestNoticed_NamesTheTests(t *testing.T) {
 	tests := []struct {
 		name, out, want string
 		err             bool
@@ -47,7 +49,7 @@ func TestNoticed(t *testing.T) {
 		{"tests fail", "--- FAIL: TestA (0.00s)\n    --- FAIL: TestA/b (0.00s)\n--- FAIL: FuzzB (0.1s)\nFAIL\n", "TestA FuzzB", false, "subtests belong to their test"},
 		{"a test hangs", "panic: test timed out after 5s\n", "a test that hangs", false, "no name is printed"},
 		{"a test crashes", "fatal error: stack overflow\n", "a test that crashes", false, "no name is printed"},
-		{"it does not build", "FAIL	x [build failed]\n", "", true, "a mutation that no test sees proves nothing"},
+		{"it does not build", "FAIL	x [build failed]\n", "", true, "no test has run"},
 	}
 	for _, tt := range tests {
 		got := noticed(tt.out)
@@ -57,7 +59,7 @@ func TestNoticed(t *testing.T) {
 	}
 }
 
-func TestReport(t *testing.T) {
+func TestReport_FailsOnSurvivors(t *testing.T) {
 	ms := []mutation{{promise: "a"}, {promise: "b"}}
 	if err := report(io.Discard, ms, []outcome{{noticed: "TestA"}, {noticed: "TestB"}}); err != nil {
 		t.Errorf("all were noticed: got %v, want no error", err)

@@ -1,0 +1,89 @@
+package main
+
+import (
+	"strings"
+	"testing"
+)
+
+const anchored = `package p
+
+import "io"
+
+// limit is 3.
+const limit = 3 // not 4
+
+const (
+	a, b = 1, 2
+	c    = 1
+)
+
+var table = []int{1, 2}
+
+type body struct{ max int }
+
+type list[T any] struct{ next *list[T] }
+
+// Read reads at most limit bytes.
+func (b *body) Read(p []byte) (int, error) {
+	if len(p) > limit {
+		return limit, nil
+	}
+	return 0, io.EOF
+}
+
+func (b body) Close() error { return nil }
+
+func (l *list[T]) Close() error { return nil }
+
+func Read() int { return limit }
+
+func twice() {}
+func init() { twice() }
+func init() { twice(); twice() }
+`
+
+func TestMutation_ApplyChangesTheNamedDeclaration(t *testing.T) {
+	tests := []struct {
+		decl, old, new string
+		want           string // what anchored then contains
+	}{
+		{"body.Read", "> limit", ">= limit", "if len(p) >= limit {"},
+		{"body.Read", "func (b *body)", "func (b body)", "func (b body) Read(p"},
+		{"Read", "limit", "0", "func Read() int { return 0 }"},
+		{"body.Close", "nil", "io.EOF", "func (b body) Close() error { return io.EOF }"},
+		{"list.Close", "nil", "io.EOF", "func (l *list[T]) Close() error { return io.EOF }"},
+		{"limit", "3", "5", "const limit = 5 // not 4"},
+		{"b", "1, 2", "1, 3", "a, b = 1, 3"},
+		{"table", "1", "0", "[]int{0, 2}"},
+		{"body", "max int", "max int64", "struct{ max int64 }"},
+		{"list", "next", "prev", "struct{ prev *list[T] }"},
+	}
+	for _, tt := range tests {
+		got, err := mutation{file: "p.go", decl: tt.decl, old: tt.old, new: tt.new}.apply([]byte(anchored))
+		if err != nil || !strings.Contains(string(got), tt.want) {
+			t.Errorf("%s: got error %v and\n%s\nwant it to contain %s", tt.decl, err, got, tt.want)
+		}
+		if want := len(anchored) + len(tt.new) - len(tt.old); len(got) != want {
+			t.Errorf("%s: got %d bytes, want %d: nothing else may change", tt.decl, len(got), want)
+		}
+	}
+}
+
+func TestMutation_ApplyFails(t *testing.T) {
+	tests := []struct{ name, source, decl, old, want string }{
+		{"no such function", anchored, "body.Write", "nil", "p.go: body.Write is declared 0 times, want once"},
+		{"a method is not a function", anchored, "Close", "nil", "p.go: Close is declared 0 times, want once"},
+		{"two declarations", anchored, "init", "twice", "p.go: init is declared 2 times, want once"},
+		{"fragment missing", anchored, "body.Read", "< limit", `p.go: body.Read does not contain "< limit"`},
+		{"fragment in the doc comment only", anchored, "body.Read", "at most", `p.go: body.Read does not contain "at most"`},
+		{"fragment twice", anchored, "body.Read", "limit", `p.go: body.Read contains "limit" more than once`},
+		{"no fragment", anchored, "body.Read", "", `p.go: body.Read does not contain ""`},
+		{"not Go", "package", "f", "x", "p.go: 1:8: expected"},
+	}
+	for _, tt := range tests {
+		_, err := mutation{file: "p.go", decl: tt.decl, old: tt.old, new: "x"}.apply([]byte(tt.source))
+		if err == nil || !strings.HasPrefix(err.Error(), tt.want) {
+			t.Errorf("%s: got error %v, want %s", tt.name, err, tt.want)
+		}
+	}
+}
