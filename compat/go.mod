@@ -1,6 +1,6 @@
 module github.com/httpretry/httpretry/compat
 
-go 1.25.0
+go 1.26
 
 require (
 	cloud.google.com/go/storage v1.68.0

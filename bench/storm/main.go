@@ -1,8 +1,8 @@
 // Storm simulates what retries do to a server that loses half of its capacity
 // for a while, and writes docs/retry-storms.md with its charts.
 //
-//	go -C internal/storm run .
-//	go -C internal/storm run . -seed 2 -out "$(mktemp -d)"
+//	go -C bench run ./storm
+//	go -C bench run ./storm -seed 2 -out "$(mktemp -d)"
 //
 // The clients are those of package httpretry. Time is virtual, as in a test,
 // and random numbers come from the seed, so that the same seed gives the same
@@ -20,7 +20,7 @@ import (
 
 var (
 	seed = flag.Uint64("seed", 1, "where the random numbers begin")
-	out  = flag.String("out", "../../docs", "the folder for page and charts")
+	out  = flag.String("out", "../docs", "the folder for page and charts")
 )
 
 // gcPercent makes a simulation take two thirds of the time that it takes with the

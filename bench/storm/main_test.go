@@ -36,7 +36,7 @@ func TestPage(t *testing.T) {
 		}
 		committed := filepath.Join("..", "..", "docs", filepath.Base(page))
 		if !bytes.Equal(read(t, page), read(t, committed)) {
-			t.Errorf("%s is not what the program writes: go -C internal/storm run .", committed)
+			t.Errorf("%s is not what the program writes: go -C bench run ./storm", committed)
 		}
 	}
 }
