@@ -82,7 +82,7 @@ func examineSuccess(c contender, kind bodyKind) finding {
 		return finding{wrong: fmt.Sprintf("status %d after %d attempts where the first succeeds", status, len(r.got))}
 	case kind != noBody && !bytes.Equal(r.got[0], gateData):
 		return finding{wrong: "sends a wrong body"}
-	case kind != noBody && j.src.off > 0 && !j.src.closed:
+	case kind == streamed && j.src.off > 0 && !j.src.closed:
 		return finding{note: "never closes the request's body"}
 	}
 	return finding{}

@@ -1,80 +1,81 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"io"
 	"net/http"
-	"net/url"
 )
 
-// A bodyKind is what a contender may know of a request body in advance.
+// A bodyKind is the kind of a request body.
 type bodyKind int
 
 const (
 	noBody   bodyKind = iota
-	getBody           // the request has a GetBody
-	streamed          // it can be read only once, and its length is not known
+	getBody           // made by http.NewRequest, with a GetBody
+	streamed          // can be read once; the length is unknown
 )
 
-// A job is one request, to be made over and over by one goroutine. Between
-// calls only its body is rewound, so that what is measured is the contender and
-// not the making of requests.
+// A job is one request that one goroutine makes again and again. Between calls
+// only its body is rewound, so that making requests is not measured.
 type job struct {
-	req  *http.Request
-	url  string
-	kind bodyKind
-	body source  // rewound
-	src  *source // the body of req; nil if it has none
+	req    *http.Request
+	url    string
+	kind   bodyKind
+	body   source
+	sent   io.ReadCloser // the body of req
+	reader *bytes.Reader // under sent if kind is getBody
+	src    *source       // equal to sent if kind is streamed
 }
 
 // newJob returns a GET if kind is noBody, otherwise a POST of body.
 func newJob(target string, kind bodyKind, body source) *job {
-	u, err := url.Parse(target)
+	j := &job{url: target, kind: kind, body: body}
+	method, content := http.MethodGet, io.Reader(nil)
+	switch kind {
+	case getBody:
+		j.reader = bytes.NewReader(body.data)
+		method, content = http.MethodPost, j.reader
+	case streamed:
+		j.src = new(body)
+		method, content = http.MethodPost, j.src
+	}
+	req, err := http.NewRequest(method, target, content)
 	if err != nil {
 		panic(err) // a mistake in this program
 	}
-	j := &job{url: target, kind: kind, body: body}
-	j.req = &http.Request{
-		Method: http.MethodGet, URL: u, Host: u.Host, Header: http.Header{},
-		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+	if kind == streamed {
+		req.ContentLength = -1 // 0 would make net/http wait for the first byte
 	}
-	if kind == noBody {
-		return j
-	}
-	j.src = &source{}
-	*j.src = body
-	j.req.Method = http.MethodPost
-	j.req.Body = j.src
-	j.req.ContentLength = -1
-	if kind == getBody {
-		j.req.ContentLength = int64(body.size)
-		j.req.GetBody = func() (io.ReadCloser, error) { again := body; return &again, nil }
-	}
+	j.req, j.sent = req, req.Body
 	return j
 }
 
-// withContext returns a copy of j, with a body of its own, that has ctx.
+// withContext returns a copy of j with a body of its own and the context ctx.
 func (j *job) withContext(ctx context.Context) *job {
 	c := newJob(j.url, j.kind, j.body)
 	c.req = c.req.WithContext(ctx)
 	return c
 }
 
-// fresh returns a copy of j for one call, as needed where the transport may
-// still hold the last call's request.
+// fresh returns a copy of j for one call. It is needed where the transport may
+// still use the request of the previous call.
 func (j *job) fresh() *job { return j.withContext(j.req.Context()) }
 
 // next returns the request for the next call.
 func (j *job) next() *http.Request {
-	if j.src != nil {
+	switch j.kind {
+	case getBody:
+		j.reader.Reset(j.body.data)
+	case streamed:
 		*j.src = j.body
-		j.req.Body = j.src // some contenders leave another one
 	}
+	j.req.Body = j.sent // some contenders replace it
 	return j.req
 }
 
-// payload returns the body for a contender that makes requests of its own: nil,
-// []byte, or an [io.Reader] if it is streamed.
+// payload returns the body for a contender that makes its own requests: nil,
+// a []byte, or an [io.Reader] if it is streamed.
 func (j *job) payload() any {
 	switch j.kind {
 	case getBody:
@@ -86,13 +87,13 @@ func (j *job) payload() any {
 	return nil
 }
 
-// A source is a request body that can do nothing but be read and closed.
+// A source is a request body that has no methods but Read and Close.
 type source struct {
-	data   []byte // over and over, to size
+	data   []byte // repeated up to size
 	size   int
 	off    int
 	closed bool
-	watch  func(off int) // told of every Read; may be nil
+	watch  func(off int) // called after each Read; may be nil
 }
 
 func bodyOf(data []byte) source { return source{data: data, size: len(data)} }
@@ -117,8 +118,8 @@ func (s *source) Close() error {
 	return nil
 }
 
-// pattern is n bytes in which no piece stands twice, so that a shifted, short
-// or mixed copy shows.
+// pattern returns n bytes without a repeated sequence, so that a shifted, short
+// or mixed copy differs.
 func pattern(n int) []byte {
 	p := make([]byte, n)
 	x := uint32(2463534242) // any seed but zero will do for this generator (xorshift)

@@ -16,7 +16,7 @@ type target struct {
 }
 
 const (
-	maxLayerNs     = 10
+	maxLayerNs     = 40
 	maxStreamNs    = 1.0 / 3 // of the fastest peer's
 	maxStreamAlloc = 3
 	maxStreamBytes = 1 << 10
