@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"testing"
 )
 
 // baseMode selects another Base for the whole suite. "wrap" is one that wraps
@@ -17,12 +18,11 @@ func asBase(resp *http.Response, err error) (*http.Response, error) {
 	if baseMode != "wrap" || resp == nil || resp.Body == nil {
 		return resp, err
 	}
-	wrapped := *resp // the test may return it again
-	if rw, ok := resp.Body.(io.ReadWriteCloser); ok {
-		wrapped.Body = struct{ io.ReadWriteCloser }{rw}
-	} else {
-		wrapped.Body = struct{ io.ReadCloser }{resp.Body}
+	if _, upgraded := resp.Body.(io.Writer); upgraded {
+		return resp, err
 	}
+	wrapped := *resp // the test may return it again
+	wrapped.Body = struct{ io.ReadCloser }{resp.Body}
 	return &wrapped, err
 }
 
@@ -59,4 +59,19 @@ func speak(srv *httptest.Server, proto int) {
 	srv.Config.Protocols = protocols
 	srv.Start()
 	srv.Client().Transport.(*http.Transport).Protocols = protocols
+}
+
+// A countedFunc is a roundTripFunc whose allocations are counted. It is the same
+// in all modes.
+type countedFunc func(*http.Request) (*http.Response, error)
+
+func (f countedFunc) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
+
+// newHTTP1Server returns a server for tests of HTTP/1.1 itself: of connections,
+// broken ones and upgraded ones.
+func newHTTP1Server(t *testing.T, h http.HandlerFunc) *httptest.Server {
+	t.Helper()
+	srv := httptest.NewServer(h)
+	t.Cleanup(srv.Close)
+	return srv
 }

@@ -145,93 +145,10 @@ func getBodyOf(body io.Reader) uintptr {
 	return reflect.ValueOf(req.GetBody).Pointer()
 }
 
-// A rewound body has a GetBody of the caller's, which may rewind a reader that
-// all copies share. So the copies of an attempt are fenced, a Read of theirs
-// that is under way ends, and they are closed, before GetBody is called again.
-type rewound struct {
-	req   *http.Request // the caller's
-	lease *lease        // of the attempt that was started last
-}
-
-func (b *rewound) untouched() bool { return false }
-
-func (b *rewound) start(req *http.Request, first bool) error {
-	source := b.req.Body
-	if !first {
-		// A Read under way may be of the reader that GetBody rewinds.
-		if err := b.lease.wait(req.Context()); err != nil {
-			return err
-		}
-		if err := b.lease.failure(); err != nil {
-			return err
-		}
-		var err error
-		if source, err = getBody(b.req); err != nil {
-			return err
-		}
-	}
-	l := newLease(b.req, req, false, nil)
-	b.lease = l
-	req.Body = l.lend(source)
-	req.GetBody = func() (io.ReadCloser, error) {
-		// Not fenced: middleware may read a copy before it sends the body.
-		source, err := getBody(b.req)
-		if err != nil {
-			return nil, err
-		}
-		return l.lend(source), nil
-	}
-	return nil
-}
-
 func getBody(req *http.Request) (io.ReadCloser, error) {
 	body, err := req.GetBody()
 	if err == nil && body == nil {
 		err = errNilBody // else the request would be sent without its body
 	}
 	return body, err
-}
-
-func (b *rewound) hold() bool         { return b.lease.failure() == nil }
-func (b *rewound) stop()              { b.lease.end(errAttemptOver, false) }
-func (b *rewound) settle(failed bool) { b.lease.settle(failed) }
-func (b *rewound) failure() error     { return b.lease.failure() }
-
-// A oneShot is a body that is sent once, because it is larger than
-// MaxReplayBytes or because the policy never retries.
-type oneShot struct {
-	req     *http.Request // the caller's
-	watched bool          // something can end the attempt while Read blocks
-	lease   *lease
-}
-
-func newOneShot(req *http.Request, timeout bool) *oneShot {
-	return &oneShot{req: req, watched: timeout || req.Context().Done() != nil}
-}
-
-func (b *oneShot) untouched() bool { return !b.watched }
-
-func (b *oneShot) start(req *http.Request, _ bool) error {
-	if b.watched {
-		// Closing the body is the only way to end a Read that blocks in it.
-		b.lease = newLease(b.req, req, true, nil)
-		req.Body = b.lease.lend(b.req.Body)
-	}
-	return nil
-}
-
-func (b *oneShot) hold() bool { return false }
-func (b *oneShot) stop()      {}
-
-func (b *oneShot) settle(failed bool) {
-	if b.lease != nil {
-		b.lease.settle(failed)
-	}
-}
-
-func (b *oneShot) failure() error {
-	if b.lease == nil {
-		return nil
-	}
-	return b.lease.failure()
 }

@@ -159,6 +159,9 @@ func (c *call) attemptWithTimeout() {
 		c.err = timeout
 	case expired && c.buffer.failure() != nil:
 		c.buffer.err = timeout
+	case expired && c.resp != nil && withoutContent(c.req, c.resp):
+		closeResponse(c.resp)
+		c.resp.Body = http.NoBody
 	case expired:
 		// The response arrived just before the timeout, which has canceled
 		// the rest of its body.

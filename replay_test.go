@@ -992,7 +992,7 @@ func TestAbandonedCopy(t *testing.T) {
 // because a recorded body has a GetBody.
 func TestStaleConnectionIsReplayedByNetHTTP(t *testing.T) {
 	var requests atomic.Int32
-	srv := newServer(t, func(w http.ResponseWriter, r *http.Request) {
+	srv := newHTTP1Server(t, func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		if requests.Add(1) == 2 {
 			panic(http.ErrAbortHandler) // closes the connection, which is in use a second time
@@ -1297,7 +1297,7 @@ func TestRecordingAllocatesLittle(t *testing.T) {
 	body := struct{ io.ReadCloser }{io.NopCloser(source)}
 	buf := make([]byte, 32<<10)
 	resp := &http.Response{StatusCode: 200, Body: http.NoBody}
-	rt := &httpretry.RetryTransport{Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
+	rt := &httpretry.RetryTransport{Base: countedFunc(func(req *http.Request) (*http.Response, error) {
 		defer req.Body.Close()
 		for {
 			if _, err := req.Body.Read(buf); err != nil {

@@ -15,17 +15,20 @@ import (
 
 func hasResponseBody(resp *http.Response) bool { return resp.Body != nil && resp.Body != http.NoBody }
 
-// bufferable reports whether resp, a response to req, has a body that may be
+// withoutContent reports whether resp, a response to req, has no content,
+// whatever its Content-Length says (RFC 9110, sections 9.3.2, 15.3.5 and
+// 15.4.5). Its Body need not be http.NoBody: it is not over HTTP/2, or below
+// middleware that wraps every body.
+func withoutContent(req *http.Request, resp *http.Response) bool {
+	return req.Method == http.MethodHead || resp.StatusCode == http.StatusNoContent ||
+		resp.StatusCode == http.StatusNotModified
+}
+
+// bufferable reports whether the body of resp, a response to req, may be
 // buffered.
 func bufferable(req *http.Request, resp *http.Response) bool {
-	if !hasResponseBody(resp) || isEventStream(resp.Header) {
-		return false
-	}
 	switch {
-	case req.Method == http.MethodHead, resp.StatusCode == http.StatusNoContent, resp.StatusCode == http.StatusNotModified:
-		// There is no content, whatever Content-Length says (RFC 9110, sections
-		// 9.3.2, 15.3.5 and 15.4.5). The body need not be http.NoBody: it is not
-		// over HTTP/2, or below middleware that wraps every body.
+	case !hasResponseBody(resp), withoutContent(req, resp), isEventStream(resp.Header):
 		return false
 	case resp.StatusCode == http.StatusSwitchingProtocols:
 		return false

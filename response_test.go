@@ -237,7 +237,7 @@ func TestConnectionsUsed(t *testing.T) {
 		for _, backoff := range []time.Duration{0, 50 * time.Millisecond} {
 			t.Run(fmt.Sprint(tt.name, ", backoff ", backoff), func(t *testing.T) {
 				var conns atomic.Int32
-				srv := newServer(t, func(w http.ResponseWriter, r *http.Request) {
+				srv := newHTTP1Server(t, func(w http.ResponseWriter, r *http.Request) {
 					if r.Header.Get("X-Attempt") != "3" {
 						w.WriteHeader(http.StatusServiceUnavailable)
 						tt.body(w, r)

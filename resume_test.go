@@ -1097,7 +1097,7 @@ func TestNoDownloadAllocatesNothing(t *testing.T) {
 	for _, tt := range tests {
 		body := io.NopCloser(strings.NewReader("x"))
 		resp := &http.Response{StatusCode: tt.status, Header: tt.header, Body: body, ContentLength: 10}
-		rt := &httpretry.RetryTransport{ResumeDownloads: true, Base: roundTripFunc(func(*http.Request) (*http.Response, error) { return resp, nil })}
+		rt := &httpretry.RetryTransport{ResumeDownloads: true, Base: countedFunc(func(*http.Request) (*http.Response, error) { return resp, nil })}
 		req := newRequest(t, tt.method, "http://example.com/", nil)
 		if got := testing.AllocsPerRun(100, func() { rt.RoundTrip(req) }); got != 0 {
 			t.Errorf("%s: %v allocations, want none where it does not apply", tt.name, got)
@@ -1567,7 +1567,7 @@ func TestStaleRange(t *testing.T) {
 		w.Header().Set("ETag", fmt.Sprintf(`"v%d"`, version))
 		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(bytes.Repeat([]byte{byte(version)}, 1<<20)))
 	})
-	srv := quiet(newServer(t, cut))
+	srv := quiet(newHTTP1Server(t, cut))
 	client := newClient(t, srv, &httpretry.RetryTransport{Policy: now, ResumeDownloads: true})
 	resp, err := client.Do(get(t, srv.URL))
 	if err != nil {
@@ -1714,7 +1714,7 @@ func TestDownloadOverABadLine(t *testing.T) {
 	hash := sha256.New()
 	io.Copy(hash, newLargeFile(size))
 	want := [sha256.Size]byte(hash.Sum(nil))
-	srv := quiet(newServer(t, func(w http.ResponseWriter, r *http.Request) {
+	srv := quiet(newHTTP1Server(t, func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("ETag", `"v1"`)
 		http.ServeContent(w, r, "large.bin", time.Time{}, newLargeFile(size))
 	}))

@@ -427,7 +427,7 @@ func TestCloseIdleConnectionsReachesBase(t *testing.T) {
 
 func TestSuccessAllocatesNothing(t *testing.T) {
 	resp := &http.Response{StatusCode: 200, Body: http.NoBody}
-	base := roundTripFunc(func(*http.Request) (*http.Response, error) { return resp, nil })
+	base := countedFunc(func(*http.Request) (*http.Response, error) { return resp, nil })
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	tests := []struct {
@@ -452,7 +452,7 @@ func TestSuccessAllocatesNothing(t *testing.T) {
 // and a goroutine.
 func TestRetryAllocates(t *testing.T) {
 	attempt := 0
-	base := roundTripFunc(func(*http.Request) (*http.Response, error) {
+	base := countedFunc(func(*http.Request) (*http.Response, error) {
 		if attempt++; attempt%2 == 0 {
 			return &http.Response{StatusCode: 200, Body: http.NoBody}, nil
 		}
@@ -661,7 +661,7 @@ func failFirst(h http.HandlerFunc) http.HandlerFunc {
 func TestSwitchingProtocols(t *testing.T) {
 	for _, timeout := range []time.Duration{0, time.Hour} {
 		t.Run(timeout.String(), func(t *testing.T) {
-			srv := newServer(t, failFirst(func(w http.ResponseWriter, r *http.Request) {
+			srv := newHTTP1Server(t, failFirst(func(w http.ResponseWriter, r *http.Request) {
 				conn, rw, err := http.NewResponseController(w).Hijack()
 				if err != nil {
 					t.Error(err)
@@ -810,7 +810,7 @@ func TestHTTP2(t *testing.T) {
 // one transport at once.
 func TestConcurrentCalls(t *testing.T) {
 	var n atomic.Int32
-	srv := newServer(t, func(w http.ResponseWriter, r *http.Request) {
+	srv := newHTTP1Server(t, func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(r.Body)
 		switch i := n.Add(1); {
 		case i%5 == 0:
@@ -845,7 +845,7 @@ func TestConcurrentCalls(t *testing.T) {
 
 // A refused connection is retried for any method: nothing was processed.
 func TestRefusedConnection(t *testing.T) {
-	srv := newServer(t, func(w http.ResponseWriter, r *http.Request) { io.Copy(w, r.Body) })
+	srv := newHTTP1Server(t, func(w http.ResponseWriter, r *http.Request) { io.Copy(w, r.Body) })
 	attempts := 0
 	tr := &http.Transport{DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
 		if attempts++; attempts < 3 {

@@ -1,0 +1,42 @@
+package httpretry
+
+import "net/http"
+
+// A oneShot is a body that is sent once, because it is larger than
+// MaxReplayBytes or because the policy never retries.
+type oneShot struct {
+	req     *http.Request // the caller's
+	watched bool          // something can end the attempt while Read blocks
+	lease   *lease
+}
+
+func newOneShot(req *http.Request, timeout bool) *oneShot {
+	return &oneShot{req: req, watched: timeout || req.Context().Done() != nil}
+}
+
+func (b *oneShot) untouched() bool { return !b.watched }
+
+func (b *oneShot) start(req *http.Request, _ bool) error {
+	if b.watched {
+		// Closing the body is the only way to end a Read that blocks in it.
+		b.lease = newLease(b.req, req, true, nil)
+		req.Body = b.lease.lend(b.req.Body)
+	}
+	return nil
+}
+
+func (b *oneShot) hold() bool { return false }
+func (b *oneShot) stop()      {}
+
+func (b *oneShot) settle(failed bool) {
+	if b.lease != nil {
+		b.lease.settle(failed)
+	}
+}
+
+func (b *oneShot) failure() error {
+	if b.lease == nil {
+		return nil
+	}
+	return b.lease.failure()
+}
