@@ -14,12 +14,12 @@ import (
 // A type that embeds an *os.File is not one, because its Read may return other
 // bytes than the ReadAt that it inherits.
 type fileBody struct {
+	leased
 	req        *http.Request // the caller's
 	file       *os.File
 	offset     int64        // before the first attempt
 	length     atomic.Int64 // from there to the end, as the first attempt saw it
 	idempotent bool         // attempts have a GetBody
-	lease      *lease       // of the current attempt
 }
 
 // newFileBody returns the body of req if it is a regular file, and else nil.
@@ -43,26 +43,25 @@ func newFileBody(req *http.Request, idempotent func() bool) *fileBody {
 	return b
 }
 
-func (b *fileBody) untouched() bool { return false }
-
 func (b *fileBody) start(req *http.Request, first bool) error {
-	l := newLease(b.req, req, false, func() { b.file.Close() })
+	l := new(lease)
+	l.begin(b.req, req, false, b)
 	b.lease = l
 	if first {
-		req.Body = sendfileBody{l.lend(firstRead{b}), b.file}
+		req.Body = sendfileBody{l.lend(&leasedBody{source: firstRead{b}}), b.file}
 	} else {
-		req.Body = l.lend(b.again())
+		req.Body = l.lend(&leasedBody{source: b.again()})
 	}
 	if b.idempotent {
-		req.GetBody = func() (io.ReadCloser, error) { return l.lend(b.again()), nil }
+		req.GetBody = func() (io.ReadCloser, error) {
+			return l.renew(func() (io.ReadCloser, error) { return b.again(), nil })
+		}
 	}
 	return nil
 }
 
-func (b *fileBody) hold() bool         { return b.lease.failure() == nil }
-func (b *fileBody) stop()              { b.lease.end(errAttemptOver, false) }
-func (b *fileBody) settle(failed bool) { b.lease.settle(failed) }
-func (b *fileBody) failure() error     { return b.lease.failure() }
+// release implements releaser.
+func (b *fileBody) release() { b.file.Close() }
 
 // again returns a reader of the file from its offset. A file that has grown is
 // not longer for it, and one that has shrunk is an error.

@@ -12,109 +12,148 @@ import (
 // A lease lets Base read copies of a request body until their attempt has
 // ended. From then on their Reads fail, and they are closed when no Read is
 // under way.
+//
+// Its fields up to mu are set by begin and not changed. The others are guarded
+// by mu.
 type lease struct {
 	caller    *http.Request   // has the body
 	trailer   http.Header     // of the attempt's request
 	ctx       context.Context // of the attempt
-	abortable bool            // when ctx is done, copies are closed even while a Read is under way
-	release   func()          // called once, when Base needs no copy of any attempt; may be nil
+	abortable bool            // when the attempt ends, copies are closed even while a Read is under way
+	owner     releaser        // nil: nothing is to be released
 
 	mu      sync.Mutex
-	unwatch func() bool   // ends the watch of ctx; nil: there is none
-	over    error         // why Reads fail; nil until the attempt has ended
-	settled bool          // the call has ended
-	calls   int           // Reads and Closes that are under way
-	open    []*leasedBody // copies that are not closed
-	inUse   []*leasedBody // those of them that Base may still read: its Body, and GetBody's latest
-	idle    chan struct{} // closed when the attempt has ended and all copies are closed
-	err     error         // the first error of a copy other than io.EOF
+	unwatch func() bool     // ends the watch of ctx; nil: there is none
+	over    error           // why Reads fail; nil until the attempt has ended
+	settled bool            // the call has ended
+	calls   int             // Reads and Closes that are under way
+	sent    *leasedBody     // the Body of the request; nil once Base does not need it
+	latest  *leasedBody     // the copy that GetBody returned last; nil once Base does not need it
+	open    []*leasedBody   // the copies that are not closed
+	first   [1]*leasedBody  // space for open
+	idle    []chan struct{} // to be closed when all copies of the ended attempt are closed
+	err     error           // the first error of a copy other than io.EOF
 }
 
-// newLease returns a lease for the attempt that sends req, a copy of caller.
-func newLease(caller, req *http.Request, abortable bool, release func()) *lease {
-	l := &lease{
-		caller: caller, trailer: ownTrailer(req), ctx: req.Context(), abortable: abortable,
-		release: release, idle: make(chan struct{}),
-	}
+// A leased body has a lease for each attempt. It has the methods of body but
+// start.
+type leased struct {
+	lease *lease // of the attempt that was started last
+}
+
+func (b *leased) untouched() bool    { return false }
+func (b *leased) hold() bool         { return b.lease.failure() == nil }
+func (b *leased) stop()              { b.lease.end(errAttemptOver, false) }
+func (b *leased) settle(failed bool) { b.lease.settle(failed) }
+func (b *leased) failure() error     { return b.lease.failure() }
+
+// A releaser is told once that Base needs no copy of any attempt any more.
+type releaser interface{ release() }
+
+// begin begins the attempt that sends req, a copy of caller.
+func (l *lease) begin(caller, req *http.Request, abortable bool, owner releaser) {
+	// The source of the body may fill the caller's Trailer while Base reads
+	// that of a later attempt.
+	req.Trailer = maps.Clone(req.Trailer)
+	l.caller, l.trailer, l.ctx = caller, req.Trailer, req.Context()
+	l.abortable, l.owner = abortable, owner
 	if l.ctx.Done() != nil {
 		l.mu.Lock() // expire may run before unwatch is set
 		defer l.mu.Unlock()
 		l.unwatch = context.AfterFunc(l.ctx, l.expire)
 	}
-	return l
 }
 
-// ownTrailer gives req a Trailer of its own and returns it: the source of the
-// body may fill the caller's while Base reads that of a later attempt.
-func ownTrailer(req *http.Request) http.Header {
-	req.Trailer = maps.Clone(req.Trailer)
-	return req.Trailer
-}
-
-// lend returns a copy of the body that reads and closes source. The first one
-// is the Body of the attempt's request, the others are GetBody's.
-func (l *lease) lend(source io.ReadCloser) *leasedBody {
+// lend makes b a copy that Base may read. The first one is the Body of the
+// attempt's request, the others are GetBody's.
+func (l *lease) lend(b *leasedBody) *leasedBody {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	b := &leasedBody{l: l, source: source}
-	l.open = append(l.open, b)
-	// net/http leaves a copy open if it finds no HTTP/2 connection for it, so
-	// GetBody's latest copy replaces the one before it.
-	if len(l.inUse) == 2 {
-		l.inUse[1] = b
+	b.l = l
+	if l.open == nil {
+		l.open = l.first[:0]
+		l.sent = b
 	} else {
-		l.inUse = append(l.inUse, b)
+		// net/http leaves a copy open if it finds no HTTP/2 connection for it.
+		l.latest = b
 	}
+	l.open = append(l.open, b)
 	return b
+}
+
+// renew returns a copy of a source from getBody, for the GetBody of the attempt's
+// request. getBody is not called once the attempt has ended: it may rewind the
+// reader of the next one.
+func (l *lease) renew(getBody func() (io.ReadCloser, error)) (io.ReadCloser, error) {
+	l.mu.Lock()
+	if l.over != nil {
+		defer l.mu.Unlock()
+		return nil, l.over
+	}
+	l.calls++
+	l.mu.Unlock()
+	source, err := getBody()
+	var b *leasedBody
+	if err == nil {
+		b = l.lend(&leasedBody{source: source})
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.calls--
+	l.closeLocked() // the attempt may have ended meanwhile
+	if err != nil {
+		return nil, err
+	}
+	return b, nil
 }
 
 // expire ends the attempt because its context is done.
 func (l *lease) expire() {
 	abandoned := l.caller.Context().Err() != nil
-	l.end(context.Cause(l.ctx), abandoned || l.abortable)
+	l.end(context.Cause(l.ctx), abandoned)
 	if abandoned {
 		l.settle(true)
 	}
 }
 
 // end ends the attempt: Reads fail with err from now on. If abort is set, the
-// copies are closed even if a Read is under way.
+// copies are closed even if they are not abortable.
 func (l *lease) end(err error, abort bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.over == nil {
 		l.over = err
 	}
-	l.inUse = nil
+	l.sent, l.latest = nil, nil
 	l.stopWatchingLocked()
-	if abort && l.calls > 0 {
+	if (abort || l.abortable) && l.calls > 0 {
 		// A Close may wait for the Read, as that of a server's request body
 		// does. Nobody waits for either here.
 		for _, b := range l.open {
 			go b.source.Close()
 		}
-		l.open = nil
+		l.open = l.open[:0]
 	}
 	l.closeLocked()
 }
 
-// closeLocked closes the copies of an attempt that has ended, unless a Read is
-// under way, and not under the lock.
+// closeLocked closes the copies of an attempt that has ended, unless a call of
+// theirs is under way, and not under the lock.
 func (l *lease) closeLocked() {
 	if l.over == nil || l.calls > 0 {
 		return
 	}
-	open := l.open
-	l.open = nil
+	open := slices.Clone(l.open)
+	l.open = l.open[:0]
 	l.mu.Unlock()
 	for _, b := range open {
 		b.source.Close()
 	}
 	l.mu.Lock()
-	if l.idle != nil {
-		close(l.idle)
-		l.idle = nil
+	for _, c := range l.idle {
+		close(c)
 	}
+	l.idle = nil
 }
 
 // settle ends the call. Unless its last attempt failed, Base may continue to
@@ -125,24 +164,25 @@ func (l *lease) settle(failed bool) {
 	}
 	l.mu.Lock()
 	l.settled = true
-	release := l.releaseLocked()
+	owner := l.releasedLocked()
 	l.mu.Unlock()
-	release()
+	if owner != nil {
+		owner.release()
+	}
 }
 
-// releaseLocked returns the function to call, not under the lock, when Base
-// needs no copy any more.
-func (l *lease) releaseLocked() func() {
-	if len(l.inUse) > 0 {
-		return func() {}
+// releasedLocked returns the owner, once, when Base needs no copy any more.
+func (l *lease) releasedLocked() releaser {
+	if l.sent != nil || l.latest != nil {
+		return nil
 	}
 	l.stopWatchingLocked()
-	release := l.release
-	if !l.settled || release == nil {
-		return func() {}
+	if !l.settled {
+		return nil
 	}
-	l.release = nil
-	return release
+	owner := l.owner
+	l.owner = nil
+	return owner
 }
 
 func (l *lease) stopWatchingLocked() {
@@ -152,14 +192,16 @@ func (l *lease) stopWatchingLocked() {
 	}
 }
 
-// wait waits until the attempt has ended and its copies are closed.
+// wait waits until the copies of the ended attempt are closed.
 func (l *lease) wait(ctx context.Context) error {
 	l.mu.Lock()
-	idle := l.idle
-	l.mu.Unlock()
-	if idle == nil {
+	if len(l.open) == 0 && l.calls == 0 {
+		l.mu.Unlock()
 		return nil
 	}
+	idle := make(chan struct{})
+	l.idle = append(l.idle, idle)
+	l.mu.Unlock()
 	select {
 	case <-idle:
 		return nil
@@ -179,7 +221,7 @@ func (l *lease) failure() error {
 type leasedBody struct {
 	l      *lease
 	source io.ReadCloser
-	end    error // what Read returns from now on; guarded by l.mu
+	ended  error // what Read returns from now on; guarded by l.mu
 }
 
 // Read implements [io.Reader].
@@ -190,8 +232,10 @@ func (b *leasedBody) Read(p []byte) (n int, err error) {
 	switch {
 	case l.over != nil:
 		return 0, l.over
-	case b.end != nil:
-		return 0, b.end
+	case b.ended != nil:
+		return 0, b.ended
+	case len(p) == 0:
+		return 0, nil
 	}
 	n, err = b.readUnlocked(p)
 	if l.over != nil {
@@ -219,8 +263,13 @@ func (b *leasedBody) readUnlocked(p []byte) (int, error) {
 // endLocked ends the copy with err: Base does not need it any more.
 func (b *leasedBody) endLocked(err error) {
 	l := b.l
-	b.end = err
-	l.inUse = slices.DeleteFunc(l.inUse, func(other *leasedBody) bool { return other == b })
+	b.ended = err
+	if l.sent == b {
+		l.sent = nil
+	}
+	if l.latest == b {
+		l.latest = nil
+	}
 	switch {
 	case err == io.EOF:
 		maps.Copy(l.trailer, l.caller.Trailer)
@@ -245,15 +294,17 @@ func (b *leasedBody) Close() error {
 	err := b.source.Close()
 	l.mu.Lock()
 	l.calls--
-	release := l.releaseLocked()
+	owner := l.releasedLocked()
 	l.closeLocked()
 	l.mu.Unlock()
-	release()
+	if owner != nil {
+		owner.release()
+	}
 	return err
 }
 
-// checkedRead reads from r and checks the count, which a caller would use to
-// send bytes of its buffer that r has not written.
+// checkedRead reads from r and checks the count. With a wrong one, a caller
+// would send bytes of its buffer that r has not written.
 func checkedRead(r io.Reader, p []byte) (int, error) {
 	n, err := r.Read(p)
 	if n < 0 || n > len(p) {

@@ -19,8 +19,9 @@ func (b *oneShot) untouched() bool { return !b.watched }
 func (b *oneShot) start(req *http.Request, _ bool) error {
 	if b.watched {
 		// Closing the body is the only way to end a Read that blocks in it.
-		b.lease = newLease(b.req, req, true, nil)
-		req.Body = b.lease.lend(b.req.Body)
+		b.lease = new(lease)
+		b.lease.begin(b.req, req, true, nil)
+		req.Body = b.lease.lend(&leasedBody{source: b.req.Body})
 	}
 	return nil
 }

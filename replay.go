@@ -1,9 +1,7 @@
 package httpretry
 
 import (
-	"context"
 	"io"
-	"maps"
 	"net/http"
 	"sync"
 )
@@ -17,25 +15,25 @@ import (
 // then returns are in the buffer, where the next attempt finds them.
 type replay struct {
 	req        *http.Request // the caller's
-	source     io.ReadCloser // its body
 	limit      int64         // on the buffer
 	idempotent bool          // attempts have a GetBody
 	run        func()        // fill; a go statement with it does not allocate
-
-	mu      sync.Mutex
-	changed sync.Cond // a Read of the source has ended, or phase or attempt has changed
-	phase   phase
-	attempt *replayAttempt
-	first   struct { // the first attempt, in place: it saves 2 of 5 allocations
-		replayAttempt
-		copy bodyCopy
+	lease      *lease        // of the current attempt
+	first      struct {      // attempt, in place: 3 allocations in place of 6
+		lease
+		leasedBody
+		replayCopy
 	}
 
-	buf      recording // from base to the offset of the source
-	end      error     // follows the last byte: io.EOF or the error of the source; nil: not known yet
-	panicked any       // the value with which Read of the source has panicked
-	reading  bool      // a Read of the source is under way
-	closed   bool      // the source is, or is about to be
+	mu       sync.Mutex
+	changed  sync.Cond // a Read of the source has ended, or phase has changed
+	phase    phase
+	sent     *replayCopy // the Body of the current attempt; nil once it is closed
+	buf      recording   // from base to the offset of the source
+	end      error       // follows the last byte: io.EOF or the error of the source; nil: not known yet
+	panicked any         // the value with which Read of the source has panicked
+	reading  bool        // a Read of the source is under way
+	closed   bool        // the source is, or is about to be
 }
 
 // A phase is the state of a replay.
@@ -43,28 +41,18 @@ type phase uint8
 
 const (
 	sending  phase = iota // an attempt is under way
-	deciding              // it has ended; whether another one follows is open, and the source is not read
-	waiting               // another one follows; all copies are fenced
-	final                 // none follows; the copy that Base still reads is the last user of the buffer
-	dead                  // nobody can need the source or the buffer any more
+	deciding              // it has ended, and whether another one follows is open
+	waiting               // another one follows
+	final                 // none follows; Base may still read the last one's copy
+	dead                  // nobody needs the source or the buffer any more
 )
-
-// A replayAttempt is the share of one attempt in a replay. Its fields are
-// guarded by the replay's mutex.
-type replayAttempt struct {
-	over    error       // why Reads of its copies fail; nil while it lasts
-	sent    *bodyCopy   // the Body of its request, while Base may read it
-	latest  *bodyCopy   // the copy that GetBody returned last, while Base may read it
-	trailer http.Header // of its request
-	unwatch func() bool // ends the watch of its context; nil: there is none
-}
 
 // newReplay returns the body of req, which is buffered up to limit bytes.
 //
 // Attempts have a GetBody only if the request is idempotent: with one, net/http
 // repeats a request that was possibly processed, after an HTTP/2 PROTOCOL_ERROR.
 func newReplay(req *http.Request, limit int64, idempotent bool) *replay {
-	r := &replay{req: req, source: req.Body, limit: limit, idempotent: idempotent}
+	r := &replay{req: req, limit: limit, idempotent: idempotent}
 	r.changed.L = &r.mu
 	r.run = r.fill
 	return r
@@ -72,39 +60,32 @@ func newReplay(req *http.Request, limit int64, idempotent bool) *replay {
 
 func (r *replay) untouched() bool { return false }
 
-// start implements body.
 func (r *replay) start(req *http.Request, first bool) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	a, c := &r.first.replayAttempt, &r.first.copy
+	l, b, c := &r.first.lease, &r.first.leasedBody, &r.first.replayCopy
 	if !first {
-		a, c = new(replayAttempt), new(bodyCopy)
+		l, b, c = new(lease), new(leasedBody), new(replayCopy)
 	}
-	*c = bodyCopy{r: r, attempt: a}
-	a.sent, a.trailer = c, ownTrailer(req)
-	r.phase, r.attempt = sending, a
-	req.Body = c
+	c.r, b.source = r, c
+	r.mu.Lock()
+	r.phase, r.sent = sending, c
+	r.mu.Unlock()
+	r.lease = l
+	l.begin(r.req, req, true, r)
+	req.Body = l.lend(b)
 	if r.idempotent {
-		req.GetBody = func() (io.ReadCloser, error) { return r.another(a) }
-	}
-	if ctx := req.Context(); ctx.Done() != nil {
-		a.unwatch = context.AfterFunc(ctx, func() { r.expire(a, context.Cause(ctx)) })
+		req.GetBody = func() (io.ReadCloser, error) { return l.renew(r.copy) }
 	}
 	return nil
 }
 
-// another returns a copy for GetBody.
-func (r *replay) another(a *replayAttempt) (io.ReadCloser, error) {
+// copy returns a further copy for the current attempt.
+func (r *replay) copy() (io.ReadCloser, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	switch {
-	case a.over != nil:
-		return nil, a.over
-	case !r.replayableLocked():
+	if !r.replayableLocked() {
 		return nil, errNotReplayable
 	}
-	a.latest = &bodyCopy{r: r, attempt: a}
-	return a.latest, nil
+	return &replayCopy{r: r}, nil
 }
 
 // hold implements body. Meanwhile no copy reads the source: the transport may
@@ -116,9 +97,7 @@ func (r *replay) hold() bool {
 	if !r.replayableLocked() || r.end != nil && r.end != io.EOF {
 		return false
 	}
-	if r.phase == sending {
-		r.phase = deciding
-	}
+	r.phase = deciding
 	return true
 }
 
@@ -128,28 +107,22 @@ func (r *replay) replayableLocked() bool {
 	return r.phase < final && r.buf.base == 0 && r.buf.end <= r.limit && (!r.closed || r.end != nil)
 }
 
-// stop implements body.
 func (r *replay) stop() {
+	r.lease.end(errAttemptOver, true)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.endLocked(r.attempt, errAttemptOver)
 	r.phase = waiting
 	if r.end != nil {
 		r.buf.trim()
 	}
 }
 
-// settle implements body. After a response the transport may still be sending
-// the body, and closes it when it has finished; after an error it does not.
 func (r *replay) settle(failed bool) {
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.attempt != nil && failed {
-		r.endLocked(r.attempt, errAttemptOver)
-	}
 	r.phase = max(r.phase, final)
 	r.changed.Broadcast()
-	r.tidyLocked()
+	r.mu.Unlock()
+	r.lease.settle(failed)
 }
 
 func (r *replay) failure() error {
@@ -161,46 +134,18 @@ func (r *replay) failure() error {
 	return r.end
 }
 
-// expire ends an attempt whose context is done.
-func (r *replay) expire(a *replayAttempt, cause error) {
+// release implements releaser.
+func (r *replay) release() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if a.over != nil {
-		return
-	}
-	r.endLocked(a, cause)
-	switch {
-	case r.req.Context().Err() != nil:
-		// Closing the source ends a Read that blocks in it, such as that of a
-		// pipe or a connection.
-		r.phase = max(r.phase, final)
-		r.tidyLocked()
-	case !r.replayableLocked():
-		r.closeLocked()
-	}
-}
-
-// endLocked fences the copies of a: their Reads fail with err from now on.
-func (r *replay) endLocked(a *replayAttempt, err error) {
-	if a.over == nil {
-		a.over = err
-	}
-	a.sent, a.latest = nil, nil
-	if a.unwatch != nil {
-		a.unwatch()
-		a.unwatch = nil
-	}
-	r.changed.Broadcast()
-}
-
-// tidyLocked closes the source and frees the buffer when nobody can need them.
-func (r *replay) tidyLocked() {
-	if r.phase < final || r.attempt != nil && (r.attempt.sent != nil || r.attempt.latest != nil) {
-		return
-	}
 	r.phase = dead
 	r.closeLocked()
-	if !r.reading {
+	r.freeLocked()
+}
+
+// freeLocked frees the buffer when nobody reads or fills it.
+func (r *replay) freeLocked() {
+	if r.phase == dead && !r.reading {
 		r.buf.drop(r.buf.end)
 	}
 }
@@ -214,22 +159,16 @@ func (r *replay) closeLocked() error {
 	}
 	r.closed = true
 	if r.reading {
-		go r.source.Close()
+		go r.req.Body.Close()
 		return nil
 	}
 	r.mu.Unlock()
 	defer r.mu.Lock()
-	return r.source.Close()
+	return r.req.Body.Close()
 }
 
-// startFillLocked begins to read more of the source into the buffer.
-func (r *replay) startFillLocked() {
-	r.reading = true
-	go r.run()
-}
-
-// fill reads once from the source, at most a byte more than the limit: that
-// byte tells a body that fits from one that does not.
+// fill reads once from the source into the buffer, at most a byte more than the
+// limit: that byte tells a body that fits from one that does not.
 func (r *replay) fill() {
 	r.mu.Lock()
 	room := r.buf.room()
@@ -238,8 +177,8 @@ func (r *replay) fill() {
 	var n int
 	var err error
 	defer func() {
-		// Whoever recovers from a panic of the source does so in the goroutine
-		// in which Base reads.
+		// A panic of the source is for the goroutine in which Base reads,
+		// where it can be recovered.
 		panicked := recover()
 		r.mu.Lock()
 		defer r.mu.Unlock()
@@ -249,72 +188,60 @@ func (r *replay) fill() {
 		r.buf.added(n)
 		r.end = err
 		r.reading = false
-		r.tidyLocked()
+		r.freeLocked()
 		r.changed.Broadcast()
 	}()
-	n, err = checkedRead(r.source, room)
+	n, err = checkedRead(r.req.Body, room)
 }
 
-// A bodyCopy is the body of one attempt's request. Its exported methods take
-// the lock of r; the others require it.
-type bodyCopy struct {
-	r       *replay
-	attempt *replayAttempt
-	offset  int64
-	chunk   *chunk // that was read last; nil: none
-	end     error  // what Read returns from now on; nil: not ended
+// A replayCopy is a copy of the body from its first byte on. Its exported
+// methods take the lock of r; the others require it.
+type replayCopy struct {
+	r      *replay
+	offset int64
+	chunk  *chunk // that was read last; nil: none
+	closed bool
 }
 
 // Read implements [io.Reader].
 //
 // A copy below the base of the buffer has missed bytes; between base and end it
 // reads the buffer; at the end it reads the source.
-func (c *bodyCopy) Read(p []byte) (int, error) {
-	r, a := c.r, c.attempt
+func (c *replayCopy) Read(p []byte) (int, error) {
+	r := c.r
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for {
 		switch {
-		case a.over != nil:
-			return 0, a.over
-		case c.end != nil:
-			return 0, c.end
-		case len(p) == 0:
-			return 0, nil
+		case c.closed:
+			return 0, errBodyClosed
 		case c.offset < r.buf.base:
-			return 0, c.finish(errNotReplayable)
+			return 0, errNotReplayable
 		case c.offset < r.buf.end:
 			return c.readBuffer(p), nil
 		case r.panicked != nil:
 			panic(r.panicked)
 		case r.end != nil:
-			return 0, c.finish(r.end)
-		case r.reading, r.phase == deciding && r.replayableLocked():
+			return 0, r.end
+		case r.reading, r.phase != sending && r.replayableLocked():
 			r.changed.Wait()
 		case r.replayableLocked():
-			r.startFillLocked()
-		case !c.last():
-			return 0, c.finish(errNotReplayable)
+			r.reading = true
+			go r.run()
+		case r.sent != nil && r.sent != c:
+			return 0, errNotReplayable // the bytes that nobody keeps are the Body's
 		default:
 			return c.readSource(p)
 		}
 	}
 }
 
-// last reports whether c may take bytes that are not kept for another copy:
-// it is the request's Body or, when Base does not read that any more, the latest
-// of GetBody.
-func (c *bodyCopy) last() bool {
-	a := c.attempt
-	return a.sent == c || a.sent == nil && a.latest == c
-}
-
 // readBuffer copies bytes from the buffer, at least one.
-func (c *bodyCopy) readBuffer(p []byte) int {
+func (c *replayCopy) readBuffer(p []byte) int {
 	r := c.r
 	n, chunk := r.buf.read(p, c.offset, c.chunk)
 	c.offset, c.chunk = c.offset+int64(n), chunk
-	if !r.replayableLocked() && c.last() {
+	if !r.replayableLocked() && (r.sent == nil || r.sent == c) {
 		r.buf.drop(c.offset)
 		c.chunk = nil
 	}
@@ -322,26 +249,19 @@ func (c *bodyCopy) readBuffer(p []byte) int {
 }
 
 // readSource reads the source itself, when nothing is buffered any more.
-func (c *bodyCopy) readSource(p []byte) (int, error) {
+func (c *replayCopy) readSource(p []byte) (int, error) {
 	r := c.r
 	n, err := c.readUnlocked(p)
 	r.buf.skip(n)
-	if err != nil {
-		r.end = err
-	}
-	r.tidyLocked()
-	if over := c.attempt.over; over != nil {
-		return 0, over // and not the error of a source that was closed
-	}
 	c.offset = r.buf.end
 	if err != nil {
-		c.finish(err)
+		r.end = err
 	}
 	return n, err
 }
 
 // readUnlocked reads the source, not under the lock. The source may panic.
-func (c *bodyCopy) readUnlocked(p []byte) (int, error) {
+func (c *replayCopy) readUnlocked(p []byte) (int, error) {
 	r := c.r
 	r.reading = true
 	r.mu.Unlock()
@@ -350,42 +270,22 @@ func (c *bodyCopy) readUnlocked(p []byte) (int, error) {
 		r.reading = false
 		r.changed.Broadcast()
 	}()
-	return checkedRead(r.source, p)
+	return checkedRead(r.req.Body, p)
 }
 
-// finish ends c with err: Base does not need it any more.
-func (c *bodyCopy) finish(err error) error {
-	if c.end == nil && err == io.EOF {
-		maps.Copy(c.attempt.trailer, c.r.req.Trailer)
-	}
-	c.end, c.chunk = err, nil
-	if c.attempt.sent == c {
-		c.attempt.sent = nil
-	}
-	if c.attempt.latest == c {
-		c.attempt.latest = nil
-	}
-	return err
-}
-
-// Close implements [io.Closer]. It closes the source when nobody can need it
-// again.
-func (c *bodyCopy) Close() error {
-	r, a := c.r, c.attempt
+// Close implements [io.Closer]. It closes the source when no other copy can
+// need it.
+func (c *replayCopy) Close() error {
+	r := c.r
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if c.end == errBodyClosed {
-		return nil
+	c.closed, c.chunk = true, nil
+	if r.sent == c {
+		r.sent = nil
 	}
-	c.finish(errBodyClosed)
 	r.changed.Broadcast()
-	if a.over != nil {
-		return nil
+	if r.end != nil || r.sent == nil && !r.replayableLocked() {
+		return r.closeLocked()
 	}
-	var err error
-	if r.end != nil || a.sent == nil && a.latest == nil && !r.replayableLocked() {
-		err = r.closeLocked()
-	}
-	r.tidyLocked()
-	return err
+	return nil
 }

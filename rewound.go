@@ -9,11 +9,9 @@ import (
 // all copies share. So the copies of an attempt are fenced, a Read of theirs
 // that is under way ends, and they are closed, before GetBody is called again.
 type rewound struct {
-	req   *http.Request // the caller's
-	lease *lease        // of the attempt that was started last
+	leased
+	req *http.Request // the caller's
 }
-
-func (b *rewound) untouched() bool { return false }
 
 func (b *rewound) start(req *http.Request, first bool) error {
 	source := b.req.Body
@@ -30,21 +28,13 @@ func (b *rewound) start(req *http.Request, first bool) error {
 			return err
 		}
 	}
-	l := newLease(b.req, req, false, nil)
+	l := new(lease)
+	l.begin(b.req, req, false, nil)
 	b.lease = l
-	req.Body = l.lend(source)
+	req.Body = l.lend(&leasedBody{source: source})
 	req.GetBody = func() (io.ReadCloser, error) {
-		// Not fenced: middleware may read a copy before it sends the body.
-		source, err := getBody(b.req)
-		if err != nil {
-			return nil, err
-		}
-		return l.lend(source), nil
+		// The Body is not fenced: middleware may read a copy before it.
+		return l.renew(func() (io.ReadCloser, error) { return getBody(b.req) })
 	}
 	return nil
 }
-
-func (b *rewound) hold() bool         { return b.lease.failure() == nil }
-func (b *rewound) stop()              { b.lease.end(errAttemptOver, false) }
-func (b *rewound) settle(failed bool) { b.lease.settle(failed) }
-func (b *rewound) failure() error     { return b.lease.failure() }
