@@ -47,7 +47,7 @@ func TestTokenBudget_Allows(t *testing.T) {
 		burst    int
 		then     int
 	}{
-		{"defaults, at once", &httpretry.TokenBudget{}, 0, 0, 100, 0},
+		{"defaults, immediately", &httpretry.TokenBudget{}, 0, 0, 100, 0},
 		{"defaults, a second later", &httpretry.TokenBudget{}, 0, time.Second, 100, 10},
 		{"defaults, after requests", &httpretry.TokenBudget{}, 100, 0, 100, 20},
 		{"defaults, after both", &httpretry.TokenBudget{}, 100, 3 * time.Second, 100, 50},
@@ -64,7 +64,7 @@ func TestTokenBudget_Allows(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				b := tt.budget
 				if got := withdrawals(b, 1000); got != tt.burst {
-					t.Errorf("a full budget allows %d retries at once, want %d", got, tt.burst)
+					t.Errorf("a full budget allows %d retries in a row, want %d", got, tt.burst)
 				}
 				deposits(b, tt.deposits)
 				time.Sleep(tt.wait)
@@ -266,7 +266,7 @@ func TestBudget_RefusedRetryReturnsTheResponse(t *testing.T) {
 		start := time.Now()
 		resp, err := rt.RoundTrip(req)
 		if err != nil || readAll(t, resp) != "body of 503" || time.Since(start) != 0 {
-			t.Errorf("got %v after %v, want the 503 at once", err, time.Since(start))
+			t.Errorf("got %v after %v, want the 503 immediately", err, time.Since(start))
 		}
 		if last.Retry || last.Reason != httpretry.ReasonBudget || b.deposits != 1 || b.withdrawals != 1 {
 			t.Errorf("got %+v after %d deposits and %d withdrawals, want %q after 1 of each", last, b.deposits, b.withdrawals, httpretry.ReasonBudget)

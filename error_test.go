@@ -20,7 +20,7 @@ import (
 	"github.com/httpretry/httpretry"
 )
 
-// failing returns a base whose every attempt fails with err.
+// failing returns a base that always fails with err.
 func failing(err error) roundTripFunc {
 	return func(req *http.Request) (*http.Response, error) {
 		if _, err := consume(req); err != nil {
@@ -40,7 +40,7 @@ func TestRoundTrip_ReturnsASingleErrorUnchanged(t *testing.T) {
 	}{
 		{"Never", &httpretry.RetryTransport{Policy: httpretry.Never}, "GET", "the policy makes one attempt"},
 		{"not idempotent", &httpretry.RetryTransport{}, "POST", "there is no retry"},
-		{"OnAttempt", &httpretry.RetryTransport{OnAttempt: func(httpretry.Attempt, httpretry.Decision) {}}, "POST", "listening changes nothing"},
+		{"OnAttempt", &httpretry.RetryTransport{OnAttempt: func(httpretry.Attempt, httpretry.Decision) {}}, "POST", "a hook changes nothing"},
 		{"final", &httpretry.RetryTransport{Classifier: httpretry.ClassifierFunc(
 			func(*http.Request, *http.Response, error) httpretry.Verdict { return httpretry.Verdict{} })}, "GET", "there is no retry"},
 	}
@@ -80,7 +80,7 @@ func TestError_AfterSeveralAttempts(t *testing.T) {
 	})
 }
 
-// The error is that of the last attempt, whatever came before it.
+// The error is that of the last attempt, regardless of those before it.
 func TestError_IsThatOfTheLastAttempt(t *testing.T) {
 	first, last := errors.New("first"), errors.New("last")
 	for _, script := range [][]any{{first, last}, {503, last}, {500, first, 503, last}} {
@@ -95,14 +95,14 @@ func TestError_IsThatOfTheLastAttempt(t *testing.T) {
 	}
 }
 
-// timeout is a timeout as net has them: by its method.
+// timeout is an error with the method Timeout, as those of net have.
 type timeout bool
 
 func (timeout) Error() string   { return "timeout, perhaps" }
 func (t timeout) Timeout() bool { return bool(t) }
 
-// url.Error asserts Timeout and does not unwrap: what stands between it and
-// the timeout has to pass the question on.
+// url.Error calls Timeout and does not unwrap, so that every error between it
+// and the timeout needs the method.
 func TestError_TimeoutIsSeenThroughTheClient(t *testing.T) {
 	slow := roundTripFunc(func(req *http.Request) (*http.Response, error) {
 		<-req.Context().Done()
@@ -116,11 +116,11 @@ func TestError_TimeoutIsSeenThroughTheClient(t *testing.T) {
 	}{
 		{"a timeout", httpretry.RetryTransport{Base: failing(timeout(true))}, true, "by its method"},
 		{"not this time", httpretry.RetryTransport{Base: failing(timeout(false))}, false, "by its method"},
-		{"wrapped", httpretry.RetryTransport{Base: failing(fmt.Errorf("reading: %w", timeout(true)))}, true, "wrapping is looked through"},
-		{"joined", httpretry.RetryTransport{Base: failing(errors.Join(io.EOF, timeout(true)))}, true, "wrapping is looked through"},
+		{"wrapped", httpretry.RetryTransport{Base: failing(fmt.Errorf("reading: %w", timeout(true)))}, true, "wrapped errors count"},
+		{"joined", httpretry.RetryTransport{Base: failing(errors.Join(io.EOF, timeout(true)))}, true, "wrapped errors count"},
 		{"net.OpError", httpretry.RetryTransport{Base: failing(&net.OpError{Op: "dial", Err: os.ErrDeadlineExceeded})}, true, "a timeout of a connection"},
 		{"a deadline", httpretry.RetryTransport{Base: failing(context.DeadlineExceeded)}, true, "a deadline of an attempt's own"},
-		{"AttemptTimeout", httpretry.RetryTransport{Base: slow, AttemptTimeout: time.Second}, true, "the layer's own"},
+		{"AttemptTimeout", httpretry.RetryTransport{Base: slow, AttemptTimeout: time.Second}, true, "the transport's own"},
 		{"no timeout", httpretry.RetryTransport{Base: failing(io.ErrUnexpectedEOF)}, false, "no method"},
 	}
 	for _, tt := range tests {
@@ -228,8 +228,8 @@ func onErrorReason(t *testing.T, reason httpretry.Reason, onAttempt func(httpret
 	return err
 }
 
-// The error says why no other attempt was made, and says the same whether
-// anybody listens to the attempts or not.
+// The error has the reason for which no further attempt was made, with a hook
+// and without.
 func TestError_Reason(t *testing.T) {
 	listen := func(httpretry.Attempt, httpretry.Decision) {}
 	for _, want := range orderedReasons {
@@ -254,9 +254,8 @@ func TestError_Reason(t *testing.T) {
 	}
 }
 
-// canceledIn has a context end while the layer waits, for the first time or
-// for the second, and returns the error that comes of it. The waits are 1 s
-// and 2 s long.
+// canceledIn cancels a context during the first or the second wait, and returns
+// the error of the call. The waits are 1 s and 2 s long.
 func canceledIn(t *testing.T, wait int, base roundTripFunc, body io.Reader, cause error) error {
 	t.Helper()
 	ctx, cancel := context.WithCancelCause(t.Context())
@@ -267,7 +266,7 @@ func canceledIn(t *testing.T, wait int, base roundTripFunc, body io.Reader, caus
 	rt := &httpretry.RetryTransport{Base: base, Policy: httpretry.RetryConfig{MaxRetries: 5, Jitter: httpretry.NoJitter}}
 	resp, err := rt.RoundTrip(newRequest(t, "PUT", "http://example.com/", body).WithContext(ctx))
 	if elapsed := time.Since(start); resp != nil || elapsed != after {
-		t.Errorf("got response %v after %v, want none, at once, after %v", resp, elapsed, after)
+		t.Errorf("got response %v after %v, want none, after %v", resp, elapsed, after)
 	}
 	return err
 }
@@ -363,7 +362,7 @@ func TestRoundTrip_CanceledWaitClosesEverything(t *testing.T) {
 	}
 }
 
-// The cause also comes through http.Client.
+// http.Client keeps the cause.
 func TestError_CauseIsSeenThroughTheClient(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cause := errors.New("user went home")
@@ -378,10 +377,10 @@ func TestError_CauseIsSeenThroughTheClient(t *testing.T) {
 	})
 }
 
-// secrets are what no message and no log line may hold.
+// secrets are the texts that no message and no log line may contain.
 var secrets = []string{"alice", "pass-word", "api_key", "query-secret", "fragment-secret", "header-secret"}
 
-// secretURL has a secret at each place where a URL can hold one.
+// secretURL has a secret in each part that can contain one.
 const secretURL = "https://alice:pass-word@example.com/v1/models?api_key=query-secret#fragment-secret"
 
 // secretErrors are errors that carry the URL of a request, as a client within
@@ -398,12 +397,12 @@ var secretErrors = map[string]error{
 	"two side by side": errors.Join(&url.Error{Op: "Get", URL: "https://example.com/", Err: io.ErrUnexpectedEOF}, &url.Error{Op: "Get", URL: secretURL, Err: io.EOF}),
 }
 
-// wantNoSecret fails if text holds one of the secrets.
-func wantNoSecret(t *testing.T, what, text string) {
+// wantNoSecret fails if text contains one of the secrets.
+func wantNoSecret(t *testing.T, name, text string) {
 	t.Helper()
 	for _, secret := range secrets {
 		if strings.Contains(text, secret) {
-			t.Errorf("%s: got %q, which tells %q", what, text, secret)
+			t.Errorf("%s: got %q, which tells %q", name, text, secret)
 			return
 		}
 	}
@@ -455,7 +454,8 @@ func TestAttemptContext_WithholdsSecrets(t *testing.T) {
 	}
 }
 
-// What may be known of a URL stays in the message: it says where it failed.
+// The public part of a URL stays in the message, because it says which request
+// failed.
 func TestError_KeepsHostAndPath(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		rt := &httpretry.RetryTransport{Base: failing(secretErrors["url.Error"])}
@@ -466,15 +466,15 @@ func TestError_KeepsHostAndPath(t *testing.T) {
 	})
 }
 
-// A leaking is an error of net/http or of a client on it that repeats a secret.
+// A leaking is an error of net/http that repeats a secret.
 type leaking struct {
 	name   string
 	err    func(t *testing.T) error
-	secret string // which the error itself tells
-	want   string // which the message still tells
+	secret string // in the error itself, if it has one
+	want   string // in the message
 }
 
-// leakingErrors are made by net/http itself: its texts are those of the Go
+// leakingErrors are made by net/http, so that they have the texts of the Go
 // release in use.
 var leakingErrors = []leaking{
 	{"not HTTP", sentByPeer("header-secret\r\n\r\n"), "header-secret", `malformed HTTP response "…"`},
@@ -580,7 +580,7 @@ func TestError_WithholdsWhatNetHTTPQuotes(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			err := tt.err(t)
 			if err == nil || !strings.Contains(err.Error(), tt.secret) {
-				t.Fatalf("got %v, want an error of net/http that tells %q: there is nothing to withhold", err, tt.secret)
+				t.Fatalf("got %v, want an error of net/http with %q in it, so that there is something to withhold", err, tt.secret)
 			}
 			logger, buf := newLogger(slog.LevelDebug)
 			httpretry.LogAttempts(logger)(httpretry.Attempt{Request: newRequest(t, "GET", "http://example.com/", nil), Number: 1, Err: err},

@@ -8,14 +8,14 @@ import (
 	"github.com/httpretry/httpretry"
 )
 
-// A spread is what a jitter made of one wait over many draws.
+// A spread is the distribution of many draws of a jitter.
 type spread struct {
 	low, high time.Duration
 	mean      float64
 }
 
-// draw collects 4000 waits. That one of them lies in the outermost 2 % of a
-// uniform range fails by chance once in 10³⁵ runs.
+// draw collects 4000 waits. The chance that none of them lies in the outermost
+// 2 % of a uniform range is 10⁻³⁵.
 func draw(next func() time.Duration) spread {
 	const n = 4000
 	s := spread{low: math.MaxInt64, high: math.MinInt64}
@@ -27,7 +27,8 @@ func draw(next func() time.Duration) spread {
 	return s
 }
 
-// wantUniform fails unless s covers low to high, and lies around their middle.
+// wantUniform fails unless s extends from low to high, and has its mean in their
+// middle.
 func (s spread) wantUniform(t *testing.T, low, high time.Duration, reason string) {
 	t.Helper()
 	width := float64(high) - float64(low)
@@ -76,16 +77,16 @@ func TestDecorrelatedJitter_Limit(t *testing.T) {
 	}
 }
 
-// Clients that failed together make their first retry together unless it is
-// spread too. In the source of the kind, the wait starts at base, so that the
-// first one drawn is from base to three times base.
+// The first retry of clients that failed together must be spread too. In the
+// original, the wait starts at base, so that the first draw is from base to
+// three times base.
 func TestDecorrelatedJitter_SpreadsFirstRetry(t *testing.T) {
 	jitter := httpretry.DecorrelatedJitter(time.Second, time.Minute)
 	got := draw(func() time.Duration { return jitter(time.Second, 0) })
 	got.wantUniform(t, time.Second, 3*time.Second, "there is no previous wait, and base takes its place")
 }
 
-// Whatever goes in, no wait that ought to be long comes out short or negative.
+// No argument makes a wait negative, or a long wait short.
 func TestJitter_Edges(t *testing.T) {
 	const most = math.MaxInt64
 	tests := []struct {
@@ -101,8 +102,8 @@ func TestJitter_Edges(t *testing.T) {
 		{"EqualJitter 0", httpretry.EqualJitter, 0, 0, 0, "nothing to spread"},
 		{"EqualJitter 1", httpretry.EqualJitter, 1, 0, 1, "half of 1 is 0"},
 		{"EqualJitter MaxInt64", httpretry.EqualJitter, most, most / 2, most, "no overflow on the way"},
-		{"NoJitter MaxInt64", httpretry.NoJitter, most, most, most, "as it is"},
-		{"NoJitter 0", httpretry.NoJitter, 0, 0, 0, "as it is"},
+		{"NoJitter MaxInt64", httpretry.NoJitter, most, most, most, "unchanged"},
+		{"NoJitter 0", httpretry.NoJitter, 0, 0, 0, "unchanged"},
 		{"DecorrelatedJitter MaxInt64", httpretry.DecorrelatedJitter(most, most), most, most, most, "at least base"},
 	}
 	for _, tt := range tests {
@@ -115,8 +116,7 @@ func TestJitter_Edges(t *testing.T) {
 	}
 }
 
-// A backoff below 0 is none of RetryConfig's, but a Jitter may be called by
-// anybody.
+// RetryConfig never passes a negative backoff, but another caller may.
 func TestJitter_NegativeBackoff(t *testing.T) {
 	jitters := map[string]httpretry.Jitter{
 		"FullJitter": httpretry.FullJitter, "EqualJitter": httpretry.EqualJitter, "NoJitter": httpretry.NoJitter,

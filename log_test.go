@@ -31,7 +31,7 @@ func newLogger(level slog.Level) (*slog.Logger, *bytes.Buffer) {
 	}})), buf
 }
 
-// lines returns the lines that were written.
+// lines returns the lines of buf.
 func lines(buf *bytes.Buffer) []string {
 	return slices.Collect(strings.Lines(buf.String()))
 }
@@ -167,7 +167,7 @@ func TestLogAttempts_WaitThatIsTooLong(t *testing.T) {
 }
 
 // A retry that fails because the body cannot be sent again is final, but worth
-// a warning with its cause: only the caller can mend it.
+// a warning with its cause: only the caller can fix it.
 func TestLogAttempts_WarnsOfABodyThatCannotBeReplayed(t *testing.T) {
 	logger, buf := newLogger(slog.LevelInfo)
 	a := httpretry.Attempt{Request: newRequest(t, "POST", "http://example.com/", nil), Number: 2, Err: errors.New("GetBody: file removed")}
@@ -261,7 +261,7 @@ func TestLogAttempts_NilLogger(t *testing.T) {
 	}
 }
 
-// contextHandler keeps the context of each record.
+// contextHandler records the context of each record.
 type contextHandler struct {
 	slog.Handler
 	got *[]context.Context
@@ -311,7 +311,7 @@ func TestLogAttempts_AttributeKinds(t *testing.T) {
 	}
 }
 
-// kindHandler notes the kind of each attribute.
+// kindHandler records the kind of each attribute.
 type kindHandler struct {
 	slog.Handler
 	got map[string]slog.Kind

@@ -17,7 +17,7 @@ import (
 	"github.com/httpretry/httpretry"
 )
 
-// attempt is the nth attempt, after which the server asked for a wait.
+// attempt returns attempt n, after which the server asked for a wait.
 func attempt(n int, asked time.Duration) httpretry.Attempt {
 	return httpretry.Attempt{Number: n, Verdict: httpretry.Verdict{Outcome: httpretry.Unprocessed, RetryAfter: asked}}
 }
@@ -200,8 +200,8 @@ func TestRetryConfig_JitterGetsThePreviousWait(t *testing.T) {
 	}
 }
 
-// What the server asks for is a floor, with jitter on top only: nobody knocks
-// early, and not all knock at the same moment.
+// Jitter only lengthens a wait that the server asked for: no client retries too
+// soon, and they do not all retry at the same moment.
 func TestRetryConfig_RetryAfterIsAFloor(t *testing.T) {
 	const sec = time.Second
 	jitters := []struct {
@@ -267,7 +267,7 @@ func TestRetryConfig_JitterOnRetryAfterIsUpward(t *testing.T) {
 				wait, _ := tt.config.Backoff(attempt(1, 30*time.Second))
 				return wait
 			})
-			got.wantUniform(t, tt.low, tt.high, "as wide above the wish as the jitter is")
+			got.wantUniform(t, tt.low, tt.high, "above Retry-After by at most the width of the jitter")
 		})
 	}
 }
@@ -277,7 +277,7 @@ func TestRetryConfig_HugeRetryAfterSaturates(t *testing.T) {
 		c := httpretry.RetryConfig{MaxRetries: 1, Jitter: jitter, MaxRetryAfter: math.MaxInt64}
 		for range 1000 {
 			if wait, retry := c.Backoff(attempt(1, math.MaxInt64)); wait != math.MaxInt64 || !retry {
-				t.Fatalf("got %v, %t, want %v, true: what is more saturates", wait, retry, time.Duration(math.MaxInt64))
+				t.Fatalf("got %v, %t, want %v, true: a longer wait saturates", wait, retry, time.Duration(math.MaxInt64))
 			}
 		}
 	}
@@ -298,7 +298,7 @@ func TestRetryConfig_MaxRetryAfter(t *testing.T) {
 		{"own, just so", httpretry.RetryConfig{MaxRetryAfter: time.Hour}, time.Hour, true, "not bounded by MaxBackoff"},
 		{"own, above", httpretry.RetryConfig{MaxRetryAfter: time.Hour}, time.Hour + 1, false, "the longest wait it may ask for"},
 		{"below the backoff", httpretry.RetryConfig{MaxRetryAfter: 1}, 1, true, "the backoff itself has MaxBackoff"},
-		{"none asked", httpretry.RetryConfig{MaxRetryAfter: 1}, 0, true, "bounds only what is asked for"},
+		{"none asked", httpretry.RetryConfig{MaxRetryAfter: 1}, 0, true, "limits only Retry-After"},
 		{"saturated", httpretry.RetryConfig{}, math.MaxInt64, false, "too long is too long"},
 	}
 	for _, tt := range tests {
@@ -368,7 +368,7 @@ func busy(status int, h http.Header) roundTripFunc {
 	}
 }
 
-// clocked notes when, from now on, base is asked.
+// clocked records the time of each call of base, from now on.
 func clocked(base http.RoundTripper, at *[]time.Duration) roundTripFunc {
 	start := time.Now()
 	return func(req *http.Request) (*http.Response, error) {
@@ -377,8 +377,8 @@ func clocked(base http.RoundTripper, at *[]time.Duration) roundTripFunc {
 	}
 }
 
-// Giving up because of the server's wish leaves the caller with the response,
-// at once, from which it can read when to come back.
+// If the server asks for more than MaxRetryAfter, the caller immediately gets
+// the response, and can read from it how long to wait.
 func TestRetryConfig_MaxRetryAfterLeavesTheResponse(t *testing.T) {
 	for _, wish := range []http.Header{
 		headerOf("Retry-After", "61"),
@@ -408,7 +408,7 @@ func TestRetryConfig_MaxRetryAfterLeavesTheResponse(t *testing.T) {
 	}
 }
 
-// The waits of a transport, in virtual time: to the nanosecond.
+// In virtual time, waits are exact.
 func TestRetryTransport_Waits(t *testing.T) {
 	const sec = time.Second
 	config := func(c httpretry.RetryConfig) httpretry.RetryConfig {
@@ -467,7 +467,7 @@ func TestRetryTransport_Waits(t *testing.T) {
 	}
 }
 
-// The time that attempts take counts for MaxElapsed and not for the wait.
+// The duration of attempts counts for MaxElapsed, and does not shorten the wait.
 func TestRetryConfig_MaxElapsedCountsAttempts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const sec = time.Second
@@ -486,7 +486,7 @@ func TestRetryConfig_MaxElapsedCountsAttempts(t *testing.T) {
 	})
 }
 
-// A negative delay counts as 0 for those who look, too.
+// A negative delay counts as 0 for hooks too.
 func TestPolicy_NegativeDelayIsReportedAsZero(t *testing.T) {
 	var got []time.Duration
 	rt := &httpretry.RetryTransport{
@@ -621,9 +621,8 @@ func TestOverride_Policy(t *testing.T) {
 	}
 }
 
-// A policy given to one request does nothing to another one of the same
-// transport, and the body of a request that will not be retried is not
-// recorded.
+// An override of one request does not affect others of the same transport, and
+// the body of a request that is never retried is not buffered.
 func TestOverride_IsForOneRequest(t *testing.T) {
 	attempts := map[string]int{}
 	var bodies []io.Reader
@@ -651,8 +650,8 @@ func TestOverride_IsForOneRequest(t *testing.T) {
 	body.wantClosedOnce(t)
 }
 
-// A wait that would end at the deadline or after it is not begun: the outcome
-// of the attempt before it comes back at once.
+// A wait that would end at the deadline or after it is not begun: the outcome of
+// the attempt before it is returned immediately.
 func TestRoundTrip_DoesNotWaitPastTheDeadline(t *testing.T) {
 	const sec = time.Second
 	boom := errors.New("boom")
@@ -689,7 +688,7 @@ func TestRoundTrip_DoesNotWaitPastTheDeadline(t *testing.T) {
 					OnAttempt: func(_ httpretry.Attempt, d httpretry.Decision) { last = d }}
 				resp, err := rt.RoundTrip(newRequest(t, "GET", "http://example.com/", nil).WithContext(ctx))
 				if err != nil && err != boom {
-					t.Errorf("got error %v, want what the last attempt brought", err)
+					t.Errorf("got error %v, want the outcome of the last attempt", err)
 				}
 				if resp != nil {
 					readAll(t, resp)
@@ -708,7 +707,7 @@ func TestRoundTrip_DoesNotWaitPastTheDeadline(t *testing.T) {
 	}
 }
 
-// http.Client gives its Timeout to the request as a deadline.
+// The Timeout of an http.Client is a deadline of the request.
 func TestRoundTrip_ClientTimeoutIsADeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
@@ -722,12 +721,12 @@ func TestRoundTrip_ClientTimeoutIsADeadline(t *testing.T) {
 		}
 		readAll(t, resp)
 		if elapsed := time.Since(start); resp.StatusCode != http.StatusServiceUnavailable || elapsed != 0 {
-			t.Errorf("got status %d after %v, want the 503 at once", resp.StatusCode, elapsed)
+			t.Errorf("got status %d after %v, want the 503 immediately", resp.StatusCode, elapsed)
 		}
 	})
 }
 
-// orderedReasons are all reasons, in the order in which they are looked for.
+// orderedReasons are all reasons, in the order in which they are checked.
 var orderedReasons = []httpretry.Reason{
 	httpretry.ReasonCanceled, httpretry.ReasonFinal, httpretry.ReasonNotIdempotent,
 	httpretry.ReasonNotReplayable, httpretry.ReasonPolicy, httpretry.ReasonDeadline,
@@ -774,7 +773,7 @@ func decisionWhen(t *testing.T, holds map[httpretry.Reason]bool) httpretry.Decis
 	return decisions[0]
 }
 
-// Of any set of reasons, the first in the order of the constants is given.
+// If several reasons hold, the first in the order of the constants is reported.
 func TestReason_FirstInOrderIsReported(t *testing.T) {
 	for set := range 1 << len(orderedReasons) {
 		want := httpretry.Decision{Retry: true, Delay: time.Hour}
@@ -813,13 +812,13 @@ func TestReason_OtherCauses(t *testing.T) {
 		why  string
 	}{
 		{"success", &httpretry.RetryTransport{Base: statuses(200)}, get, httpretry.ReasonFinal, "success is final"},
-		{"unknown outcome", &httpretry.RetryTransport{Base: statuses(503), Classifier: outcome(9)}, get, httpretry.ReasonFinal, "what isn't known is not repeated"},
+		{"unknown outcome", &httpretry.RetryTransport{Base: statuses(503), Classifier: outcome(9)}, get, httpretry.ReasonFinal, "an unknown outcome is not retried"},
 		{"rejected POST", &httpretry.RetryTransport{Base: statuses(500), Classifier: outcome(httpretry.Unprocessed), Policy: httpretry.Never}, post, httpretry.ReasonPolicy,
-			"what was not processed may be repeated"},
+			"an unprocessed request may be resent"},
 		{"own Idempotent", &httpretry.RetryTransport{Base: statuses(500), Idempotent: func(*http.Request) bool { return false }}, get, httpretry.ReasonNotIdempotent,
 			"in place of IsIdempotent"},
 		{"failing GetBody", &httpretry.RetryTransport{Base: statuses(503), Policy: now}, noGetBody, httpretry.ReasonNotReplayable, "the body can't be had again"},
-		{"retries used up", &httpretry.RetryTransport{Base: statuses(503), Policy: now}, get, httpretry.ReasonPolicy, "no policy wants to go on for ever"},
+		{"retries used up", &httpretry.RetryTransport{Base: statuses(503), Policy: now}, get, httpretry.ReasonPolicy, "MaxRetries is used up"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -851,8 +850,8 @@ func TestAttemptNumber_Counts(t *testing.T) {
 		}
 		return busy(status, nil)(req)
 	})}
-	// With a recorded body, with GetBody and without a body: each has its own
-	// way to the next request.
+	// A buffered body, a body with GetBody, and no body: each has its own way to
+	// the next request.
 	for _, body := range []io.Reader{newTestBody("x"), strings.NewReader("x"), nil} {
 		got = nil
 		req := newRequest(t, "PUT", "http://example.com/", body)
@@ -870,8 +869,8 @@ func TestAttemptNumber_Counts(t *testing.T) {
 	}
 }
 
-// OnAttempt hears of each attempt and of the decision after it, also of the
-// last.
+// OnAttempt is called after each attempt, including the last, with the decision
+// that follows.
 func TestOnAttempt_ReportsEachAttempt(t *testing.T) {
 	const sec, ms = time.Second, time.Millisecond
 	type heard struct {
@@ -890,7 +889,7 @@ func TestOnAttempt_ReportsEachAttempt(t *testing.T) {
 		base []any // a status or an error for each attempt
 		want []heard
 	}{
-		{"success at once", []any{200}, []heard{
+		{"success", []any{200}, []heard{
 			{1, 0, 100 * ms, 200, nil, httpretry.Final, stop(httpretry.ReasonFinal)},
 		}},
 		{"success after retries", []any{503, boom, 500, 200}, []heard{
@@ -941,7 +940,7 @@ func TestOnAttempt_ReportsEachAttempt(t *testing.T) {
 	}
 }
 
-// scripted has each attempt take a while and end as the script says, with a
+// scripted returns a base whose attempts end as the script says, each with a
 // status or an error.
 func scripted(takes time.Duration, script ...any) roundTripFunc {
 	return func(req *http.Request) (*http.Response, error) {
@@ -958,7 +957,7 @@ func scripted(takes time.Duration, script ...any) roundTripFunc {
 	}
 }
 
-// A request that was not sent has no attempt to tell of.
+// A request that was not sent has no attempt.
 func TestOnAttempt_IsNotCalledWithoutAnAttempt(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -968,7 +967,7 @@ func TestOnAttempt_IsNotCalledWithoutAnAttempt(t *testing.T) {
 	rt.RoundTrip(newRequest(t, "GET", "http://example.com/", nil).WithContext(ctx))
 }
 
-// hostile are jitters of which one or another comes with each fuzzed config.
+// hostile are the jitters for fuzzed configurations.
 var hostile = []httpretry.Jitter{
 	nil, nil, nil, nil, httpretry.NoJitter, httpretry.FullJitter, httpretry.EqualJitter,
 	httpretry.DecorrelatedJitter(time.Second, time.Minute), httpretry.DecorrelatedJitter(math.MinInt64, math.MaxInt64),
@@ -976,7 +975,8 @@ var hostile = []httpretry.Jitter{
 	func(_, _ time.Duration) time.Duration { return math.MaxInt64 },
 }
 
-// bounded is how many of hostile never exceed twice the backoff.
+// bounded is the number of those, from the first, that never exceed twice the
+// backoff.
 const bounded = 7
 
 func FuzzRetryConfig(f *testing.F) {
@@ -990,7 +990,7 @@ func FuzzRetryConfig(f *testing.F) {
 	f.Fuzz(func(t *testing.T, retries int, initial, limit int64, factor, fraction float64, maxElapsed, maxAfter int64,
 		jitter uint8, number int, asked, elapsed, previous int64) {
 		if number < 1 || elapsed < 0 || previous < 0 {
-			return // no attempt is like that
+			return // impossible in an Attempt
 		}
 		c := httpretry.RetryConfig{
 			MaxRetries: retries, InitialBackoff: time.Duration(initial), MaxBackoff: time.Duration(limit), BackoffFactor: factor,
@@ -1023,8 +1023,8 @@ func FuzzRetryConfig(f *testing.F) {
 	})
 }
 
-// wantBounded fails if a wait is longer than MaxBackoff × (1 + fraction), or
-// if what was asked for is more than may be asked for.
+// wantBounded fails if a wait is longer than MaxBackoff × (1 + fraction), or if
+// the server asked for more than MaxRetryAfter.
 func wantBounded(t *testing.T, c httpretry.RetryConfig, a httpretry.Attempt, wait time.Duration, jitter int) {
 	t.Helper()
 	limit := c.MaxBackoff
