@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -626,6 +627,27 @@ func TestError_ReducesURLs(t *testing.T) {
 			t.Errorf("%q: got %q, want %q", tt.text, got, want)
 		}
 	}
+}
+
+// Nothing around a quoted text or a URL makes its secret visible.
+func FuzzError(f *testing.F) {
+	f.Add("bad Content-Length ", "", "", " again")
+	f.Add(`5" wide: `, `\`, "\n", ` "`)
+	f.Add("größe(", `"`, "://", ")")
+	f.Fuzz(func(t *testing.T, before, within, rest, after string) {
+		const secret = "pass-word"
+		if strings.Contains(before+"|"+within+"|"+rest+"|"+after, secret) {
+			return
+		}
+		errs := []error{errors.New(before + strconv.Quote(within+secret+rest) + after)}
+		if !strings.Contains(before, "://") { // the path of an absolute URL is public
+			text := before + "https://alice:" + secret + "@example.com/?api_key=" + secret + after
+			errs = append(errs, errors.New(text), &url.Error{Op: "Get", URL: text, Err: io.EOF})
+		}
+		for _, err := range errs {
+			wantNoSecret(t, err.Error(), (&httpretry.Error{Attempts: 2, Err: err}).Error())
+		}
+	})
 }
 
 // An error of this package has the package's prefix, which is not repeated.

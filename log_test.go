@@ -82,11 +82,8 @@ func TestLogAttempts_Records(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				logger, buf := newLogger(slog.LevelDebug)
-				rt := &httpretry.RetryTransport{
-					Policy:    httpretry.RetryConfig{MaxRetries: 2, Jitter: httpretry.NoJitter},
-					Base:      scripted(0, tt.script...),
-					OnAttempt: httpretry.LogAttempts(logger),
-				}
+				rt := &httpretry.RetryTransport{Base: scripted(0, tt.script...), OnAttempt: httpretry.LogAttempts(logger)}
+				rt.Policy = httpretry.RetryConfig{MaxRetries: 2, JitterFraction: -1}
 				req := newRequest(t, "GET", "http://example.com/v1/models", nil)
 				req.Method = tt.method
 				if resp, err := rt.RoundTrip(req); err == nil {

@@ -869,40 +869,54 @@ func TestAttemptNumber_Counts(t *testing.T) {
 	}
 }
 
+// A reported is the part of an Attempt and its Decision that can be compared.
+type reported struct {
+	Number         int
+	Delay, Elapsed time.Duration
+	Status         int
+	Err            error
+	Outcome        httpretry.Outcome
+	Decision       httpretry.Decision
+}
+
+func report(t *testing.T, a httpretry.Attempt, d httpretry.Decision) reported {
+	t.Helper()
+	r := reported{a.Number, a.Delay, a.Elapsed, 0, a.Err, a.Verdict.Outcome, d}
+	if a.Response != nil {
+		r.Status = a.Response.StatusCode
+	}
+	if (a.Response == nil) == (a.Err == nil) {
+		t.Errorf("got response %v and error %v, want one of them", a.Response, a.Err)
+	}
+	return r
+}
+
 // OnAttempt is called after each attempt, including the last, with the decision
 // that follows.
 func TestOnAttempt_ReportsEachAttempt(t *testing.T) {
 	const sec, ms = time.Second, time.Millisecond
-	type heard struct {
-		Number         int
-		Delay, Elapsed time.Duration
-		Status         int
-		Err            error
-		Outcome        httpretry.Outcome
-		Decision       httpretry.Decision
-	}
 	retry := func(d time.Duration) httpretry.Decision { return httpretry.Decision{Retry: true, Delay: d} }
 	stop := func(r httpretry.Reason) httpretry.Decision { return httpretry.Decision{Reason: r} }
 	boom := errors.New("boom")
 	tests := []struct {
 		name string
 		base []any // a status or an error for each attempt
-		want []heard
+		want []reported
 	}{
-		{"success", []any{200}, []heard{
+		{"success", []any{200}, []reported{
 			{1, 0, 100 * ms, 200, nil, httpretry.Final, stop(httpretry.ReasonFinal)},
 		}},
-		{"success after retries", []any{503, boom, 500, 200}, []heard{
+		{"success after retries", []any{503, boom, 500, 200}, []reported{
 			{1, 0, 100 * ms, 503, nil, httpretry.Unprocessed, retry(sec)},
 			{2, sec, sec + 200*ms, 0, boom, httpretry.Uncertain, retry(2 * sec)},
 			{3, 2 * sec, 3*sec + 300*ms, 500, nil, httpretry.Uncertain, retry(4 * sec)},
 			{4, 4 * sec, 7*sec + 400*ms, 200, nil, httpretry.Final, stop(httpretry.ReasonFinal)},
 		}},
-		{"final failure after a retry", []any{boom, 404}, []heard{
+		{"final failure after a retry", []any{boom, 404}, []reported{
 			{1, 0, 100 * ms, 0, boom, httpretry.Uncertain, retry(sec)},
 			{2, sec, sec + 200*ms, 404, nil, httpretry.Final, stop(httpretry.ReasonFinal)},
 		}},
-		{"retries run out", []any{503, 503, 503, boom}, []heard{
+		{"retries run out", []any{503, 503, 503, boom}, []reported{
 			{1, 0, 100 * ms, 503, nil, httpretry.Unprocessed, retry(sec)},
 			{2, sec, sec + 200*ms, 503, nil, httpretry.Unprocessed, retry(2 * sec)},
 			{3, 2 * sec, 3*sec + 300*ms, 503, nil, httpretry.Unprocessed, retry(4 * sec)},
@@ -913,19 +927,15 @@ func TestOnAttempt_ReportsEachAttempt(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				req := newRequest(t, "GET", "http://example.com/", nil)
-				var got []heard
+				var got []reported
 				rt := &httpretry.RetryTransport{
 					Policy: httpretry.RetryConfig{MaxRetries: 3, Jitter: httpretry.NoJitter},
 					Base:   scripted(100*ms, tt.base...),
 					OnAttempt: func(a httpretry.Attempt, d httpretry.Decision) {
-						h := heard{a.Number, a.Delay, a.Elapsed, 0, a.Err, a.Verdict.Outcome, d}
-						if a.Response != nil {
-							h.Status = a.Response.StatusCode
+						if a.Request == req {
+							t.Error("Attempt.Request is the caller's request, want a copy")
 						}
-						if a.Request == req || (a.Response == nil) == (a.Err == nil) {
-							t.Errorf("got request %p, response %v and error %v, want a copy of %p and one of the other two", a.Request, a.Response, a.Err, req)
-						}
-						got = append(got, h)
+						got = append(got, report(t, a, d))
 					},
 				}
 				resp, err := rt.RoundTrip(req)
@@ -933,7 +943,7 @@ func TestOnAttempt_ReportsEachAttempt(t *testing.T) {
 					readAll(t, resp)
 				}
 				if !slices.Equal(got, tt.want) {
-					t.Errorf("heard\n%+v, want\n%+v", got, tt.want)
+					t.Errorf("reported\n%+v, want\n%+v", got, tt.want)
 				}
 			})
 		})
