@@ -33,6 +33,7 @@ import (
 
 func TestClassifyStatus(t *testing.T) {
 	want := map[int]httpretry.Outcome{
+		408: httpretry.Uncertain,
 		429: httpretry.Unprocessed,
 		503: httpretry.Unprocessed,
 		500: httpretry.Uncertain,
@@ -92,7 +93,7 @@ func TestIsIdempotent(t *testing.T) {
 
 func TestOutcomeString(t *testing.T) {
 	for o, want := range map[httpretry.Outcome]string{
-		httpretry.Final: "final", httpretry.Unprocessed: "rejected", httpretry.Uncertain: "uncertain", 3: "invalid",
+		httpretry.Final: "final", httpretry.Unprocessed: "unprocessed", httpretry.Uncertain: "uncertain", 3: "invalid",
 	} {
 		if got := o.String(); got != want {
 			t.Errorf("Outcome(%d): got %q, want %q", o, got, want)
