@@ -1,10 +1,9 @@
 package httpretry
 
 import (
-	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"io"
+	"errors"
 	"net"
 	"net/http"
 	"net/textproto"
@@ -15,13 +14,13 @@ import (
 	"time"
 )
 
-// An Outcome is what the result of an attempt means for trying again.
+// An Outcome says whether, and for which requests, an attempt may be retried.
 type Outcome uint8
 
 const (
-	Final       Outcome = iota // success, or a failure that trying again won't change
-	Unprocessed                // turned away unprocessed: any request may be sent again
-	Uncertain                  // may have been processed: only an idempotent request may be sent again
+	Final       Outcome = iota // success, or a failure that a retry would repeat
+	Unprocessed                // not processed by the server: any request may be retried
+	Uncertain                  // possibly processed: only an idempotent request may be retried
 )
 
 // String returns the name of the constant in lower case.
@@ -37,53 +36,89 @@ func (o Outcome) String() string {
 	return "invalid"
 }
 
-// A Verdict is a [Classifier]'s answer. The zero Verdict is final.
+// A Verdict is the result of classifying an attempt. Its zero value is [Final].
 type Verdict struct {
 	Outcome Outcome
 
-	// RetryAfter is the least wait that the server asked for, 0 if it asked
-	// for none.
+	// RetryAfter is the minimum wait requested by the server, or 0 if none.
 	RetryAfter time.Duration
 }
 
-// A Classifier tells what the result of an attempt means. Exactly one of resp
-// and err is not nil. With [RetryTransport.MaxResponseBytes] a response whose
-// body broke off while it was read ahead is classified by its status first, and
-// if that is final, once more by the error.
+// A Classifier decides whether the outcome of an attempt is retryable.
 //
-// Classify may read resp.Body, and must not keep it: it is a copy of what was
-// read ahead, empty if nothing was. It must not modify anything else. It is
-// called from many goroutines at once.
+// Exactly one of resp and err is not nil. With
+// [RetryTransport.MaxResponseBytes], if reading the response body fails,
+// Classify is called with the response and, if it returns [Final], again with
+// the read error.
+//
+// resp.Body is a copy of the buffered part of the body. It is empty if nothing
+// was buffered. Classify may read it, but must not retain or otherwise modify
+// its arguments. It must be safe for concurrent use.
+//
+// A Classifier judges an attempt by itself and does not receive its number. A
+// decision that depends on the number belongs in a [Policy].
 type Classifier interface {
 	Classify(req *http.Request, resp *http.Response, err error) Verdict
 }
 
-// ClassifierFunc lets a function be a [Classifier].
+// The ClassifierFunc type is an adapter to allow the use of ordinary functions
+// as classifiers.
 type ClassifierFunc func(*http.Request, *http.Response, error) Verdict
 
-// Classify calls f.
+// Classify calls f(req, resp, err).
 func (f ClassifierFunc) Classify(req *http.Request, resp *http.Response, err error) Verdict {
 	return f(req, resp, err)
 }
 
-// DefaultClassifier is the classifier of a [RetryTransport] that has none. It
-// must not be changed while requests are under way.
+// DefaultClassifier is the [Classifier] of a [RetryTransport] that does not set
+// one.
 //
-// Statuses: 429 and 503 are [Unprocessed]; 500, 502 and 504 are [Uncertain]; every
-// other one is [Final]. A 503 says that the server could not handle the
-// request (RFC 9110, section 15.6.4), but some proxies also say it after an
-// upstream died half-way. Anyone who talks to such a proxy and must not have a
-// POST processed twice can wrap this classifier in one that makes 503 Uncertain.
+// Statuses 429 and 503 are [Unprocessed]. Statuses 408, 500, 502 and 504 are
+// [Uncertain]. All others are [Final]. A 503 means that the server could not
+// handle the request (RFC 9110, section 15.6.4), but some proxies also return it
+// when an upstream fails midway. If a POST must not be processed twice behind
+// such a proxy, wrap DefaultClassifier in a Classifier that treats 503 as
+// Uncertain. [RetryAfter] applies to each status that is not Final, although
+// RFC 9110 defines Retry-After only for 503, and RFC 6585 for 429.
 //
-// Errors: those from before a connection stood, and those by which an HTTP/2
-// server says that it did not process the stream (RFC 9113, section 8.7), are
-// Unprocessed. An untrusted or mismatched certificate, a host that does not exist,
-// a request or response that is malformed, and whatever comes when the
-// request's context is done, are Final. Everything else, such as a reset, an
-// end of file or a timeout, is Uncertain.
+// These errors are Unprocessed:
 //
-// An error counts as what it wraps. Of several that are joined, one that is
-// Final decides, else one that is Uncertain.
+//   - a connection that could not be established, except as listed below;
+//   - a SOCKS proxy that could not reach the server;
+//   - a 500, 502, 503 or 504 response of a proxy to CONNECT;
+//   - an HTTP/2 stream that the server did not process (RFC 9113, section 8.7).
+//
+// These errors are Final:
+//
+//   - any error, if the request's context is done or its Cancel channel closed;
+//   - an error marked with [Permanent];
+//   - a host that does not exist;
+//   - an error of package crypto/x509 or crypto/tls that rejects the server's
+//     certificate, or a TLS alert that rejects the client's;
+//   - a malformed request or response;
+//   - any other response of a proxy to CONNECT, or a SOCKS proxy that rejects
+//     the credentials, the authentication method, the command or the address.
+//
+// All other errors are Uncertain: a timeout, a connection that was reset or
+// closed, also in the middle of the response header, and any error of unknown
+// type. An idempotent request is therefore retried after an error that
+// middleware returned for a reason of its own. Use Permanent to prevent that.
+//
+// The error of a VerifyConnection or VerifyPeerCertificate callback in a
+// [tls.Config] is returned unchanged by crypto/tls. It is Final if it is, or
+// wraps, an error type of crypto/x509 or a [*tls.CertificateVerificationError],
+// or if the callback marks it with Permanent. An error of another type, as a
+// check for a pinned certificate may return, is Uncertain.
+//
+// For a proxy's response to CONNECT, [http.Transport] returns only the reason
+// phrase. Phrases that are registered or common are recognized. A missing phrase
+// is Final, and so is any other phrase if [RetryTransport.Base] is an
+// http.Transport, which shows whether the request needs a proxy. If a proxy sends
+// phrases of its own with 5xx statuses, an OnProxyConnectResponse hook can return
+// a [net.OpError] with Op "proxyconnect" for them, which is Unprocessed.
+//
+// Wrapped errors are considered too. Joined errors are Final if any of them is,
+// and otherwise Uncertain if any of them is.
 var DefaultClassifier = defaultClassifier{}
 
 type defaultClassifier struct{}
@@ -93,6 +128,8 @@ func statusOutcome(status int) Outcome {
 	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
 		return Unprocessed
 	case http.StatusRequestTimeout, http.StatusInternalServerError, http.StatusBadGateway, http.StatusGatewayTimeout:
+		// RFC 9110, section 15.5.9: a 408 means that the request was
+		// incomplete, but some servers process what has arrived.
 		return Uncertain
 	}
 	return Final
@@ -111,33 +148,77 @@ func (defaultClassifier) Classify(req *http.Request, resp *http.Response, err er
 	return Verdict{Outcome: outcome, RetryAfter: wait}
 }
 
+// Permanent returns an error that wraps err and that [DefaultClassifier]
+// considers [Final], also when it is wrapped or joined with other errors. Use it
+// in a [RetryTransport.Base], a dialer or a TLS callback for a failure that a
+// retry would repeat, such as missing credentials or an unexpected certificate.
+// The text and the Timeout method of err are kept. Permanent(nil) returns nil.
+func Permanent(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &permanentError{err}
+}
+
+// A permanentError implements net.Error, as url.Error does, so that a timeout
+// is still one for callers that assert the interface instead of unwrapping.
+type permanentError struct{ err error }
+
+func (e *permanentError) Error() string { return e.err.Error() }
+func (e *permanentError) Unwrap() error { return e.err }
+
+func (e *permanentError) Timeout() bool {
+	var t interface{ Timeout() bool }
+	return errors.As(e.err, &t) && t.Timeout()
+}
+
+func (e *permanentError) Temporary() bool {
+	var t interface{ Temporary() bool }
+	return errors.As(e.err, &t) && t.Temporary()
+}
+
 func classifyError(req *http.Request, err error) Outcome {
 	if req.Context().Err() != nil {
 		return Final
 	}
-	if o, told := outcomeOf(err, 0); told {
+	select {
+	//lint:ignore SA1019 http.Transport still supports Cancel.
+	case <-req.Cancel:
+		// During a dial and over HTTP/2 the error can be that of the
+		// connection, which says nothing about the cancellation.
+		return Final
+	default:
+	}
+	// net/http sends CONNECT only for an https URL.
+	tunnel := req.URL != nil && req.URL.Scheme == "https"
+	if o, told := outcomeOf(err, tunnel, 0); told {
 		return o
 	}
 	return Uncertain
 }
 
-// outcomeOf returns what err and all that it wraps mean, and false if they tell
-// nothing. An error that tells something hides the details below it, unless
-// they are Final. Of errors that are joined, Final weighs most, then Uncertain:
-// when one of several servers may have processed the request, it may have been
-// processed.
-func outcomeOf(err error, depth int) (outcome Outcome, told bool) {
+// outcomeOf classifies err and the errors it wraps. told is false if none is
+// recognized. A recognized error takes precedence over those it wraps, unless
+// one of them is Final. Among joined errors, Final takes precedence over
+// Uncertain, and Uncertain over Unprocessed: if any server may have processed
+// the request, it may have been processed.
+//
+// tunnel reports whether err can be the response of a proxy to CONNECT.
+func outcomeOf(err error, tunnel bool, depth int) (outcome Outcome, told bool) {
 	if err == nil || isNilPointer(err) || depth == maxErrorDepth {
 		return Final, false
 	}
 	outcome, own := ownOutcome(err)
+	if !own && tunnel && isUntyped(err) {
+		outcome, own = phraseOutcome(err.Error())
+	}
 	if own && outcome == Final {
 		return Final, true
 	}
 	told = own
 	causes := unwrap(err)
 	for _, cause := range causes {
-		switch o, ok := outcomeOf(cause, depth+1); {
+		switch o, ok := outcomeOf(cause, tunnel, depth+1); {
 		case !ok:
 		case o == Final:
 			return Final, true
@@ -159,7 +240,8 @@ func isNilPointer(err error) bool {
 // maxErrorDepth keeps an error that wraps itself from exhausting the stack.
 const maxErrorDepth = 100
 
-// unwrap returns what err wraps, if it is not the kind of nil that is no nil.
+// unwrap returns the errors that err wraps, or nil if err is nil or holds a nil
+// pointer.
 func unwrap(err error) []error {
 	if err == nil || isNilPointer(err) {
 		return nil
@@ -173,30 +255,47 @@ func unwrap(err error) []error {
 	return nil
 }
 
-// ownOutcome returns what err means, regardless of what it wraps.
+// ownOutcome classifies err itself, ignoring the errors it wraps.
 func ownOutcome(err error) (outcome Outcome, told bool) {
 	switch e := err.(type) {
-	case *tls.CertificateVerificationError, x509.UnknownAuthorityError, x509.HostnameError,
-		x509.CertificateInvalidError, x509.SystemRootsError, tls.RecordHeaderError, *tls.ECHRejectionError:
+	case *permanentError:
+		return Final, true
+	case *connectError:
+		if o, ok := phraseOutcome(e.Error()); ok {
+			return o, true
+		}
+		// A proxy that sends a phrase of its own nearly always refuses the
+		// request, by a rule or for its credentials.
+		return Final, true
+	case *tls.CertificateVerificationError, *tls.ECHRejectionError, tls.RecordHeaderError:
+		return Final, true
+	case x509.UnknownAuthorityError, x509.HostnameError, x509.CertificateInvalidError, x509.SystemRootsError,
+		x509.UnhandledCriticalExtension, x509.InsecureAlgorithmError, x509.ConstraintViolationError:
+		// crypto/tls wraps these in a CertificateVerificationError. A
+		// VerifyConnection callback returns them as they are.
 		return Final, true
 	case textproto.ProtocolError:
+		if isCutOff(string(e)) {
+			return Uncertain, true
+		}
 		return Final, true
 	case *net.AddrError, *net.ParseError, net.InvalidAddrError, net.UnknownNetworkError:
 		return Final, true
 	case *url.Error:
+		// Every other Op is the method of a request that an http.Client made.
 		return Final, e.Op == "parse"
 	case *net.DNSError:
 		if e.IsNotFound {
 			return Final, true
 		}
-		// Not every failure that passes is marked as temporary.
+		// Not every transient DNS failure is marked IsTemporary.
 		return Unprocessed, true
 	case *net.OpError:
 		return opOutcome(e), true
 	case syscall.Errno:
 		return errnoOutcome(e), true
 	}
-	if err == http.ErrSchemeMismatch { // an http.Client's word for a RecordHeaderError
+	if err == http.ErrSchemeMismatch { // http.Client substitutes this for RecordHeaderError
 		return Final, true
 	}
 	if code, cause, ok := streamError(err); ok {
@@ -206,19 +305,29 @@ func ownOutcome(err error) (outcome Outcome, told bool) {
 }
 
 func opOutcome(op *net.OpError) Outcome {
-	switch {
-	case op.Op == "dial", op.Op == "proxyconnect", op.Op == "socks connect":
+	switch op.Op {
+	case "socks connect":
+		if isSOCKSRefusal(op.Err) {
+			return Final
+		}
 		return Unprocessed
-	case op.Op == "remote error" && isRefusal(op.Err):
-		return Final
+	case "dial", "proxyconnect":
+		// golang/go#16997: proxyconnect is a failed connection to the proxy.
+		// A proxy's response to CONNECT has no type.
+		return Unprocessed
+	case "remote error":
+		if isTLSRefusal(op.Err) {
+			return Final
+		}
 	}
 	return Uncertain
 }
 
-// isRefusal reports whether err is an alert by which a TLS server turns down
-// the client's certificate, versions, ciphers or protocols (RFC 8446, section
-// 6.2). crypto/tls keeps the type of an alert to itself: a uint8.
-func isRefusal(err error) bool {
+// isTLSRefusal reports whether err is an alert with which a TLS server rejects
+// the client's certificate, version, cipher suites or protocols (RFC 8446,
+// section 6.2). The type is unexported by crypto/tls. Its underlying type is
+// uint8.
+func isTLSRefusal(err error) bool {
 	const handshakeFailure, badCertificate, accessDenied = 40, 42, 49
 	const protocolVersion, insufficientSecurity = 70, 71
 	const unrecognizedName, certificateRequired, noApplicationProtocol = 112, 116, 120
@@ -235,9 +344,19 @@ func isRefusal(err error) bool {
 	}
 }
 
-// errnoOutcome is for the dialer of the caller's own that gives the errno
-// alone. The package syscall has no name for what Windows really returns, and
-// no other system uses its numbers.
+// isSOCKSRefusal reports whether err, from a net.OpError "socks connect", is a
+// refusal that a retry would repeat. The other replies of RFC 1928, section 6,
+// are failures between the proxy and the server, before any byte of the request.
+func isSOCKSRefusal(err error) bool {
+	if err == nil || isNilPointer(err) {
+		return false
+	}
+	return hasAnyPrefix(strings.TrimPrefix(err.Error(), socksReply), socksRefusals)
+}
+
+// errnoOutcome classifies a bare errno, as returned by some custom dialers.
+// Package syscall has no names for the Winsock codes, whose values no other
+// system uses.
 func errnoOutcome(errno syscall.Errno) Outcome {
 	const wsaNetUnreach, wsaConnRefused, wsaHostUnreach = 10051, 10061, 10065
 	switch errno {
@@ -249,10 +368,10 @@ func errnoOutcome(errno syscall.Errno) Outcome {
 }
 
 // streamError returns the code and the cause of an HTTP/2 stream error.
-// net/http bundles golang.org/x/net/http2 and does not export the type; that of
-// x/net would be a dependency. Both are built from the same source, a struct of
-// these three fields. They can be relied on: net/http's own conversion of the
-// one into the other, which is there for errors.As, goes by their names.
+// net/http bundles golang.org/x/net/http2 and does not export the type, and
+// importing x/net's type would add a dependency. Both have these three fields,
+// and may be relied on to keep them: net/http's own errors.As support converts
+// between the two by field name.
 func streamError(err error) (code uint64, cause error, ok bool) {
 	v := reflect.Indirect(reflect.ValueOf(err))
 	t := v.Type()
@@ -270,115 +389,23 @@ func streamOutcome(code uint64, cause error) Outcome {
 	const refusedStream, inadequateSecurity, http11Required = 0x7, 0xc, 0xd
 	switch {
 	case code == refusedStream:
+		// RFC 9113, section 8.7: the stream was closed before any processing.
 		return Unprocessed
-	case cause == nil || cause.Error() != "received from peer":
-		// Not the server but the client ended the stream, since the response
-		// breaks the protocol. Nothing but this text marks the server's.
+	case cause == nil || cause.Error() != resetByPeer:
+		// The client reset the stream because the response violated the
+		// protocol. Only this text identifies a reset sent by the server.
 		return Final
 	case code == inadequateSecurity, code == http11Required:
+		// net/http would negotiate the same protocol and ciphers again.
 		return Final
 	}
 	return Uncertain
 }
 
-// malformed are the beginnings of errors without a type of their own, by which
-// net/http, and below it crypto/tls, turn down a request, a response or a
-// configuration for its form. Nothing but their text tells them from a
-// connection that broke.
-var malformed = []string{
-	"unsupported protocol scheme",
-	"http: nil Request.",
-	"http: no Host in request URL",
-	"http: invalid ",
-	"http: Request.RequestURI can't be set",
-	"http: Request.ContentLength=",
-	"http: ContentLength=",
-	"http: message cannot contain",
-	"net/http: can't write control character",
-	"net/http: invalid ",
-	"net/http: server response headers exceeded",
-	"http2: unsupported scheme",
-	"http2: unencrypted HTTP/2 not enabled",
-	"http2: unexpected ALPN protocol",
-	"http2: request body larger than specified content length",
-	"http2: invalid ",
-	"http2: failed reading the frame payload", // the server speaks HTTP/1.1
-	"http2: Transport received GOAWAY from server ErrCode:INADEQUATE_SECURITY",
-	"http2: Transport received GOAWAY from server ErrCode:HTTP_1_1_REQUIRED",
-	"request header list larger than peer's advertised limit",
-	"malformed HTTP ",
-	"bad Content-Length",
-	"invalid empty Content-Length",
-	"unsupported transfer encoding",
-	"too many transfer encodings",
-	"bad trailer key",
-	"invalid Trailer key",
-	"invalid proxy address",
-	"Proxy Authentication Required", // all that is left of a 407 to CONNECT
-	"tls: server selected unsupported protocol version",
-	"tls: no supported versions satisfy MinVersion and MaxVersion",
-}
-
-// unprocessed are the beginnings of errors without a type of their own, by
-// which net/http says that the server did not process the request: a GOAWAY
-// that does not cover its stream, a connection that takes no stream, a TLS
-// handshake that did not end. The HTTP/2 among them are the same in
-// golang.org/x/net/http2, which is the source of what net/http bundles.
-var unprocessed = []string{
-	"http2: Transport received Server's graceful shutdown GOAWAY",
-	"http2: Transport received GOAWAY from server ErrCode:",
-	"http2: client conn not usable",
-	"http2: client conn could not be established",
-	"net/http: TLS handshake timeout",
-}
-
-// textOutcome returns what the text of an error means that has no type.
-func textOutcome(text string) (outcome Outcome, told bool) {
-	// The refusal of a stream whose body can't be had again is formatted into
-	// another error. So is a PROTOCOL_ERROR, which says nothing of the kind.
-	if refusal, ok := strings.CutPrefix(text, "http2: Transport: cannot retry err ["); ok {
-		if hasAnyPrefix(refusal, unprocessed) ||
-			strings.HasPrefix(refusal, "stream error: ") && strings.Contains(refusal, "; REFUSED_STREAM") {
-			return Unprocessed, true
-		}
-		return Uncertain, true
-	}
-	switch {
-	case hasAnyPrefix(text, malformed):
-		return Final, true
-	case text == "net/http: request canceled": // by the deprecated Request.Cancel
-		return Final, true
-	case hasAnyPrefix(text, unprocessed):
-		return Unprocessed, true
-	}
-	return Uncertain, false
-}
-
-// isBreak reports whether err, which wraps nothing, is one of the ways in which
-// net/http says that a connection broke or took too long. It matters where a
-// middleware has joined several errors.
-func isBreak(err error) bool {
-	switch err {
-	case io.EOF, io.ErrUnexpectedEOF, io.ErrClosedPipe, net.ErrClosed, context.Canceled:
-		return true
-	}
-	t, ok := err.(interface{ Timeout() bool })
-	return ok && t.Timeout() || hasAnyPrefix(err.Error(), []string{"http: ", "net/http: ", "http2: "})
-}
-
-func hasAnyPrefix(s string, prefixes []string) bool {
-	for _, p := range prefixes {
-		if strings.HasPrefix(s, p) {
-			return true
-		}
-	}
-	return false
-}
-
 // IsIdempotent reports whether req may be processed twice: its method is GET,
-// HEAD, OPTIONS, TRACE, PUT or DELETE (RFC 9110, section 9.2.2), or it has a
-// header Idempotency-Key or X-Idempotency-Key. As for [net/http.Transport], a
-// field with an empty list of values counts, and is not sent.
+// HEAD, OPTIONS, TRACE, PUT or DELETE (RFC 9110, section 9.2.2), or it has an
+// Idempotency-Key or X-Idempotency-Key header. As in [http.Transport], a header
+// with an empty value slice counts but is not sent.
 func IsIdempotent(req *http.Request) bool {
 	switch req.Method {
 	case "", http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace, http.MethodPut, http.MethodDelete:

@@ -31,7 +31,7 @@ import (
 	"github.com/httpretry/httpretry"
 )
 
-func TestClassifyStatus(t *testing.T) {
+func TestDefaultClassifier_Statuses(t *testing.T) {
 	want := map[int]httpretry.Outcome{
 		408: httpretry.Uncertain,
 		429: httpretry.Unprocessed,
@@ -91,7 +91,7 @@ func TestIsIdempotent(t *testing.T) {
 	}
 }
 
-func TestOutcomeString(t *testing.T) {
+func TestOutcome_String(t *testing.T) {
 	for o, want := range map[httpretry.Outcome]string{
 		httpretry.Final: "final", httpretry.Unprocessed: "unprocessed", httpretry.Uncertain: "uncertain", 3: "invalid",
 	} {
@@ -245,7 +245,7 @@ func failingDial(err error) dialFunc {
 	return func(context.Context, string, string) (net.Conn, error) { return nil, err }
 }
 
-func TestClassifyNoConnection(t *testing.T) {
+func TestDefaultClassifier_NoConnection(t *testing.T) {
 	testFailures(t, []failure{
 		{
 			"refused", "nothing was sent", httpretry.Unprocessed, "refused",
@@ -302,7 +302,7 @@ func TestClassifyNoConnection(t *testing.T) {
 }
 
 // An errno may come without a net.OpError from a dialer of the caller's own.
-func TestClassifyErrno(t *testing.T) {
+func TestDefaultClassifier_Errno(t *testing.T) {
 	tests := []struct {
 		errno  syscall.Errno
 		want   httpretry.Outcome
@@ -367,7 +367,7 @@ func (c hastyConn) SetDeadline(time.Time) error {
 	return c.UDPConn.SetDeadline(time.Now().Add(20 * time.Millisecond))
 }
 
-func TestClassifyDNS(t *testing.T) {
+func TestDefaultClassifier_DNS(t *testing.T) {
 	tests := []struct {
 		name   string
 		rcode  int
@@ -412,7 +412,7 @@ type stubbornConn struct{ net.Conn }
 
 func (stubbornConn) Close() error { return nil }
 
-func TestClassifyInvalidRequest(t *testing.T) {
+func TestDefaultClassifier_InvalidRequest(t *testing.T) {
 	tests := []struct {
 		name   string
 		text   string
@@ -464,14 +464,14 @@ func TestClassifyInvalidRequest(t *testing.T) {
 	}
 }
 
-func TestClassifyRequestURI(t *testing.T) {
+func TestDefaultClassifier_RequestURI(t *testing.T) {
 	req := get(t, "http://host.invalid")
 	req.RequestURI = "/"
 	_, err := new(http.Client).Do(req)
 	wantOutcome(t, req, err, httpretry.Final, "a middleware forwards a server's request as it is, always")
 }
 
-func TestClassifyURLOfMiddleware(t *testing.T) {
+func TestDefaultClassifier_InvalidURLOfMiddleware(t *testing.T) {
 	_, err := http.NewRequest("GET", "http://host.invalid:port", nil)
 	wantOutcome(t, get(t, "http://host.invalid"), err, httpretry.Final, "a URL that can't be parsed never can")
 }
@@ -484,6 +484,8 @@ var responseFailures = []struct {
 	reason string
 }{
 	{"status line", answer("HELLO\r\n\r\n"), httpretry.Final, "malformed HTTP response", "malformed"},
+	{"status line of another protocol", answer("HTTPS/1.1 200 OK\r\n\r\n"), httpretry.Final, "malformed HTTP version", "malformed"},
+	{"empty status line", answer("\r\n\r\n"), httpretry.Final, "malformed HTTP response", "malformed"},
 	{"status", answer("HTTP/1.1 2x0 OK\r\n\r\n"), httpretry.Final, "malformed HTTP status code", "malformed"},
 	{"version", answer("HTTP/one 200 OK\r\n\r\n"), httpretry.Final, "malformed HTTP version", "malformed"},
 	{"header", answer("HTTP/1.1 200 OK\r\nno colon\r\n\r\n"), httpretry.Final, "malformed MIME header", "malformed"},
@@ -529,7 +531,7 @@ var responseFailures = []struct {
 	},
 	{
 		"header line cut off", func(c net.Conn) { answer("HTTP/1.1 200 OK\r\nConte")(c); c.Close() },
-		httpretry.Final, "malformed MIME header", "net/http says the same of a line without a colon",
+		httpretry.Uncertain, "malformed MIME header", "the server may have processed the request",
 	},
 	{
 		"closed before", func(c net.Conn) { answer("")(c); c.Close() },
@@ -542,7 +544,7 @@ var responseFailures = []struct {
 	{"none", silent, httpretry.Uncertain, "timeout awaiting response headers", "the server may still process the request"},
 }
 
-func TestClassifyResponse(t *testing.T) {
+func TestDefaultClassifier_MalformedOrBrokenResponse(t *testing.T) {
 	for _, tt := range responseFailures {
 		for name, send := range map[string]func(*testing.T, string) *http.Request{"GET": get, "POST": postOnce} {
 			t.Run(tt.name+"/"+name, func(t *testing.T) {
@@ -564,7 +566,7 @@ func TestClassifyResponse(t *testing.T) {
 
 // A connection from the idle pool may be closed while it is taken. net/http
 // sends a GET again by itself, on a new connection.
-func TestClassifyReusedConnection(t *testing.T) {
+func TestDefaultClassifier_ReusedConnectionClosed(t *testing.T) {
 	served := make(chan struct{}, 1)
 	serve := func(conn net.Conn) {
 		r := bufio.NewReader(conn)
@@ -613,7 +615,7 @@ func (c noticedConn) Close() error {
 	return c.Conn.Close()
 }
 
-func TestClassifyIdleConnectionClosed(t *testing.T) {
+func TestDefaultClassifier_IdleConnectionClosed(t *testing.T) {
 	hangUp, hungUp := make(chan struct{}), make(chan struct{})
 	addr := serveRaw(t, func(conn net.Conn) {
 		answer("HTTP/1.1 204 No Content\r\n\r\n")(conn)
@@ -667,7 +669,18 @@ func serveTLS(t *testing.T, config *tls.Config) (url string) {
 	return "https://" + serveRaw(t, func(conn net.Conn) { tls.Server(conn, config).Handshake() })
 }
 
-func TestClassifyTLS(t *testing.T) {
+const wrongConfig = "trying again changes neither side's configuration"
+
+// refuseTLS sets up a handshake whose configurations don't agree.
+func refuseTLS(server, client *tls.Config) func(*testing.T, *http.Transport) *http.Request {
+	return func(t *testing.T, tr *http.Transport) *http.Request {
+		client.InsecureSkipVerify = true
+		tr.TLSClientConfig = client
+		return get(t, serveTLS(t, server))
+	}
+}
+
+func TestDefaultClassifier_TLS(t *testing.T) {
 	trust := func(host string, expires time.Time) func(*testing.T, *http.Transport) *http.Request {
 		return func(t *testing.T, tr *http.Transport) *http.Request {
 			cert, pool := newCertificate(t, host, expires)
@@ -675,46 +688,38 @@ func TestClassifyTLS(t *testing.T) {
 			return get(t, serveTLS(t, &tls.Config{Certificates: []tls.Certificate{cert}}))
 		}
 	}
-	refuse := func(server, client *tls.Config) func(*testing.T, *http.Transport) *http.Request {
-		return func(t *testing.T, tr *http.Transport) *http.Request {
-			client.InsecureSkipVerify = true
-			tr.TLSClientConfig = client
-			return get(t, serveTLS(t, server))
-		}
-	}
-	const wrong = "trying again changes neither side's configuration"
 	clientCert := func(version uint16) *tls.Config {
 		return &tls.Config{ClientAuth: tls.RequireAnyClientCert, MaxVersion: version}
 	}
 	testFailures(t, []failure{
-		{"untrusted", wrong, httpretry.Final, "unknown authority", func(t *testing.T, _ *http.Transport) *http.Request {
+		{"untrusted", wrongConfig, httpretry.Final, "unknown authority", func(t *testing.T, _ *http.Transport) *http.Request {
 			return get(t, serveTLS(t, &tls.Config{}))
 		}},
-		{"wrong host", wrong, httpretry.Final, "certificate is valid for", trust("127.0.0.2", time.Now().Add(time.Hour))},
-		{"expired", wrong, httpretry.Final, "has expired", trust("127.0.0.1", time.Now().Add(-time.Minute))},
-		{"client certificate, 1.2", wrong, httpretry.Final, "remote error", refuse(clientCert(tls.VersionTLS12), &tls.Config{})},
-		{"client certificate, 1.3", wrong, httpretry.Final, "remote error", refuse(clientCert(tls.VersionTLS13), &tls.Config{})},
-		{"untrusted client certificate", wrong, httpretry.Final, "remote error", func(t *testing.T, tr *http.Transport) *http.Request {
+		{"wrong host", wrongConfig, httpretry.Final, "certificate is valid for", trust("127.0.0.2", time.Now().Add(time.Hour))},
+		{"expired", wrongConfig, httpretry.Final, "has expired", trust("127.0.0.1", time.Now().Add(-time.Minute))},
+		{"client certificate, 1.2", wrongConfig, httpretry.Final, "remote error", refuseTLS(clientCert(tls.VersionTLS12), &tls.Config{})},
+		{"client certificate, 1.3", wrongConfig, httpretry.Final, "remote error", refuseTLS(clientCert(tls.VersionTLS13), &tls.Config{})},
+		{"untrusted client certificate", wrongConfig, httpretry.Final, "remote error", func(t *testing.T, tr *http.Transport) *http.Request {
 			cert, _ := newCertificate(t, "127.0.0.1", time.Now().Add(time.Hour))
 			tr.TLSClientConfig = &tls.Config{Certificates: []tls.Certificate{cert}, InsecureSkipVerify: true}
 			return get(t, serveTLS(t, &tls.Config{ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: x509.NewCertPool()}))
 		}},
-		{"old server", wrong, httpretry.Final, "remote error", refuse(
+		{"old server", wrongConfig, httpretry.Final, "remote error", refuseTLS(
 			&tls.Config{MaxVersion: tls.VersionTLS12}, &tls.Config{MinVersion: tls.VersionTLS13})},
-		{"old client", wrong, httpretry.Final, "remote error", refuse(
+		{"old client", wrongConfig, httpretry.Final, "remote error", refuseTLS(
 			&tls.Config{MinVersion: tls.VersionTLS13}, &tls.Config{MaxVersion: tls.VersionTLS12})},
-		{"ciphers", wrong, httpretry.Final, "remote error", refuse(
+		{"ciphers", wrongConfig, httpretry.Final, "remote error", refuseTLS(
 			&tls.Config{MaxVersion: tls.VersionTLS12, CipherSuites: []uint16{tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256}},
 			&tls.Config{CipherSuites: []uint16{tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384}, MaxVersion: tls.VersionTLS12})},
-		{"protocols", wrong, httpretry.Final, "remote error", refuse(
+		{"protocols", wrongConfig, httpretry.Final, "remote error", refuseTLS(
 			&tls.Config{NextProtos: []string{"gopher"}}, &tls.Config{NextProtos: []string{"http/1.1"}})},
-		{"impossible versions", wrong, httpretry.Final, "no supported versions", refuse(
+		{"impossible versions", wrongConfig, httpretry.Final, "no supported versions", refuseTLS(
 			&tls.Config{}, &tls.Config{MinVersion: tls.VersionTLS13, MaxVersion: tls.VersionTLS12})},
-		{"server that does not know versions", wrong, httpretry.Final, "unsupported protocol version", chooseTLS12},
-		{"plain HTTP server", wrong, httpretry.Final, "first record does not look like", func(t *testing.T, _ *http.Transport) *http.Request {
+		{"server that does not know versions", wrongConfig, httpretry.Final, "unsupported protocol version", chooseTLS12},
+		{"plain HTTP server", wrongConfig, httpretry.Final, "first record does not look like", func(t *testing.T, _ *http.Transport) *http.Request {
 			return get(t, "https://"+serveRaw(t, answerAnything("HTTP/1.1 400 Bad Request\r\n\r\n")))
 		}},
-		{"server's failure", "may pass", httpretry.Uncertain, "internal error", refuse(
+		{"server's failure", "may pass", httpretry.Uncertain, "internal error", refuseTLS(
 			&tls.Config{GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
 				return nil, errors.New("not now")
 			}}, &tls.Config{})},
@@ -725,6 +730,20 @@ func TestClassifyTLS(t *testing.T) {
 		{"hung up", "looks like any other end of file", httpretry.Uncertain, "EOF", func(t *testing.T, tr *http.Transport) *http.Request {
 			return get(t, "https://"+serveRaw(t, func(conn net.Conn) { answerAnything("")(conn); conn.Close() }))
 		}},
+	})
+}
+
+// crypto/tls returns the error of a callback unchanged.
+func TestDefaultClassifier_TLSCallback(t *testing.T) {
+	verify := func(err error) func(*testing.T, *http.Transport) *http.Request {
+		return refuseTLS(&tls.Config{}, &tls.Config{VerifyConnection: func(tls.ConnectionState) error { return err }})
+	}
+	testFailures(t, []failure{
+		{"error of crypto/x509", wrongConfig, httpretry.Final, "unhandled critical extension", verify(x509.UnhandledCriticalExtension{})},
+		{"algorithm", wrongConfig, httpretry.Final, "insecure algorithm", verify(x509.InsecureAlgorithmError(x509.MD5WithRSA))},
+		{"constraint", wrongConfig, httpretry.Final, "cannot sign", verify(x509.ConstraintViolationError{})},
+		{"permanent error", wrongConfig, httpretry.Final, "pin mismatch", verify(httpretry.Permanent(errors.New("pin mismatch")))},
+		{"untyped error", "nothing tells it from a failure that passes", httpretry.Uncertain, "pin mismatch", verify(errors.New("pin mismatch"))},
 	})
 }
 
@@ -749,7 +768,7 @@ func chooseTLS12(t *testing.T, tr *http.Transport) *http.Request {
 
 // An http.Client within an inner middleware has a word of its own for a server
 // that does not speak TLS.
-func TestClassifySchemeMismatch(t *testing.T) {
+func TestDefaultClassifier_SchemeMismatch(t *testing.T) {
 	client := &http.Client{Transport: &http.Transport{}}
 	req := get(t, "https://"+serveRaw(t, answerAnything("HTTP/1.1 400 Bad Request\r\n\r\n")))
 	_, err := client.Do(req)
@@ -759,57 +778,7 @@ func TestClassifySchemeMismatch(t *testing.T) {
 	wantOutcome(t, req, err, httpretry.Final, "the server will not speak TLS next time")
 }
 
-func TestClassifyProxy(t *testing.T) {
-	through := func(scheme string, proxy func(*testing.T) string) func(*testing.T, *http.Transport) *http.Request {
-		return func(t *testing.T, tr *http.Transport) *http.Request {
-			tr.Proxy = http.ProxyURL(&url.URL{Scheme: scheme, Host: proxy(t)})
-			return get(t, "https://host.invalid")
-		}
-	}
-	saying := func(text string) func(*testing.T) string {
-		return func(t *testing.T) string { return serveRaw(t, answer(text)) }
-	}
-	testFailures(t, []failure{
-		{"refused", "nothing was sent", httpretry.Unprocessed, "proxyconnect", through("http", closedAddr)},
-		{"SOCKS refused", "nothing was sent", httpretry.Unprocessed, "proxyconnect", through("socks5", closedAddr)},
-		{"SOCKS says no", "nothing was sent", httpretry.Unprocessed, "socks connect", through("socks5", func(t *testing.T) string {
-			return serveRaw(t, func(conn net.Conn) {
-				answerAnything("\x05\x00")(conn)
-				answerAnything("\x05\x05\x00\x01\x00\x00\x00\x00\x00\x00")(conn)
-			})
-		})},
-		{"untrusted", "trying again changes no certificate", httpretry.Final, "unknown authority", through("https", func(t *testing.T) string {
-			return strings.TrimPrefix(serveTLS(t, &tls.Config{}), "https://")
-		})},
-		{"hangs up on TLS", "nothing was sent", httpretry.Unprocessed, "proxyconnect", through("https", func(t *testing.T) string {
-			return serveRaw(t, func(conn net.Conn) { answerAnything("")(conn); conn.Close() })
-		})},
-		{
-			"CONNECT 407", "the credentials are wrong", httpretry.Final, "Proxy Authentication Required",
-			through("http", saying("HTTP/1.1 407 Proxy Authentication Required\r\n\r\n")),
-		},
-		{
-			"CONNECT 502", "net/http leaves only the phrase, which an upstream's middleware may use as well", httpretry.Uncertain, "Bad Gateway",
-			through("http", saying("HTTP/1.1 502 Bad Gateway\r\n\r\n")),
-		},
-		{
-			"CONNECT malformed", "malformed", httpretry.Final, "malformed HTTP response",
-			through("http", saying("HELLO\r\n\r\n")),
-		},
-		{
-			"invalid address", "a mistake in the configuration", httpretry.Final, "invalid proxy address",
-			func(t *testing.T, tr *http.Transport) *http.Request {
-				// What http.ProxyFromEnvironment says, which reads it only once.
-				tr.Proxy = func(*http.Request) (*url.URL, error) {
-					return nil, fmt.Errorf("invalid proxy address %q: %v", "proxy.invalid:port", errors.New("invalid port"))
-				}
-				return get(t, "https://host.invalid")
-			},
-		},
-	})
-}
-
-func TestClassifyContext(t *testing.T) {
+func TestDefaultClassifier_CanceledCallIsFinal(t *testing.T) {
 	addr := serveRaw(t, silent)
 	tr := &http.Transport{}
 	t.Run("cancelled by the caller", func(t *testing.T) {
@@ -826,12 +795,12 @@ func TestClassifyContext(t *testing.T) {
 		wantOutcome(t, req, err, httpretry.Final, "the caller's time is up")
 		wantOutcome(t, req, syscall.ECONNREFUSED, httpretry.Final, "the caller's time is up, whatever the error says")
 	})
-	t.Run("Request.Cancel", func(t *testing.T) {
-		req := get(t, "http://"+addr)
-		//lint:ignore SA1019 net/http still honours it
-		req.Cancel = closedAfter(10 * time.Millisecond)
-		wantOutcome(t, req, errorOf(t, tr, req), httpretry.Final, "the caller wants no more")
-	})
+}
+
+// A timeout below the RetryTransport leaves the caller's context alone.
+func TestDefaultClassifier_InnerTimeoutIsUncertain(t *testing.T) {
+	addr := serveRaw(t, silent)
+	tr := &http.Transport{}
 	inner := func(cancel func(context.Context) (context.Context, context.CancelFunc)) roundTripFunc {
 		return func(req *http.Request) (*http.Response, error) {
 			ctx, stop := cancel(req.Context())
@@ -861,6 +830,36 @@ func TestClassifyContext(t *testing.T) {
 		_, err := client.Do(req)
 		wantOutcome(t, req, err, httpretry.Uncertain, "the next attempt may be in time")
 	})
+	t.Run("Client.Timeout of an inner middleware, by Request.Cancel", func(t *testing.T) {
+		// An http.Client cancels so if its Transport is not an http.Transport.
+		client := &http.Client{Transport: roundTripFunc(tr.RoundTrip), Timeout: 10 * time.Millisecond}
+		req := get(t, "http://"+addr)
+		_, err := client.Do(req)
+		wantOutcome(t, req, err, httpretry.Uncertain, "the next attempt may be in time")
+	})
+}
+
+func TestDefaultClassifier_RequestCancelIsFinal(t *testing.T) {
+	addr := serveRaw(t, silent)
+	for name, dial := range map[string]dialFunc{
+		"while the response is awaited": nil,
+		"during the dial": func(ctx context.Context, _, _ string) (net.Conn, error) {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		},
+	} {
+		t.Run("Request.Cancel "+name, func(t *testing.T) {
+			tr := &http.Transport{DialContext: dial}
+			defer tr.CloseIdleConnections()
+			req := get(t, "http://"+addr)
+			//lint:ignore SA1019 net/http still honours it
+			req.Cancel = closedAfter(10 * time.Millisecond)
+			err := errorOf(t, tr, req)
+			wantOutcome(t, req, err, httpretry.Final, "the caller wants no more")
+			wantOutcome(t, req, syscall.ECONNREFUSED, httpretry.Final, "the caller wants no more, whatever the error says")
+			wantOutcome(t, get(t, "http://"+addr), err, httpretry.Final, "the error of a request that middleware has copied")
+		})
+	}
 }
 
 func closedAfter(d time.Duration) <-chan struct{} {
@@ -869,7 +868,7 @@ func closedAfter(d time.Duration) <-chan struct{} {
 	return c
 }
 
-func TestClassifyAttemptTimeout(t *testing.T) {
+func TestDefaultClassifier_AttemptTimeoutIsUncertain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var got httpretry.Attempt
 		rt := &httpretry.RetryTransport{
@@ -1013,7 +1012,7 @@ var h2Requests = map[string]func(*testing.T, string) *http.Request{
 	"GET": get, "POST with GetBody": post, "POST without GetBody": postOnce,
 }
 
-func TestClassifyStreamReset(t *testing.T) {
+func TestDefaultClassifier_HTTP2StreamReset(t *testing.T) {
 	for code := uint32(codeNo); code <= codeHTTP11Required+1; code++ {
 		want, reason := httpretry.Uncertain, "the server may have begun to process the stream"
 		switch code {
@@ -1102,7 +1101,7 @@ var http2Failures = []struct {
 	},
 }
 
-func TestClassifyHTTP2(t *testing.T) {
+func TestDefaultClassifier_HTTP2(t *testing.T) {
 	for _, tt := range http2Failures {
 		for name, send := range h2Requests {
 			if tt.name == gracefulGoAway && name != "POST without GetBody" {
@@ -1120,7 +1119,7 @@ func TestClassifyHTTP2(t *testing.T) {
 	}
 }
 
-func TestClassifyHTTP2NotEstablished(t *testing.T) {
+func TestDefaultClassifier_HTTP2NotEstablished(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tr := newH2Transport(nil)
 		tr.DialContext = func(context.Context, string, string) (net.Conn, error) {
@@ -1146,7 +1145,7 @@ func TestClassifyHTTP2NotEstablished(t *testing.T) {
 
 // On a connection that was used before, a GOAWAY with an error leaves the text
 // of a graceful one.
-func TestClassifySecondStream(t *testing.T) {
+func TestDefaultClassifier_HTTP2SecondStream(t *testing.T) {
 	tests := []struct {
 		name   string
 		send   []byte // after the stream with ID 1 was served
@@ -1196,7 +1195,7 @@ func TestClassifySecondStream(t *testing.T) {
 }
 
 // What a pipe gives is what a TLS connection gives.
-func TestClassifyHTTP2OverTLS(t *testing.T) {
+func TestDefaultClassifier_HTTP2OverTLS(t *testing.T) {
 	refused := func(stream uint32) ([]byte, bool) { return rstStream(stream, codeRefusedStream), false }
 	cancelled := func(stream uint32) ([]byte, bool) { return rstStream(stream, codeCancel), false }
 	testFailures(t, []failure{
@@ -1240,7 +1239,7 @@ type errCode uint32
 
 func (e StreamError) Error() string { return fmt.Sprintf("stream error: %d, %d", e.StreamID, e.Code) }
 
-func TestClassifyExportedStreamError(t *testing.T) {
+func TestDefaultClassifier_ExportedStreamError(t *testing.T) {
 	fromPeer := errors.New("received from peer") // x/net's own text
 	tests := []struct {
 		err    error
@@ -1261,7 +1260,7 @@ func TestClassifyExportedStreamError(t *testing.T) {
 }
 
 // A middleware that asks several servers may join their errors.
-func TestClassifyJoined(t *testing.T) {
+func TestDefaultClassifier_JoinedErrors(t *testing.T) {
 	refused := &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}
 	broken := &net.OpError{Op: "read", Err: syscall.ECONNRESET}
 	unknownHost := &net.DNSError{Err: "no such host", IsNotFound: true}
@@ -1288,7 +1287,7 @@ func TestClassifyJoined(t *testing.T) {
 }
 
 // An outer error may be refined by its details, but not overruled.
-func TestClassifyDetails(t *testing.T) {
+func TestDefaultClassifier_DetailsRefineOuterError(t *testing.T) {
 	tests := []struct {
 		err    error
 		want   httpretry.Outcome
@@ -1325,7 +1324,7 @@ type nilCause struct{ *int }
 func (nilCause) Error() string { return "empty" }
 func (nilCause) Unwrap() error { return nil }
 
-func TestClassifyHostileErrors(t *testing.T) {
+func TestDefaultClassifier_HostileErrors(t *testing.T) {
 	req := get(t, "http://host.invalid")
 	for _, err := range []error{
 		(*net.OpError)(nil), (*net.DNSError)(nil), (*url.Error)(nil), (*StreamError)(nil), (*errorPair)(nil),
