@@ -21,6 +21,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"sync"
 	"syscall"
@@ -54,6 +55,14 @@ func TestDefaultClassifier_Statuses(t *testing.T) {
 		if got := httpretry.DefaultClassifier.Classify(req, resp, nil); got.RetryAfter != wantWait || got.Outcome != want[status] {
 			t.Errorf("status %d with Retry-After: 7: got %+v, want %v and %v", status, got, want[status], wantWait)
 		}
+	}
+}
+
+// A variable of an interface type could be replaced for the whole program.
+func TestDefaultClassifier_CannotBeReplaced(t *testing.T) {
+	typ := reflect.TypeOf(&httpretry.DefaultClassifier).Elem()
+	if typ.Kind() != reflect.Struct || typ.Size() != 0 || typ.PkgPath() == "" || typ.Name() != "defaultClassifier" {
+		t.Errorf("got the type %v of %d bytes, want an unexported struct of none", typ, typ.Size())
 	}
 }
 

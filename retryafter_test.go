@@ -30,7 +30,7 @@ func headerOf(namesAndValues ...string) http.Header {
 	return h
 }
 
-func TestRetryAfterNumbers(t *testing.T) {
+func TestRetryAfter_Numbers(t *testing.T) {
 	const no = time.Duration(-1) // no wish
 	tests := []struct {
 		name, value string
@@ -55,12 +55,18 @@ func TestRetryAfterNumbers(t *testing.T) {
 		{"infinity", "infinity", no, "not digits"},
 		{"a point", ".", no, "no digit"},
 		{"two points", "1.2.3", no, "not a number"},
-		{"comma", "1,5", no, "not a number"},
-		{"two values", "1, 2", no, "a single value is allowed"},
+		{"two values", "30,120", 2 * time.Minute, "a proxy combined two lines (RFC 9110, section 5.2)"},
+		{"longest first", "120, 30", 2 * time.Minute, "the longest satisfies each of them"},
+		{"decimal comma", "1,5", 5 * time.Second, "two values"},
+		{"empty members", ",, 30 ,", 30 * time.Second, "RFC 9110, section 5.6.1: empty members are ignored"},
+		{"a malformed member", "soon, 30, -5", 30 * time.Second, "at least the others are asked for"},
+		{"no well-formed member", "soon, later", no, "neither a number nor a date"},
+		{"commas", ",,,", no, "nothing asked"},
+		{"beyond the first hundred", strings.Repeat("1,", 100) + "9", time.Second, "bounded"},
 		{"unit", "5s", no, "a number has no unit"},
 		{"other digits", "٣", no, "not ASCII"},
 		{"garbage", "soon", no, "neither a number nor a date"},
-		{"largest", "9223372036", 9223372036 * time.Second, "fits just so"},
+		{"largest", "1000000000", 1e9 * time.Second, "a larger number is a date"},
 		{"too large", "9223372037", math.MaxInt64, "saturates rather than turning negative"},
 		{"far too large", "99999999999999999999999999", math.MaxInt64, "saturates"},
 		{"400 digits", strings.Repeat("9", 400), math.MaxInt64, "beyond even a float64"},
@@ -80,7 +86,7 @@ func TestRetryAfterNumbers(t *testing.T) {
 }
 
 // A decimal of milliseconds is not a nanosecond short.
-func TestRetryAfterDecimalsAreExact(t *testing.T) {
+func TestRetryAfter_DecimalsAreExact(t *testing.T) {
 	for ms := range 10_000 {
 		value := fmt.Sprintf("%d.%03d", ms/1000, ms%1000)
 		want := time.Duration(ms) * time.Millisecond
@@ -92,8 +98,8 @@ func TestRetryAfterDecimalsAreExact(t *testing.T) {
 }
 
 // Integers are exact, also where a float64 is not.
-func TestRetryAfterIntegersAreExact(t *testing.T) {
-	for _, n := range []int64{1, 9007199, 9007199254, 4611686019, 9223372035} {
+func TestRetryAfter_IntegersAreExact(t *testing.T) {
+	for _, n := range []int64{1, 9007199, 900719925, 461168601, 999999999, 1e9} {
 		want := time.Duration(n) * time.Second
 		got, _ := httpretry.RetryAfter(&http.Response{Header: headerOf("Retry-After", fmt.Sprint(n))})
 		if got != want {
@@ -102,7 +108,7 @@ func TestRetryAfterIntegersAreExact(t *testing.T) {
 	}
 }
 
-func TestRetryAfterDates(t *testing.T) {
+func TestRetryAfter_Dates(t *testing.T) {
 	tests := []struct {
 		name   string
 		header http.Header
@@ -125,6 +131,27 @@ func TestRetryAfterDates(t *testing.T) {
 		{"no such date", headerOf("Retry-After", "Sun, 31 Feb 1994 08:49:37 GMT", "Date", rfc1123), 0, false, "malformed"},
 		{"another time zone", headerOf("Retry-After", "Sun, 06 Nov 1994 08:49:37 CET", "Date", halfAMinuteBefore), 0, false, "GMT is required"},
 		{"RFC 3339", headerOf("Retry-After", "1994-11-06T08:49:37Z", "Date", halfAMinuteBefore), 0, false, "none of the three forms"},
+		{"leap second", headerOf("Retry-After", "Sat, 31 Dec 2016 23:59:60 GMT", "Date", "Sat, 31 Dec 2016 23:59:30 GMT"),
+			30 * time.Second, true, "RFC 9110, section 5.6.7: a second may be 60"},
+		{"leap second, RFC 850", headerOf("Retry-After", "Saturday, 31-Dec-16 23:59:60 GMT", "Date", "Sat, 31 Dec 2016 23:59:30 GMT"),
+			30 * time.Second, true, "RFC 9110, section 5.6.7: a second may be 60"},
+		{"leap second, asctime", headerOf("Retry-After", "Sat Dec 31 23:59:60 2016", "Date", "Sat, 31 Dec 2016 23:59:30 GMT"),
+			30 * time.Second, true, "RFC 9110, section 5.6.7: a second may be 60"},
+		{"leap second of Date", headerOf("Retry-After", "Sun, 01 Jan 2017 00:00:30 GMT", "Date", "Sat, 31 Dec 2016 23:59:60 GMT"),
+			30 * time.Second, true, "not the client's clock"},
+		{"minute 60", headerOf("Retry-After", "Sat, 31 Dec 2016 23:60:00 GMT"), 0, false, "malformed"},
+		{"second 61", headerOf("Retry-After", "Sat, 31 Dec 2016 23:59:61 GMT"), 0, false, "malformed"},
+		{"only :60", headerOf("Retry-After", ":60"), 0, false, "malformed"},
+		{"epoch", headerOf("Retry-After", "1000000030", "Date", "Sun, 09 Sep 2001 01:46:40 GMT"), 30 * time.Second, true, "above 10⁹"},
+		{"epoch with a fraction", headerOf("Retry-After", "1000000030.5", "Date", "Sun, 09 Sep 2001 01:46:40 GMT"), 30500 * time.Millisecond, true, "above 10⁹"},
+		{"epoch in milliseconds", headerOf("Retry-After", "1000000030500", "Date", "Sun, 09 Sep 2001 01:46:40 GMT"), 30500 * time.Millisecond, true, "above 10¹²"},
+		{"epoch by the client's clock", headerOf("Retry-After", "1000000000"), 1e9 * time.Second, true, "10⁹ is the largest wait"},
+		{"past epoch", headerOf("Retry-After", "1000000030", "Date", "Sun, 09 Sep 2001 02:46:40 GMT"), 0, true, "a date that has passed is no wait"},
+		{"last epoch", headerOf("Retry-After", "9223372036", "Date", "Thu, 01 Jan 1970 00:00:00 GMT"), 9223372036 * time.Second, true, "fits just so"},
+		{"epoch in a list", headerOf("Retry-After", "20, 1000000030", "Date", "Sun, 09 Sep 2001 01:46:40 GMT"), 30 * time.Second, true, "the longest"},
+		{"dates in a list", headerOf("Retry-After", halfAMinuteBefore+", "+rfc1123, "Date", halfAMinuteBefore), 30 * time.Second, true, "the longest"},
+		{"all forms in a list", headerOf("Retry-After", "5, "+asctime+", "+rfc850+",7,"+rfc1123+", 9", "Date", halfAMinuteBefore), 30 * time.Second, true, "the longest"},
+		{"a number between dates", headerOf("Retry-After", rfc1123+", 45 ,"+rfc850, "Date", halfAMinuteBefore), 45 * time.Second, true, "the longest"},
 		{"only a Date", headerOf("Date", rfc1123), 0, false, "nothing asked"},
 	}
 	for _, tt := range tests {
@@ -139,7 +166,7 @@ func TestRetryAfterDates(t *testing.T) {
 	}
 }
 
-func TestRetryAfterPrecedence(t *testing.T) {
+func TestRetryAfter_Precedence(t *testing.T) {
 	const ms, xms, ra = "retry-after-ms", "x-ms-retry-after-ms", "Retry-After"
 	tests := []struct {
 		name   string
@@ -164,7 +191,9 @@ func TestRetryAfterPrecedence(t *testing.T) {
 		{"ms before a date", headerOf(ra, rfc1123, "Date", halfAMinuteBefore, ms, "250"), 250 * time.Millisecond, true, "more exact"},
 		{"a date in ms", headerOf(ms, rfc1123, ra, "2"), 2 * time.Second, true, "milliseconds are a number"},
 		{"huge ms", headerOf(ms, strings.Repeat("9", 30)), math.MaxInt64, true, "saturates"},
-		{"two Retry-Afters", headerOf(ra, "1", ra, "2"), time.Second, true, "the first, as Header.Get has it"},
+		{"two Retry-Afters", headerOf(ra, "1", ra, "3", ra, "2"), 3 * time.Second, true, "the longest"},
+		{"two lists", headerOf(ra, "1, 4", ra, "3"), 4 * time.Second, true, "the longest"},
+		{"list of ms", headerOf(ms, "250, 300", ra, "1"), 300 * time.Millisecond, true, "the longest"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -188,6 +217,23 @@ func wantExact(s string, unit time.Duration) (time.Duration, bool) {
 		return time.Duration(n.Int64()), true
 	}
 	return math.MaxInt64, true
+}
+
+// A header of a megabyte costs no noticeable time.
+func TestRetryAfter_HugeHeaderIsCheap(t *testing.T) {
+	const size = 1 << 20
+	for _, value := range []string{
+		strings.Repeat("x,", size/2), strings.Repeat(",", size), strings.Repeat("9", size), strings.Repeat("Sun, ", size/5),
+		strings.Repeat("1.", size/2), strings.Repeat(" ", size) + "soon", strings.Repeat(":60", size/3),
+	} {
+		for _, name := range []string{"Retry-After", "Retry-After-Ms", "Date"} {
+			start := time.Now()
+			httpretry.RetryAfter(&http.Response{Header: headerOf(name, value, "Retry-After", "soon")})
+			if d := time.Since(start); d > time.Second {
+				t.Errorf("%s: %q…: took %v, want less than 1s", name, value[:10], d)
+			}
+		}
+	}
 }
 
 func FuzzRetryAfter(f *testing.F) {
@@ -215,7 +261,11 @@ func FuzzRetryAfter(f *testing.F) {
 			value string
 			time.Duration
 		}{{ms, time.Millisecond}, {xms, time.Millisecond}, {after, time.Second}} {
-			if want, digits := wantExact(unit.value, unit.Duration); digits {
+			want, digits := wantExact(unit.value, unit.Duration)
+			if digits && unit.Duration == time.Second && want > 1e9*time.Second {
+				return // a date
+			}
+			if digits {
 				if got != want || !ok {
 					t.Errorf("%q: got %d, %t, want %d, true", h, got, ok, want)
 				}
