@@ -193,6 +193,7 @@ func (c *call) judge() {
 }
 
 func (c *call) classify(resp *http.Response, err error) Verdict {
+	err = asConnectError(c.t.base(), c.req, err)
 	if c.t.Classifier == nil {
 		return DefaultClassifier.Classify(c.req, resp, err)
 	}

@@ -17,8 +17,8 @@ import (
 	"github.com/httpretry/httpretry"
 )
 
-// throughProxy sets up a POST to an https URL by a proxy.
-func throughProxy(scheme string, proxy func(*testing.T) string) func(*testing.T, *http.Transport) *http.Request {
+// behindProxy sets up a POST to an https URL by a proxy.
+func behindProxy(scheme string, proxy func(*testing.T) string) func(*testing.T, *http.Transport) *http.Request {
 	return func(t *testing.T, tr *http.Transport) *http.Request {
 		tr.Proxy = http.ProxyURL(&url.URL{Scheme: scheme, Host: proxy(t)})
 		return postOnce(t, "https://host.invalid")
@@ -31,17 +31,17 @@ func saying(text string) func(*testing.T) string {
 
 func TestDefaultClassifier_Proxy(t *testing.T) {
 	testFailures(t, []failure{
-		{"refused", "nothing was sent", httpretry.Unprocessed, "proxyconnect", throughProxy("http", closedAddr)},
-		{"SOCKS refused", "nothing was sent", httpretry.Unprocessed, "proxyconnect", throughProxy("socks5", closedAddr)},
-		{"untrusted", "trying again changes no certificate", httpretry.Final, "unknown authority", throughProxy("https", func(t *testing.T) string {
+		{"refused", "nothing was sent", httpretry.Unprocessed, "proxyconnect", behindProxy("http", closedAddr)},
+		{"SOCKS refused", "nothing was sent", httpretry.Unprocessed, "proxyconnect", behindProxy("socks5", closedAddr)},
+		{"untrusted", "trying again changes no certificate", httpretry.Final, "unknown authority", behindProxy("https", func(t *testing.T) string {
 			return strings.TrimPrefix(serveTLS(t, &tls.Config{}), "https://")
 		})},
-		{"hangs up on TLS", "nothing was sent", httpretry.Unprocessed, "proxyconnect", throughProxy("https", func(t *testing.T) string {
+		{"hangs up on TLS", "nothing was sent", httpretry.Unprocessed, "proxyconnect", behindProxy("https", func(t *testing.T) string {
 			return serveRaw(t, func(conn net.Conn) { answerAnything("")(conn); conn.Close() })
 		})},
 		{
 			"CONNECT malformed", "malformed", httpretry.Final, "malformed HTTP response",
-			throughProxy("http", saying("HELLO\r\n\r\n")),
+			behindProxy("http", saying("HELLO\r\n\r\n")),
 		},
 		{
 			"hook that reports a failed connection", "a proxy with phrases of its own", httpretry.Unprocessed, "Tunnel closed for lunch",
@@ -49,7 +49,7 @@ func TestDefaultClassifier_Proxy(t *testing.T) {
 				tr.OnProxyConnectResponse = func(_ context.Context, _ *url.URL, _ *http.Request, resp *http.Response) error {
 					return &net.OpError{Op: "proxyconnect", Net: "tcp", Err: errors.New(resp.Status)}
 				}
-				return throughProxy("http", saying("HTTP/1.1 503 Tunnel closed for lunch\r\n\r\n"))(t, tr)
+				return behindProxy("http", saying("HTTP/1.1 503 Tunnel closed for lunch\r\n\r\n"))(t, tr)
 			},
 		},
 		{
@@ -78,19 +78,19 @@ func TestDefaultClassifier_ProxyStatus(t *testing.T) {
 		t.Run(fmt.Sprint(status), func(t *testing.T) {
 			testFailures(t, []failure{{
 				"registered phrase", "RFC 9110, section 9.3.6", statuses[status], phrase,
-				throughProxy("http", saying(fmt.Sprintf("HTTP/1.1 %d %s\r\n\r\n", status, phrase))),
+				behindProxy("http", saying(fmt.Sprintf("HTTP/1.1 %d %s\r\n\r\n", status, phrase))),
 			}, {
 				"lower case", "a phrase is for people", statuses[status], strings.ToLower(phrase),
-				throughProxy("http", saying(fmt.Sprintf("HTTP/1.1 %d %s\r\n\r\n", status, strings.ToLower(phrase)))),
+				behindProxy("http", saying(fmt.Sprintf("HTTP/1.1 %d %s\r\n\r\n", status, strings.ToLower(phrase)))),
 			}})
 		})
 	}
 	testFailures(t, []failure{
-		{"nginx", "504", httpretry.Unprocessed, "", throughProxy("http", saying("HTTP/1.1 504 Gateway Time-out\r\n\r\n"))},
-		{"nginx, 503", "503", httpretry.Unprocessed, "", throughProxy("http", saying("HTTP/1.1 503 Service Temporarily Unavailable\r\n\r\n"))},
-		{"Apache", "502", httpretry.Unprocessed, "", throughProxy("http", saying("HTTP/1.1 502 Proxy Error\r\n\r\n"))},
-		{"no phrase", "net/http drops the status", httpretry.Final, "", throughProxy("http", saying("HTTP/1.1 403\r\n\r\n"))},
-		{"empty phrase", "net/http drops the status", httpretry.Final, "", throughProxy("http", saying("HTTP/1.1 403 \r\n\r\n"))},
+		{"nginx", "504", httpretry.Unprocessed, "", behindProxy("http", saying("HTTP/1.1 504 Gateway Time-out\r\n\r\n"))},
+		{"nginx, 503", "503", httpretry.Unprocessed, "", behindProxy("http", saying("HTTP/1.1 503 Service Temporarily Unavailable\r\n\r\n"))},
+		{"Apache", "502", httpretry.Unprocessed, "", behindProxy("http", saying("HTTP/1.1 502 Proxy Error\r\n\r\n"))},
+		{"no phrase", "net/http drops the status", httpretry.Final, "", behindProxy("http", saying("HTTP/1.1 403\r\n\r\n"))},
+		{"empty phrase", "net/http drops the status", httpretry.Final, "", behindProxy("http", saying("HTTP/1.1 403 \r\n\r\n"))},
 	})
 }
 
