@@ -16,7 +16,7 @@ import (
 	"github.com/httpretry/httpretry"
 )
 
-// realHeaders returns response headers as real servers send them.
+// realHeaders returns response headers, the first of them from a real server.
 func realHeaders(t *testing.T) map[string][]byte {
 	t.Helper()
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

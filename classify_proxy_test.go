@@ -17,7 +17,7 @@ import (
 	"github.com/httpretry/httpretry"
 )
 
-// behindProxy sets up a POST to an https URL by a proxy.
+// behindProxy sets up a POST to an https URL through a proxy.
 func behindProxy(scheme string, proxy func(*testing.T) string) func(*testing.T, *http.Transport) *http.Request {
 	return func(t *testing.T, tr *http.Transport) *http.Request {
 		tr.Proxy = http.ProxyURL(&url.URL{Scheme: scheme, Host: proxy(t)})
@@ -94,7 +94,7 @@ func TestDefaultClassifier_ProxyStatus(t *testing.T) {
 	})
 }
 
-// The text of a phrase is one only in an untyped error, for an https URL.
+// Only an untyped error of a request for an https URL can be a reason phrase.
 func TestDefaultClassifier_PhraseWithoutConnect(t *testing.T) {
 	const reason = "a server may have processed the request"
 	wantOutcome(t, get(t, "http://host.invalid"), errors.New("Bad Gateway"), httpretry.Uncertain, reason)
@@ -107,7 +107,8 @@ type typedError string
 
 func (e typedError) Error() string { return string(e) }
 
-// serveProxy answers each CONNECT with the next of responses, and counts them.
+// serveProxy responds to each CONNECT with the next of responses, the last of
+// which repeats, and counts the requests.
 func serveProxy(t *testing.T, responses ...string) (addr string, connects *atomic.Int32) {
 	connects = new(atomic.Int32)
 	return serveRaw(t, func(conn net.Conn) {
@@ -152,7 +153,7 @@ func TestRetryTransport_ProxyFailureIsRetriedForPOST(t *testing.T) {
 	}
 }
 
-// An untyped error without a proxy is that of a dialer or of middleware.
+// Without a proxy, an untyped error is that of a dialer or of middleware.
 func TestRetryTransport_UntypedErrorWithoutProxyIsRetried(t *testing.T) {
 	for name, tr := range map[string]*http.Transport{
 		"no proxy":          {},
@@ -175,7 +176,7 @@ func TestRetryTransport_UntypedErrorWithoutProxyIsRetried(t *testing.T) {
 	}
 }
 
-// A socksServer is the part of RFC 1928 and 1929 that precedes a connection.
+// A socksServer serves the handshake of RFC 1928 and RFC 1929 up to the reply.
 type socksServer struct {
 	method  byte // that it chooses
 	version byte // of the reply about the credentials

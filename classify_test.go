@@ -110,12 +110,12 @@ func TestOutcome_String(t *testing.T) {
 	}
 }
 
-// A failure is a way in which a request fails for real.
+// A failure is a request that fails on a real connection.
 type failure struct {
 	name   string
 	reason string
 	want   httpretry.Outcome
-	text   string // is in the error's text: the failure is the one that is meant
+	text   string // part of the error's text, which identifies the failure
 	setUp  func(t *testing.T, tr *http.Transport) *http.Request
 }
 
@@ -134,7 +134,7 @@ func testFailures(t *testing.T, failures []failure) {
 	}
 }
 
-// errorOf returns how req fails, if not before its response then within.
+// errorOf returns the error of req's RoundTrip or of reading its response body.
 func errorOf(t *testing.T, rt http.RoundTripper, req *http.Request) error {
 	t.Helper()
 	resp, err := rt.RoundTrip(req)
@@ -148,8 +148,7 @@ func errorOf(t *testing.T, rt http.RoundTripper, req *http.Request) error {
 	return err
 }
 
-// wantOutcome checks the verdict on err, as it is and as middleware may have
-// wrapped it.
+// wantOutcome checks the verdict on err, bare and wrapped as by middleware.
 func wantOutcome(t *testing.T, req *http.Request, err error, want httpretry.Outcome, reason string) {
 	t.Helper()
 	for name, err := range wrapped(err) {
@@ -161,7 +160,7 @@ func wantOutcome(t *testing.T, req *http.Request, err error, want httpretry.Outc
 
 var errMiddleware = errors.New("middleware: gave up")
 
-// errorPair is one of the errors with an Unwrap of their own.
+// An errorPair has an Unwrap method of its own that returns several errors.
 type errorPair struct{ a, b error }
 
 func (p *errorPair) Error() string   { return p.a.Error() + " and " + p.b.Error() }
@@ -181,8 +180,8 @@ func wrapped(err error) map[string]error {
 	}
 }
 
-// serveRaw serves each connection to a loopback address with handle. It then
-// keeps the connection until the client closes it, unless handle has.
+// serveRaw serves each connection to a loopback address with handle. Unless
+// handle closes the connection, it stays open until the client closes it.
 func serveRaw(t *testing.T, handle func(net.Conn)) (addr string) {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -203,7 +202,7 @@ func serveRaw(t *testing.T, handle func(net.Conn)) (addr string) {
 			wg.Go(func() {
 				defer conn.Close()
 				handle(conn)
-				io.Copy(io.Discard, conn) // until the client has had enough
+				io.Copy(io.Discard, conn) // until the client closes it
 			})
 		}
 	})
@@ -217,20 +216,20 @@ func answer(text string) func(net.Conn) {
 		if err != nil {
 			return
 		}
-		io.Copy(io.Discard, req.Body) // else the client may find that it can't write
+		io.Copy(io.Discard, req.Body) // else the client's write may fail
 		io.WriteString(conn, text)
 	}
 }
 
 func silent(net.Conn) {}
 
-// reset makes the client's next read from conn, or write to it, fail.
+// reset closes conn with a RST in place of a FIN.
 func reset(conn net.Conn) {
 	conn.(*net.TCPConn).SetLinger(0)
 	conn.Close()
 }
 
-// closedAddr is a loopback address that nobody listens to.
+// closedAddr returns a loopback address without a listener.
 func closedAddr(t *testing.T) string {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -243,7 +242,7 @@ func closedAddr(t *testing.T) string {
 
 func get(t *testing.T, url string) *http.Request { return newRequest(t, "GET", url, nil) }
 
-// postOnce is a POST of a body that can't be had again.
+// postOnce returns a POST whose body cannot be rewound.
 func postOnce(t *testing.T, url string) *http.Request {
 	return newRequest(t, "POST", url, struct{ io.Reader }{strings.NewReader("body")})
 }
@@ -270,7 +269,7 @@ func TestDefaultClassifier_NoConnection(t *testing.T) {
 		{
 			"no route", "nothing was sent; a route may come back", httpretry.Unprocessed, "dial tcp",
 			func(t *testing.T, tr *http.Transport) *http.Request {
-				// There is no address that is unreachable everywhere.
+				// No address is unreachable on every machine.
 				tr.DialContext = failingDial(&net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("connect", syscall.EHOSTUNREACH)})
 				return get(t, "http://host.invalid")
 			},
@@ -310,7 +309,7 @@ func TestDefaultClassifier_NoConnection(t *testing.T) {
 	})
 }
 
-// An errno may come without a net.OpError from a dialer of the caller's own.
+// A custom dialer may return a bare errno without a net.OpError.
 func TestDefaultClassifier_Errno(t *testing.T) {
 	tests := []struct {
 		errno  syscall.Errno
@@ -369,7 +368,7 @@ func serveDNS(t *testing.T, rcode int) (addr string) {
 	return conn.LocalAddr().String()
 }
 
-// hastyConn does not wait as long as a resolver would.
+// A hastyConn shortens the deadlines of a resolver.
 type hastyConn struct{ *net.UDPConn }
 
 func (c hastyConn) SetDeadline(time.Time) error {
@@ -415,8 +414,8 @@ func TestDefaultClassifier_DNS(t *testing.T) {
 	}
 }
 
-// stubbornConn ignores Close. When net/http closes a connection since it can't
-// write a request, it may report that the connection is closed, and not why.
+// A stubbornConn ignores Close. When net/http closes a connection because it
+// can't write a request, it may report the closed connection and not the reason.
 type stubbornConn struct{ net.Conn }
 
 func (stubbornConn) Close() error { return nil }
@@ -449,7 +448,7 @@ func TestDefaultClassifier_InvalidRequest(t *testing.T) {
 			r.Body, r.ContentLength = io.NopCloser(strings.NewReader("body")), 3
 		}},
 	}
-	// Without a proxy net/http passes over an invalid Host.
+	// Without a proxy, net/http ignores an invalid Host.
 	proxy := &url.URL{Scheme: "http", Host: serveRaw(t, silent)}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -573,8 +572,8 @@ func TestDefaultClassifier_MalformedOrBrokenResponse(t *testing.T) {
 	}
 }
 
-// A connection from the idle pool may be closed while it is taken. net/http
-// sends a GET again by itself, on a new connection.
+// A server may close an idle connection while the client takes it from the pool.
+// net/http itself sends a GET again on a new connection.
 func TestDefaultClassifier_ReusedConnectionClosed(t *testing.T) {
 	served := make(chan struct{}, 1)
 	serve := func(conn net.Conn) {
@@ -602,7 +601,7 @@ func TestDefaultClassifier_ReusedConnectionClosed(t *testing.T) {
 	}
 }
 
-// exchange makes a request that succeeds, whose connection is idle then.
+// exchange makes a request that succeeds and leaves an idle connection.
 func exchange(t *testing.T, rt http.RoundTripper, req *http.Request) {
 	t.Helper()
 	resp, err := rt.RoundTrip(req)
@@ -613,7 +612,7 @@ func exchange(t *testing.T, rt http.RoundTripper, req *http.Request) {
 	resp.Body.Close()
 }
 
-// noticedConn tells when it is closed.
+// A noticedConn calls closed when it is closed.
 type noticedConn struct {
 	net.Conn
 	closed func()
@@ -668,7 +667,7 @@ func newCertificate(t *testing.T, host string, expires time.Time) (tls.Certifica
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, pool
 }
 
-// serveTLS shakes hands as config says, and no more.
+// serveTLS performs TLS handshakes and serves no request.
 func serveTLS(t *testing.T, config *tls.Config) (url string) {
 	t.Helper()
 	if config.Certificates == nil {
@@ -680,7 +679,7 @@ func serveTLS(t *testing.T, config *tls.Config) (url string) {
 
 const wrongConfig = "trying again changes neither side's configuration"
 
-// refuseTLS sets up a handshake whose configurations don't agree.
+// refuseTLS sets up a handshake between two configurations.
 func refuseTLS(server, client *tls.Config) func(*testing.T, *http.Transport) *http.Request {
 	return func(t *testing.T, tr *http.Transport) *http.Request {
 		client.InsecureSkipVerify = true
@@ -764,8 +763,8 @@ func answerAnything(text string) func(net.Conn) {
 	}
 }
 
-// chooseTLS12 sets up a server that answers a client's offer of TLS 1.3 with
-// TLS 1.2, as those do that are older than TLS 1.3.
+// chooseTLS12 sets up a server that responds to an offer of TLS 1.3 with TLS 1.2,
+// as servers older than TLS 1.3 do.
 func chooseTLS12(t *testing.T, tr *http.Transport) *http.Request {
 	hello := append([]byte{3, 3}, make([]byte, 32+1)...) // version, random, no session
 	hello = append(hello, 0xc0, 0x2f, 0)                 // cipher suite, no compression
@@ -775,8 +774,7 @@ func chooseTLS12(t *testing.T, tr *http.Transport) *http.Request {
 	return get(t, "https://"+serveRaw(t, answerAnything(string(record))))
 }
 
-// An http.Client within an inner middleware has a word of its own for a server
-// that does not speak TLS.
+// An http.Client substitutes an error of its own if the server does not use TLS.
 func TestDefaultClassifier_SchemeMismatch(t *testing.T) {
 	client := &http.Client{Transport: &http.Transport{}}
 	req := get(t, "https://"+serveRaw(t, answerAnything("HTTP/1.1 400 Bad Request\r\n\r\n")))
@@ -840,7 +838,8 @@ func TestDefaultClassifier_InnerTimeoutIsUncertain(t *testing.T) {
 		wantOutcome(t, req, err, httpretry.Uncertain, "the next attempt may be in time")
 	})
 	t.Run("Client.Timeout of an inner middleware, by Request.Cancel", func(t *testing.T) {
-		// An http.Client cancels so if its Transport is not an http.Transport.
+		// An http.Client uses Request.Cancel if its Transport is not an
+		// http.Transport.
 		client := &http.Client{Transport: roundTripFunc(tr.RoundTrip), Timeout: 10 * time.Millisecond}
 		req := get(t, "http://"+addr)
 		_, err := client.Do(req)
@@ -861,7 +860,7 @@ func TestDefaultClassifier_RequestCancelIsFinal(t *testing.T) {
 			tr := &http.Transport{DialContext: dial}
 			defer tr.CloseIdleConnections()
 			req := get(t, "http://"+addr)
-			//lint:ignore SA1019 net/http still honours it
+			//lint:ignore SA1019 http.Transport still supports Cancel.
 			req.Cancel = closedAfter(10 * time.Millisecond)
 			err := errorOf(t, tr, req)
 			wantOutcome(t, req, err, httpretry.Final, "the caller wants no more")
@@ -916,7 +915,7 @@ const (
 	codeHTTP11Required     = 0xd
 )
 
-// frame returns an HTTP/2 frame whose payload are numbers.
+// frame returns an HTTP/2 frame with a payload of numbers.
 func frame(kind, flags byte, stream uint32, payload ...uint32) []byte {
 	f := []byte{0, 0, byte(4 * len(payload)), kind, flags}
 	f = binary.BigEndian.AppendUint32(f, stream)
@@ -929,8 +928,8 @@ func frame(kind, flags byte, stream uint32, payload ...uint32) []byte {
 func rstStream(stream, code uint32) []byte { return frame(frameRSTStream, 0, stream, code) }
 func goAway(last, code uint32) []byte      { return frame(frameGoAway, 0, 0, last, code) }
 
-// headers is a response that ends with its header block, which is a single byte
-// of HPACK: an index into its static table (RFC 7541, appendix A).
+// headers returns a HEADERS frame that ends the stream. Its header block is a
+// single byte, an index into the static table of HPACK (RFC 7541, appendix A).
 func headers(stream uint32, index byte) []byte {
 	const endStream, endHeaders = 0x1, 0x4
 	f := frame(frameHeaders, endStream|endHeaders, stream)
@@ -943,13 +942,13 @@ const (
 	acceptEncoding = 16
 )
 
-// An h2Answer is what a server does about a stream on which a request has
-// arrived in part: it sends some bytes, and may then close the connection.
+// An h2Answer returns the bytes that a server sends for a stream whose request
+// has arrived at least in part, and whether it then closes the connection.
 type h2Answer func(stream uint32) (send []byte, hangUp bool)
 
-// serveH2 speaks as much HTTP/2 on conn as it takes to fail.
+// serveH2 serves the part of HTTP/2 that the failures need.
 func serveH2(conn net.Conn, answer h2Answer) {
-	// Written not from where the client is read, which may wait for that.
+	// A goroutine of its own writes: the client may not read while it writes.
 	out := make(chan []byte, 100)
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -981,8 +980,8 @@ func serveH2(conn net.Conn, answer h2Answer) {
 	wg.Wait()
 }
 
-// nextStream reads frames up to the one with the end of a header block or with
-// part of a body, and returns its stream.
+// nextStream reads frames until a HEADERS frame ends its stream or a DATA frame
+// arrives, and returns the stream.
 func nextStream(r *bufio.Reader) (uint32, error) {
 	for {
 		var head [9]byte
@@ -998,8 +997,8 @@ func nextStream(r *bufio.Reader) (uint32, error) {
 	}
 }
 
-// newH2Transport speaks HTTP/2 without TLS to serveH2, over pipes, so that
-// net/http's own retries cost no time in a synctest bubble.
+// newH2Transport returns a transport that speaks unencrypted HTTP/2 to serveH2
+// over pipes. In a synctest bubble, net/http's own retries then take no time.
 func newH2Transport(answer h2Answer) *http.Transport {
 	tr := &http.Transport{Protocols: new(http.Protocols)}
 	tr.Protocols.SetUnencryptedHTTP2(true)
@@ -1011,8 +1010,8 @@ func newH2Transport(answer h2Answer) *http.Transport {
 	return tr
 }
 
-// A POST with a GetBody is sent again by net/http where its stream was not
-// processed, as a GET is.
+// post returns a POST with a GetBody, which net/http itself sends again if its
+// stream was not processed.
 func post(t *testing.T, url string) *http.Request {
 	return newRequest(t, "POST", url, strings.NewReader("body"))
 }
@@ -1142,7 +1141,7 @@ func TestDefaultClassifier_HTTP2NotEstablished(t *testing.T) {
 		defer tr.CloseIdleConnections()
 		req := postOnce(t, "http://host.invalid")
 		req = req.WithContext(httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{
-			GotConn: func(httptrace.GotConnInfo) { synctest.Wait() }, // until net/http knows
+			GotConn: func(httptrace.GotConnInfo) { synctest.Wait() }, // until net/http has seen the EOF
 		}))
 		err := errorOf(t, tr, req)
 		if !strings.Contains(err.Error(), "could not be established") {
@@ -1152,8 +1151,8 @@ func TestDefaultClassifier_HTTP2NotEstablished(t *testing.T) {
 	})
 }
 
-// On a connection that was used before, a GOAWAY with an error leaves the text
-// of a graceful one.
+// On a connection that was used before, net/http reports a GOAWAY with an error
+// as a graceful one.
 func TestDefaultClassifier_HTTP2SecondStream(t *testing.T) {
 	tests := []struct {
 		name   string
@@ -1203,21 +1202,21 @@ func TestDefaultClassifier_HTTP2SecondStream(t *testing.T) {
 	}
 }
 
-// What a pipe gives is what a TLS connection gives.
+// The verdicts on errors over TLS are those on errors over a pipe.
 func TestDefaultClassifier_HTTP2OverTLS(t *testing.T) {
 	refused := func(stream uint32) ([]byte, bool) { return rstStream(stream, codeRefusedStream), false }
 	cancelled := func(stream uint32) ([]byte, bool) { return rstStream(stream, codeCancel), false }
 	testFailures(t, []failure{
 		{"refused", "the server did not process the stream", httpretry.Unprocessed, "REFUSED_STREAM", overTLS(refused, nil)},
 		{"cancelled", "the server may have begun", httpretry.Uncertain, "CANCEL", overTLS(cancelled, nil)},
-		// An end of file or a reset, whichever the client notices first.
+		// The error is an EOF or a reset, depending on timing.
 		{"reset", "the server may have begun", httpretry.Uncertain, "", overTLS(nil, reset)},
 		{"closed", "the server may have begun", httpretry.Uncertain, "", overTLS(nil, func(conn net.Conn) { conn.Close() })},
 	})
 }
 
-// overTLS sets up an HTTP/2 server behind TLS that answers a request, or if
-// answer is nil ends the connection.
+// overTLS sets up an HTTP/2 server over TLS that responds with answer or, if that
+// is nil, ends the connection.
 func overTLS(answer h2Answer, end func(net.Conn)) func(*testing.T, *http.Transport) *http.Request {
 	return func(t *testing.T, tr *http.Transport) *http.Request {
 		cert, pool := newCertificate(t, "127.0.0.1", time.Now().Add(time.Hour))
@@ -1236,8 +1235,8 @@ func overTLS(answer h2Answer, end func(net.Conn)) func(*testing.T, *http.Transpo
 	}
 }
 
-// StreamError is a stand-in for the type of that name in
-// golang.org/x/net/http2: the same fields, and no method As.
+// StreamError stands for the type of that name in golang.org/x/net/http2. It has
+// the same fields and no As method.
 type StreamError struct {
 	StreamID uint32
 	Code     errCode
@@ -1268,7 +1267,7 @@ func TestDefaultClassifier_ExportedStreamError(t *testing.T) {
 	}
 }
 
-// A middleware that asks several servers may join their errors.
+// Middleware that sends a request to several servers may join their errors.
 func TestDefaultClassifier_JoinedErrors(t *testing.T) {
 	refused := &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}
 	broken := &net.OpError{Op: "read", Err: syscall.ECONNRESET}
@@ -1295,7 +1294,7 @@ func TestDefaultClassifier_JoinedErrors(t *testing.T) {
 	}
 }
 
-// An outer error may be refined by its details, but not overruled.
+// The errors that a recognized error wraps can only make it Final.
 func TestDefaultClassifier_DetailsRefineOuterError(t *testing.T) {
 	tests := []struct {
 		err    error
@@ -1321,13 +1320,13 @@ type selfWrapped struct{}
 func (selfWrapped) Error() string { return "turtles" }
 func (selfWrapped) Unwrap() error { return selfWrapped{} }
 
-// uncomparable can't be compared with ==, and must not be.
+// Comparing an uncomparable with == panics.
 type uncomparable []error
 
 func (uncomparable) Error() string     { return "several" }
 func (u uncomparable) Unwrap() []error { return u }
 
-// nilCause says that it wraps something, and does not.
+// A nilCause has an Unwrap method that returns nil.
 type nilCause struct{ *int }
 
 func (nilCause) Error() string { return "empty" }
@@ -1351,7 +1350,7 @@ func TestDefaultClassifier_HostileErrors(t *testing.T) {
 	}
 }
 
-// FuzzClassify wraps an error whose verdict is known in ever new ways.
+// FuzzClassify wraps and joins errors whose verdict is known.
 func FuzzClassify(f *testing.F) {
 	known := []struct {
 		err  error

@@ -21,7 +21,7 @@ const (
 	halfAMinuteBefore = "Sun, 06 Nov 1994 08:49:07 GMT"
 )
 
-// headerOf returns a header of names and values in turn.
+// headerOf returns a header from alternating names and values.
 func headerOf(namesAndValues ...string) http.Header {
 	h := http.Header{}
 	for i := 0; i < len(namesAndValues); i += 2 {
@@ -31,13 +31,13 @@ func headerOf(namesAndValues ...string) http.Header {
 }
 
 func TestRetryAfter_Numbers(t *testing.T) {
-	const no = time.Duration(-1) // no wish
+	const no = time.Duration(-1) // no wait requested
 	tests := []struct {
 		name, value string
 		want        time.Duration
 		reason      string
 	}{
-		{"zero", "0", 0, "a wish for no wait is one"},
+		{"zero", "0", 0, "a request not to wait"},
 		{"seconds", "120", 2 * time.Minute, "RFC 9110, section 10.2.3"},
 		{"leading zeros", "007", 7 * time.Second, "digits"},
 		{"decimal", "1.5", 1500 * time.Millisecond, "sent by LLM APIs"},
@@ -85,7 +85,7 @@ func TestRetryAfter_Numbers(t *testing.T) {
 	}
 }
 
-// A decimal of milliseconds is not a nanosecond short.
+// A decimal fraction is not rounded through a float64.
 func TestRetryAfter_DecimalsAreExact(t *testing.T) {
 	for ms := range 10_000 {
 		value := fmt.Sprintf("%d.%03d", ms/1000, ms%1000)
@@ -97,7 +97,7 @@ func TestRetryAfter_DecimalsAreExact(t *testing.T) {
 	}
 }
 
-// Integers are exact, also where a float64 is not.
+// An integer is not rounded through a float64.
 func TestRetryAfter_IntegersAreExact(t *testing.T) {
 	for _, n := range []int64{1, 9007199, 900719925, 461168601, 999999999, 1e9} {
 		want := time.Duration(n) * time.Second
@@ -120,7 +120,7 @@ func TestRetryAfter_Dates(t *testing.T) {
 		{"RFC 850", headerOf("Retry-After", rfc850, "Date", halfAMinuteBefore), 30 * time.Second, true, "obsolete, but to be accepted"},
 		{"asctime", headerOf("Retry-After", asctime, "Date", halfAMinuteBefore), 30 * time.Second, true, "obsolete, but to be accepted"},
 		{"spaces", headerOf("Retry-After", " "+rfc1123+" ", "Date", halfAMinuteBefore), 30 * time.Second, true, "not part of the value"},
-		{"now", headerOf("Retry-After", rfc1123, "Date", rfc1123), 0, true, "a wish for no wait is one"},
+		{"now", headerOf("Retry-After", rfc1123, "Date", rfc1123), 0, true, "a request not to wait"},
 		{"past", headerOf("Retry-After", halfAMinuteBefore, "Date", rfc1123), 0, true, "a date that has passed is no wait"},
 		{"past by the client's clock", headerOf("Retry-After", rfc1123), 0, true, "it is 2000 in the bubble"},
 		{"no Date", headerOf("Retry-After", "Sat, 01 Jan 2000 00:01:00 GMT"), time.Minute, true, "measured by the client's clock"},
@@ -205,8 +205,8 @@ func TestRetryAfter_Precedence(t *testing.T) {
 	}
 }
 
-// wantExact returns what digits of a unit are, exactly or saturated; false if
-// s is no string of digits.
+// wantExact returns s units, exactly or saturated, or false if s is not a string
+// of digits.
 func wantExact(s string, unit time.Duration) (time.Duration, bool) {
 	s = strings.TrimSpace(s)
 	if s == "" || strings.Trim(s, "0123456789") != "" {
