@@ -78,19 +78,21 @@ func (f ClassifierFunc) Classify(req *http.Request, resp *http.Response, err err
 // handle the request (RFC 9110, section 15.6.4), but some proxies also return it
 // when an upstream fails midway. If a POST must not be processed twice behind
 // such a proxy, wrap DefaultClassifier in a Classifier that treats 503 as
-// Uncertain. [RetryAfter] applies to each status that is not Final, although
-// RFC 9110 defines Retry-After only for 503, and RFC 6585 for 429.
+// Uncertain. [RetryAfter] applies to each of these six statuses, although RFC 9110
+// and RFC 6585 describe Retry-After only for 503 and 429.
 //
 // These errors are Unprocessed:
 //
-//   - a connection that could not be established, except as listed below;
+//   - a dial that failed, to the server or to a proxy, and a name lookup that
+//     failed for another reason than that the host does not exist;
+//   - a TLS handshake timeout;
 //   - a SOCKS proxy that could not reach the server;
 //   - a 500, 502, 503 or 504 response of a proxy to CONNECT;
 //   - an HTTP/2 stream that the server did not process (RFC 9113, section 8.7).
 //
 // These errors are Final:
 //
-//   - any error, if the request's context is done or its Cancel channel closed;
+//   - any error, if the request's context is done or its Cancel channel is closed;
 //   - an error marked with [Permanent];
 //   - a host that does not exist;
 //   - an error of package crypto/x509 or crypto/tls that rejects the server's

@@ -2,13 +2,16 @@ package httpretry_test
 
 import (
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"os"
 	"syscall"
@@ -99,6 +102,34 @@ func TestPermanent_EndsRetriesOfMiddleware(t *testing.T) {
 	if attempts != 1 || !errors.Is(err, errMiddleware) {
 		t.Errorf("got %d attempts and %v, want 1 and the error of the middleware", attempts, err)
 	}
+}
+
+// A certificate other than the pinned one will not change by a retry.
+func ExamplePermanent() {
+	server := httptest.NewUnstartedServer(http.NotFoundHandler())
+	server.Config.ErrorLog = log.New(io.Discard, "", 0)
+	server.StartTLS()
+	defer server.Close()
+
+	pinned := sha256.Sum256([]byte("the public key of another server"))
+	transport := server.Client().Transport.(*http.Transport)
+	transport.TLSClientConfig.VerifyConnection = func(state tls.ConnectionState) error {
+		if sha256.Sum256(state.PeerCertificates[0].RawSubjectPublicKeyInfo) != pinned {
+			return httpretry.Permanent(errors.New("server does not have the pinned key"))
+		}
+		return nil
+	}
+	client := &http.Client{Transport: &httpretry.RetryTransport{
+		Base: transport,
+		OnAttempt: func(a httpretry.Attempt, d httpretry.Decision) {
+			fmt.Printf("attempt %d: %v, retry: %t\n", a.Number, a.Err, d.Retry)
+		},
+	}}
+	_, err := client.Get(server.URL)
+	fmt.Println(errors.Unwrap(err))
+	// Output:
+	// attempt 1: server does not have the pinned key, retry: false
+	// server does not have the pinned key
 }
 
 // The check of a pinned certificate, over TLS 1.2 and 1.3, HTTP/1.1 and HTTP/2.
