@@ -1334,6 +1334,11 @@ func (nilCause) Unwrap() error { return nil }
 
 func TestDefaultClassifier_HostileErrors(t *testing.T) {
 	req := get(t, "http://host.invalid")
+	for _, err := range []error{&net.OpError{Op: "socks connect"}, &net.OpError{Op: "socks connect", Err: (*errorPair)(nil)}} {
+		if got := httpretry.DefaultClassifier.Classify(req, nil, err); got.Outcome != httpretry.Unprocessed {
+			t.Errorf("%#v: got %v, want unprocessed: no connection was made", err, got.Outcome)
+		}
+	}
 	for _, err := range []error{
 		(*net.OpError)(nil), (*net.DNSError)(nil), (*url.Error)(nil), (*StreamError)(nil), (*errorPair)(nil),
 		&net.OpError{}, &net.OpError{Op: "remote error"}, &net.OpError{Op: "read"}, &url.Error{},
