@@ -193,7 +193,9 @@ func (c *call) judge() {
 }
 
 func (c *call) classify(resp *http.Response, err error) Verdict {
-	err = asConnectError(c.t.base(), c.req, err)
+	if err != nil {
+		err = asConnectError(c.t.base(), c.req, err)
+	}
 	if c.t.Classifier == nil {
 		return DefaultClassifier.Classify(c.req, resp, err)
 	}
