@@ -1,7 +1,6 @@
 package inference
 
 import (
-	"bufio"
 	"bytes"
 	"compress/gzip"
 	"encoding/json"
@@ -14,12 +13,12 @@ import (
 	"time"
 )
 
-// maxErrorBytes bounds the body that is looked at for what an error means. The
-// longest ones, which quote the limits that were hit, are a few KiB.
+// maxErrorBytes limits the length of a body that is searched for an error. Real
+// errors have at most a few KiB.
 const maxErrorBytes = 256 << 10
 
-// An apiError is what the error bodies of the various APIs have in common. What
-// has another type than expected is left out.
+// An apiError holds the members common to the error bodies of the various APIs.
+// Members of unexpected types are ignored.
 type apiError struct {
 	Code       word   `json:"code"`
 	StatusCode word   `json:"status_code"`
@@ -27,6 +26,7 @@ type apiError struct {
 	ErrorType  word   `json:"error_type"`
 	Status     word   `json:"status"`
 	Message    string `json:"message"`
+	StatusText string `json:"status_msg"` // MiniMax
 	Details    few[struct {
 		Type       string `json:"@type"`
 		RetryDelay string `json:"retryDelay"`
@@ -34,11 +34,17 @@ type apiError struct {
 			QuotaID string `json:"quotaId"`
 		}] `json:"violations"`
 	}] `json:"details"`
+	Metadata struct {
+		Headers struct {
+			Remaining word `json:"X-RateLimit-Remaining"`
+			Reset     word `json:"X-RateLimit-Reset"`
+		} `json:"headers"`
+	} `json:"metadata"` // OpenRouter
 
-	text string // the whole error, where it is nothing but a string
+	text string // the error, if it is a plain string
 }
 
-// A word is a name or a number: the APIs disagree on which of them a code is.
+// A word is a JSON string or number. APIs use either for codes.
 type word string
 
 // UnmarshalJSON implements [json.Unmarshaler].
@@ -53,9 +59,9 @@ func (w *word) UnmarshalJSON(value []byte) error {
 	return nil
 }
 
-// A few is the first maxErrors elements of a list: all of a hostile one would
-// take far more memory than its text. If there are several lists of the same
-// name, the first one counts, for the same reason.
+// A few holds the first maxErrors elements of a list, since a hostile list could
+// take far more memory than its text. If the member is repeated, only the first
+// is used, for the same reason.
 type few[T any] []T
 
 const maxErrors = 8
@@ -68,8 +74,8 @@ func (f *few[T]) UnmarshalJSON(value []byte) error {
 	return nil
 }
 
-// firstOf decodes the first elements of a list, none of any other value. list
-// is valid JSON.
+// firstOf decodes the first elements of a list. For any other value it returns
+// none. list must be valid JSON.
 func firstOf[T any](list []byte, limit int) (first []T) {
 	d := json.NewDecoder(bytes.NewReader(list))
 	if start, _ := d.Token(); start != json.Delim('[') {
@@ -77,61 +83,81 @@ func firstOf[T any](list []byte, limit int) (first []T) {
 	}
 	for len(first) < limit && d.More() {
 		var element T
-		// A value of an unexpected type is an error, and all the others are there.
+		// On a type mismatch, Decode fails but still decodes the other members.
 		_ = d.Decode(&element)
 		first = append(first, element)
 	}
 	return first
 }
 
-// lentBody is the body that the retry layer lends to a classifier, decoded.
-func lentBody(resp *http.Response) []byte {
+// previewBody returns the preview of the body that a classifier gets.
+func previewBody(resp *http.Response) []byte {
 	if resp.Body == nil {
 		return nil
 	}
-	compressed := bufio.NewReader(io.LimitReader(resp.Body, maxErrorBytes))
-	decoded := io.Reader(compressed)
-	// A Content-Encoding would not tell whether somebody has undone it.
-	if magic, _ := compressed.Peek(2); string(magic) == "\x1f\x8b" {
-		unzip, err := gzip.NewReader(compressed)
-		if err != nil {
-			return nil
-		}
-		decoded = io.LimitReader(unzip, maxErrorBytes)
-	}
-	// What was cut off or broke off is not JSON, and means nothing.
-	body, _ := io.ReadAll(decoded)
+	// A body that is cut off is not valid JSON, and is ignored later.
+	body, _ := io.ReadAll(io.LimitReader(resp.Body, maxErrorBytes+1))
 	return body
 }
 
+// unzipped returns body, decompressed if it is gzip, up to maxErrorBytes. It
+// looks at the data, since Content-Encoding may remain after decompression.
+func unzipped(body []byte) []byte {
+	if !bytes.HasPrefix(body, []byte("\x1f\x8b")) {
+		return body
+	}
+	r, err := gzip.NewReader(bytes.NewReader(body))
+	if err != nil {
+		return nil
+	}
+	plain, _ := io.ReadAll(io.LimitReader(r, maxErrorBytes))
+	return plain
+}
+
+// unframed returns the data of the first event of body, if it is an event
+// stream, else body without a byte order mark.
+func unframed(body []byte) []byte {
+	if events := newEventReader(bytes.NewReader(body)); events.beginsLikeEvents() {
+		if ev, err := events.next(); err == nil {
+			return ev.data
+		}
+	}
+	return trimMark(body)
+}
+
+func trimMark(body []byte) []byte { return bytes.TrimPrefix(body, []byte(byteOrderMark)) }
+
 // parseAPIErrors returns the errors in {"error": {…}} or {"error": "…"}, in an
-// array of such objects, or in an object that is the error itself; and those of
-// a choice, and in Groq's own member.
+// array of such objects, or in an object that is itself an error, as well as the
+// errors of choices, of Groq, of MiniMax and of Cloudflare.
 func parseAPIErrors(body []byte) []apiError {
-	type failure struct {
+	type failed struct {
 		Error errorValue `json:"error"`
 	}
 	var errs []apiError
 	for _, a := range oneOrFew[struct {
 		apiError
-		failure
-		Choices few[failure] `json:"choices"`
-		Groq    failure      `json:"x_groq"`
+		failed
+		Choices few[failed]   `json:"choices"`
+		Groq    failed        `json:"x_groq"`
+		MiniMax apiError      `json:"base_resp"`
+		Errors  few[apiError] `json:"errors"`
 	}](body) {
 		inner := []apiError{apiError(a.Error), a.apiError}
 		if a.Error.text != "" {
-			slices.Reverse(inner) // what stands beside a mere text is more precise
+			slices.Reverse(inner) // members beside a plain string are more precise
 		}
-		errs = append(append(errs, inner...), apiError(a.Groq.Error))
+		errs = append(append(errs, inner...), apiError(a.Groq.Error), a.MiniMax.ofMiniMax())
 		for _, c := range a.Choices {
 			errs = append(errs, apiError(c.Error))
 		}
+		errs = append(errs, a.Errors...)
 	}
 	return errs
 }
 
-// oneOrFew decodes an object, or those in an array: Gemini puts its error into
-// one.
+// oneOrFew decodes an object, or the first objects of an array: Gemini wraps its
+// error in one.
 func oneOrFew[T any](data []byte) few[T] {
 	var list few[T]
 	if bytes.HasPrefix(bytes.TrimLeft(data, " \t\r\n"), []byte("[")) {
@@ -139,7 +165,7 @@ func oneOrFew[T any](data []byte) few[T] {
 		return list
 	}
 	var one T
-	// A value of an unexpected type is an error, and all the others are there.
+	// On a type mismatch, Unmarshal fails but still decodes the other members.
 	_ = json.Unmarshal(data, &one)
 	return few[T]{one}
 }
@@ -150,7 +176,7 @@ type errorValue apiError
 // UnmarshalJSON implements [json.Unmarshaler].
 func (v *errorValue) UnmarshalJSON(value []byte) error {
 	if value[0] != '"' {
-		_ = json.Unmarshal(value, (*apiError)(v)) // of another type it tells nothing
+		_ = json.Unmarshal(value, (*apiError)(v)) // ignore other types
 		return nil
 	}
 	err := json.Unmarshal(value, &v.text)
@@ -158,12 +184,36 @@ func (v *errorValue) UnmarshalJSON(value []byte) error {
 	return err
 }
 
-// isQuota reports whether a quota is used up that does not refill within a
-// request's time.
+// miniMaxStatus maps the status codes of MiniMax to HTTP statuses.
+var miniMaxStatus = map[word]word{
+	"1002": "429", // rate limit
+	"1039": "429", // token limit
+	"1041": "429", // connection limit
+	"1001": "504", // timeout
+	"1004": "401", // not authorized
+	"2049": "401", // invalid API key
+	"1008": "402", // insufficient balance
+	"1026": "400", // sensitive input
+	"1042": "400", // invisible characters
+	"2013": "400", // invalid parameters
+}
+
+// ofMiniMax returns e, the value of MiniMax's base_resp, in the form of the
+// other APIs.
+func (e apiError) ofMiniMax() apiError {
+	if e.StatusCode == "" || e.StatusCode == "0" {
+		return apiError{}
+	}
+	return apiError{Code: miniMaxStatus[e.StatusCode], Message: e.StatusText}
+}
+
+// isQuota reports whether a quota is exhausted that waiting does not refill
+// within the time of a request.
 func (e apiError) isQuota() bool {
 	for _, word := range e.words() {
-		switch word {
-		case "insufficient_quota", "billing_hard_limit_reached", "billing_not_active":
+		switch kind(word) {
+		case "insufficientquota", "exceededcurrentquota", "creditbalanceexhausted",
+			"billinghardlimitreached", "billingnotactive":
 			return true
 		}
 	}
@@ -174,21 +224,22 @@ func (e apiError) isQuota() bool {
 			}
 		}
 	}
-	return false
+	// OpenRouter has no code for it: "Rate limit exceeded: free-models-per-day".
+	return strings.Contains(e.Message, "free-models-per-day")
 }
 
-// lock finds the word lock, locked or deadlock, also where it is a part of
-// lock_timeout or ResourceLocked, and neither block nor clock.
+// lock matches the word lock, locked or deadlock, also within lock_timeout or
+// ResourceLocked, but neither block nor clock.
 var lock = regexp.MustCompile(`(?:^|[^A-Za-z])(?i:(?:dead)?lock(?:ed|s)?)(?:[^a-z]|$)|[a-z]Lock(?:ed|s)?(?:[^a-z]|$)`)
 
-// isLock reports whether the error is about a lock that somebody else holds.
-// The message is looked at too, since there is no common code for it.
+// isLock reports whether the error is about a lock that another request holds.
+// It also searches the message, since there is no common code.
 func (e apiError) isLock() bool {
 	return slices.ContainsFunc(append(e.words(), e.Message), lock.MatchString)
 }
 
-// words are the names and numbers that say what kind of error it is, the most
-// precise first.
+// words returns the codes and names that identify the error, most specific
+// first.
 func (e apiError) words() []string {
 	var words []string
 	for _, w := range []word{e.Code, e.StatusCode, e.Type, e.ErrorType, e.Status, word(e.text)} {
@@ -199,9 +250,10 @@ func (e apiError) words() []string {
 	return words
 }
 
-// retryDelay is the longest wait that a google.rpc.RetryInfo among errs asks
-// for.
-func retryDelay(errs []apiError) (longest time.Duration) {
+// askedWait returns the longest wait that errs ask for, in a
+// google.rpc.RetryInfo or as the reset of an exhausted limit. The reset may be a
+// time, which is compared with header's Date.
+func askedWait(errs []apiError, header http.Header) (longest time.Duration) {
 	for _, e := range errs {
 		for _, d := range e.Details {
 			if !strings.HasSuffix(d.Type, "google.rpc.RetryInfo") {
@@ -211,12 +263,15 @@ func retryDelay(errs []apiError) (longest time.Duration) {
 				longest = max(longest, wait)
 			}
 		}
+		if limit := e.Metadata.Headers; isZero(string(limit.Remaining)) {
+			longest = max(longest, untilReset(header, string(limit.Reset)))
+		}
 	}
 	return longest
 }
 
-// statusOf maps the kinds of errors, written as [kind] writes them, to the
-// statuses that the APIs send them with.
+// statusOf maps the kinds of errors, in the form of [kind], to the statuses that
+// the APIs return with them.
 var statusOf = map[string]int{
 	"invalidrequest":          400,
 	"invalidargument":         400,
@@ -242,6 +297,8 @@ var statusOf = map[string]int{
 	"toomanyrequests":         429,
 	"resourceexhausted":       429,
 	"insufficientquota":       429,
+	"exceededcurrentquota":    429,
+	"creditbalanceexhausted":  429,
 	"billinghardlimitreached": 429,
 	"billingnotactive":        429,
 	"api":                     500,
@@ -257,8 +314,8 @@ var statusOf = map[string]int{
 	"overloaded":              statusOverloaded,
 }
 
-// statusCode is the status that the error would have come with, had the API
-// known in time. One of an unknown kind counts as the API's own failure: 500.
+// statusCode returns the status with which the API would have returned errs, or
+// 500 if it is unknown.
 func statusCode(errs []apiError) int {
 	for _, e := range errs {
 		for _, word := range e.words() {
@@ -279,10 +336,12 @@ func wordStatus(word string) (code int, ok bool) {
 	return code, ok
 }
 
-// kind makes ratelimit of rate_limit_error, of RateLimitError and of RATE_LIMIT.
+// kind normalizes an error name: rate_limit_error, RateLimitError and RATE_LIMIT
+// become ratelimit.
 func kind(word string) string { return strings.TrimSuffix(letters(word), "error") }
 
-// letters returns the letters a to z of word in lower case, and drops all else.
+// letters returns the letters a to z of word in lower case, without all other
+// characters.
 func letters(word string) string {
 	return strings.Map(func(r rune) rune {
 		if r < 'a' || r > 'z' {

@@ -9,56 +9,81 @@ import (
 	"strings"
 )
 
-// A meaning is what an event is to the answer.
-type meaning int
+// An eventKind classifies an event.
+type eventKind int
 
 const (
-	isNoise     meaning = iota // a keep-alive, or whatever else belongs to no answer
-	isAside                    // belongs to one, but is no piece of it: that it begins, what it costs
-	isContent                  // is a piece of it, if only that it ends here
-	isDone                     // nothing follows
-	isFailure                  // the answer has failed
-	isMalformed                // is not JSON
+	eventNoise     eventKind = iota // a keep-alive, or anything else not part of an answer
+	eventAside                      // part of an answer, but without content, such as its start or usage
+	eventContent                    // has content or a finish reason
+	eventDone                       // the end of the stream
+	eventError                      // an error
+	eventMalformed                  // not JSON
 )
 
-// interpret returns what the event means, and its chunk if that belongs to the
-// answer. Only an event with choices, usage or the results of a filter does:
-// no list could name all that gateways send to keep a connection alive, from {}
-// to chunks without choices.
-func (e rawEvent) interpret() (meaning, chunk) {
+// interpret classifies the event, and returns its chunk if that is part of the
+// answer: it has choices, usage or filter results. Anything else is noise, since
+// the keep-alives of gateways are too diverse to enumerate.
+func (e rawEvent) interpret() (eventKind, chunk) {
 	switch {
 	case e.saysDone():
-		return isDone, chunk{}
+		return eventDone, chunk{}
 	case e.name == "error":
-		return isFailure, chunk{}
-	case isKeepAlive(e.name), isKeepAlive(e.data):
-		return isNoise, chunk{}
+		return eventError, chunk{}
+	case !isAPIName(e.name), isKeepAlive(e.data):
+		return eventNoise, chunk{}
 	case !json.Valid(e.data):
-		return isMalformed, chunk{}
+		return eventMalformed, chunk{}
 	}
-	chunks := oneOrFew[chunk](e.data)
+	chunks := parse(e.data)
 	switch {
-	case slices.ContainsFunc(chunks, chunk.isError):
-		return isFailure, chunk{}
+	case chunks.isError():
+		return eventError, chunk{}
 	case len(chunks) != 1 || !chunks[0].belongs():
-		return isNoise, chunk{}
+		return eventNoise, chunk{}
 	case slices.ContainsFunc(chunks[0].Choices, choice.hasContent):
-		return isContent, chunks[0]
+		return eventContent, chunks[0]
 	}
-	return isAside, chunks[0]
+	return eventAside, chunks[0]
 }
 
-// saysDone reports whether the event is [DONE]. It is called after each line,
-// so it must not trim megabytes each time.
+// isWhole reports whether the event, at the end of a stream that omits the blank
+// line, is an error or ends a choice.
+func (e rawEvent) isWhole() bool {
+	switch kind, c := e.interpret(); kind {
+	case eventError:
+		return json.Valid(e.data) || e.name == "error" && len(e.data) > 0
+	case eventAside:
+		return true
+	case eventContent:
+		return slices.ContainsFunc(c.Choices, choice.isFinished)
+	}
+	return false
+}
+
+// saysDone reports whether the event is [DONE]. It is called for each line, so it
+// checks the length first.
 func (e rawEvent) saysDone() bool {
 	return len(e.data) < 64 && string(bytes.TrimSpace(e.data)) == "[DONE]"
 }
 
-// isKeepAlive reports whether an event with this name, type or data only shows
-// that the server is still there.
+// isAPIName reports whether an event with this name may be part of an answer. The
+// API itself does not name its events. Other names are those of a gateway's own
+// events, whatever their data.
+func isAPIName(name string) bool {
+	switch name {
+	case "", "message", "data", "chunk", "delta", "completion", "text_completion",
+		"chat.completion", "chat.completion.chunk":
+		return true
+	}
+	return false
+}
+
+// isKeepAlive reports whether an event with this data or type only shows that the
+// server is alive.
 func isKeepAlive[T ~string | []byte](name T) bool {
 	if len(name) > len("\nkeep-alive\n") {
-		return false // without a copy of an event that may be megabytes
+		return false // don't copy an event that may be megabytes
 	}
 	switch letters(string(name)) {
 	case "ping", "keepalive", "heartbeat":
@@ -67,9 +92,9 @@ func isKeepAlive[T ~string | []byte](name T) bool {
 	return false
 }
 
-// A chunk is what Stream looks at in an event's data: a piece of the answer,
-// and errors in the places where gateways put them. What has another type than
-// expected is left out.
+// A chunk holds the members of an event's data, or of a body, that this package
+// examines: a piece of the answer, and errors in the various places where gateways
+// put them. Members of unexpected types are ignored.
 type chunk struct {
 	apiError
 	Error   json.RawMessage `json:"error"`
@@ -79,35 +104,92 @@ type chunk struct {
 	Choices choices         `json:"choices"`
 	Usage   json.RawMessage `json:"usage"`
 	Filter  json.RawMessage `json:"prompt_filter_results"` // Azure's; an empty list counts
+	Success json.RawMessage `json:"success"`               // Cloudflare's
+	MiniMax apiError        `json:"base_resp"`
 	Groq    struct {
 		Error json.RawMessage `json:"error"`
 	} `json:"x_groq"`
 }
 
-// belongs reports whether c is a part of an answer.
+// chunks are the chunk that a JSON object is, or the first of those in an array.
+type chunks []chunk
+
+// parse parses the data of an event, or a body. It returns none if data is not
+// valid JSON.
+func parse(data []byte) chunks {
+	if !json.Valid(data) {
+		return nil
+	}
+	return chunks(oneOrFew[chunk](data))
+}
+
+// bodyErrors returns the errors that the body of a 2xx response describes, nil if
+// it describes none or is larger than maxErrorBytes. Beside an answer, an error is
+// only a warning.
+func bodyErrors(body []byte) []apiError {
+	if len(body) > maxErrorBytes {
+		return nil
+	}
+	body = trimMark(body)
+	if c := parse(body); !c.isError() || c.isAnswer() {
+		return nil
+	}
+	return parseAPIErrors(body)
+}
+
+// isVoid reports whether body, which is valid JSON, has no answer: it is empty, as
+// are all of its members, or has a list of choices without content. A body larger
+// than maxErrorBytes is not examined.
+func isVoid(body []byte) bool {
+	if len(body) > maxErrorBytes || parse(body).isAnswer() {
+		return false
+	}
+	body = bytes.TrimSpace(body)
+	if isBlank(body) {
+		return true
+	}
+	for name := range members(body) {
+		if name == "choices" {
+			return true
+		}
+	}
+	return false
+}
+
+// isError reports whether one of cs describes an error.
+func (cs chunks) isError() bool { return slices.ContainsFunc(cs, chunk.isError) }
+
+// isAnswer reports whether one of cs has a choice that is an answer.
+func (cs chunks) isAnswer() bool {
+	return slices.ContainsFunc(cs, func(c chunk) bool { return slices.ContainsFunc(c.Choices, choice.isAnswer) })
+}
+
+// belongs reports whether c is part of an answer.
 func (c chunk) belongs() bool {
 	return len(c.Choices) > 0 || !isEmpty(c.Usage) || len(c.Filter) > 0 && string(c.Filter) != "null"
 }
 
-// isError reports whether c tells of a failure: by a member that is for nothing
-// else, by a choice that ends so (OpenRouter), or because it is the body of an
-// error as the API would send it, with or without the envelope.
+// isError reports whether c describes an error: it has an error member, a choice
+// that ended in an error (OpenRouter), or the form of an API's error body, with or
+// without the envelope.
 func (c chunk) isError() bool {
-	// Beside choices, some gateways send an error whose members are all empty.
+	// Some gateways send choices along with an error whose members are all empty.
 	noError := isEmpty(c.Error) || len(c.Choices) > 0 && isBlank(c.Error)
 	switch {
 	case c.Object == "error", c.Type == "error", !noError, !isEmpty(c.Groq.Error):
 		return true
 	case slices.ContainsFunc(c.Choices, choice.isError):
 		return true
+	case c.MiniMax.StatusCode != "" && c.MiniMax.StatusCode != "0":
+		return true
 	case c.belongs(), isKeepAlive(c.Type):
 		return false
 	}
-	return !isEmpty(c.Errors) || !isEmpty(c.Detail) || c.Message != "" && c.isNamed()
+	return !isEmpty(c.Errors) || !isEmpty(c.Detail) || string(c.Success) == "false" || c.Message != "" && c.isNamed()
 }
 
-// isNamed reports whether a code, a type or a status says that e is an error. A
-// message alone does not: an event of another kind may have one too.
+// isNamed reports whether e's code, type or status identifies it as an error. A
+// message alone is not enough, since other events may have one.
 func (e apiError) isNamed() bool {
 	if n, err := strconv.Atoi(string(e.Code)); e.Code != "" && (err != nil || n < 0 || n >= 300) {
 		return true
@@ -119,8 +201,9 @@ func (e apiError) isNamed() bool {
 	})
 }
 
-// choices are the first maxChoices of an event: a list of {} would take fifty
-// times the memory of its text. If there are several lists, the first one counts.
+// choices holds the first maxChoices choices of an event: a list of empty objects
+// would take fifty times the memory of its text. If the member is repeated, only
+// the first is used.
 type choices []choice
 
 // maxChoices is more than a request may ask for: OpenAI allows 128.
@@ -139,24 +222,24 @@ type choice struct {
 	FinishReason finishReason    `json:"finish_reason"`
 	Text         string          `json:"text"`
 	Delta        delta           `json:"delta"`
-	Message      delta           `json:"message"` // of gateways that send an answer as one event
+	Message      delta           `json:"message"` // of a whole answer
 	Error        json.RawMessage `json:"error"`
 }
 
-// hasContent reports whether the choice says more than that it begins.
-func (c choice) hasContent() bool { return c.FinishReason != "" || c.says() }
+// hasContent reports whether the choice has content or a finish reason.
+func (c choice) hasContent() bool { return c.isFinished() || c.says() }
 
-// says reports whether the choice has a piece of the answer, apart from how it
-// ends.
+func (c choice) isFinished() bool { return c.FinishReason != "" }
+
+// says reports whether the choice has content.
 func (c choice) says() bool { return c.Text != "" || c.Delta.says || c.Message.says }
 
-// isAnswer reports whether the choice, of an answer that came whole, is worth
-// having: it has some text, or ended well without any.
+// isAnswer reports whether the choice of a whole answer is usable: it has content,
+// or finished without an error.
 func (c choice) isAnswer() bool { return c.says() || c.FinishReason != "" && !c.isError() }
 
-// isError reports whether the choice ended because something failed: its finish
-// reason is that of OpenRouter and Mistral, of DeepSeek or of Z.ai for this, or
-// it has an error.
+// isError reports whether the choice ended in an error: it has an error, or a
+// finish reason that OpenRouter, Mistral, DeepSeek or Z.ai use for errors.
 func (c choice) isError() bool {
 	switch c.FinishReason {
 	case "error", "insufficient_system_resource", "network_error":
@@ -165,14 +248,14 @@ func (c choice) isError() bool {
 	return !isBlank(c.Error)
 }
 
-// A finishReason is why a choice ends, empty if it does not. KoboldCpp writes
-// null in quotes.
+// A finishReason is the finish reason of a choice, empty if the choice has not
+// finished. KoboldCpp writes null in quotes.
 type finishReason string
 
 // UnmarshalJSON implements [json.Unmarshaler].
 func (r *finishReason) UnmarshalJSON(value []byte) error {
 	var text string
-	_ = json.Unmarshal(value, &text) // what is not text is no reason
+	_ = json.Unmarshal(value, &text) // ignore values that are not strings
 	if text == "null" {
 		text = ""
 	}
@@ -180,14 +263,15 @@ func (r *finishReason) UnmarshalJSON(value []byte) error {
 	return nil
 }
 
-// A delta is what a choice adds to its message.
+// A delta is a choice's addition to its message.
 type delta struct {
 	read    bool
 	content string
-	says    bool // there is more than a role in it
+	says    bool // it has members other than role
 }
 
-// UnmarshalJSON implements [json.Unmarshaler]. Of two deltas, the first counts.
+// UnmarshalJSON implements [json.Unmarshaler]. If the member is repeated, the first
+// is used.
 func (d *delta) UnmarshalJSON(value []byte) error {
 	if d.read {
 		return nil
@@ -195,15 +279,35 @@ func (d *delta) UnmarshalJSON(value []byte) error {
 	d.read = true
 	for name, member := range members(value) {
 		if name == "content" {
-			_ = json.Unmarshal(member, &d.content) // what is not text adds none
+			d.content = contentText(member)
 		}
 		d.says = d.says || name != "role" && !isEmpty(member)
 	}
 	return nil
 }
 
-// members yields the first 64 members of an object, and none of any other value;
-// a delta has a dozen. A value is valid only until the next one is yielded.
+// contentText returns the text of content: a string, or a list of parts, with
+// which Mistral separates reasoning from text.
+func contentText(content json.RawMessage) (text string) {
+	if content[0] == '"' {
+		_ = json.Unmarshal(content, &text)
+		return text
+	}
+	type part struct {
+		Type word   `json:"type"`
+		Text string `json:"text"`
+	}
+	var b strings.Builder
+	for _, p := range firstOf[part](content, maxChoices) {
+		if p.Type == "" || p.Type == "text" {
+			b.WriteString(p.Text)
+		}
+	}
+	return b.String()
+}
+
+// members yields up to 64 members of a JSON object; a delta has a dozen. For other
+// values it yields nothing. Each value is valid only until the next is yielded.
 func members(object json.RawMessage) iter.Seq2[string, json.RawMessage] {
 	const maxMembers = 64
 	return func(yield func(string, json.RawMessage) bool) {
@@ -222,8 +326,8 @@ func members(object json.RawMessage) iter.Seq2[string, json.RawMessage] {
 	}
 }
 
-// isEmpty reports whether a JSON value is absent, null, false, zero, or without
-// a member, an element or a character. It has no space around it.
+// isEmpty reports whether value, which must have no surrounding space, is absent,
+// null, false, 0 or empty.
 func isEmpty(value json.RawMessage) bool {
 	switch string(value) {
 	case "", "null", "false", "0", `""`:
@@ -235,7 +339,7 @@ func isEmpty(value json.RawMessage) bool {
 	return len(bytes.TrimSpace(value[1:len(value)-1])) == 0
 }
 
-// isBlank reports whether a value is empty, or an object whose members all are.
+// isBlank reports whether a value is empty, or an object with empty members only.
 func isBlank(value json.RawMessage) bool {
 	if isEmpty(value) {
 		return true
@@ -248,7 +352,7 @@ func isBlank(value json.RawMessage) bool {
 	return value[0] == '{'
 }
 
-// event returns what the caller gets of an event whose chunk is c.
+// event returns the StreamEvent for e, whose chunk is c.
 func (e rawEvent) event(c chunk) StreamEvent {
 	ev := StreamEvent{Data: e.data}
 	var text strings.Builder
@@ -256,6 +360,7 @@ func (e rawEvent) event(c chunk) StreamEvent {
 		if choice.Index == 0 {
 			text.WriteString(choice.Text)
 			text.WriteString(choice.Delta.content)
+			text.WriteString(choice.Message.content)
 			if choice.FinishReason != "" {
 				ev.FinishReason = string(choice.FinishReason)
 			}

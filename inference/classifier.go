@@ -1,6 +1,7 @@
 package inference
 
 import (
+	"errors"
 	"net/http"
 	"slices"
 	"strings"
@@ -9,83 +10,140 @@ import (
 	"github.com/httpretry/httpretry"
 )
 
-// A Classifier knows what the APIs of language models mean by their answers:
-// OpenAI, Azure, Anthropic, Gemini, OpenRouter, and what speaks like them. The
-// zero value is ready to use, also under another client than the one of this
-// package:
+// A Classifier is an [httpretry.Classifier] for the language model APIs of
+// OpenAI, Azure, Anthropic, Gemini, OpenRouter and compatible services. Its zero
+// value is ready to use, including with other clients, and safe for concurrent
+// use:
 //
 //	&httpretry.RetryTransport{Classifier: inference.Classifier{}, MaxResponseBytes: 1 << 20}
 //
-// Errors and all statuses that are not named here mean what they mean to
+// Errors, and statuses not listed here, are classified as by
 // [httpretry.DefaultClassifier].
 //
-//   - A header x-should-retry settles the matter for a status of 400 or more:
+//   - A 2xx whose body describes an error, and holds no answer beside it, is
+//     classified as the status that the API documents for that error, or as 500
+//     if it is unknown. Some gateways must send a status before they know the
+//     outcome.
+//   - An x-should-retry header takes precedence for statuses of 400 and above:
 //     true is [httpretry.Rejected], false is [httpretry.Final].
-//   - 429 is Final when the body says that a quota is used up, which waiting
-//     does not refill: the code, the type, or an error that is a mere string is
-//     insufficient_quota, billing_hard_limit_reached or billing_not_active, or a
-//     quotaId contains PerDay. Any other 429 is for a rate, and Rejected.
-//   - 529 (overloaded_error) is Rejected, as 503 is: the API turned the request
-//     away for want of capacity.
-//   - 409 is Rejected when the error speaks of a lock: whoever holds it will
-//     release it, and without it nothing was done. Any other conflict is Final.
-//   - 402 is Rejected when it comes with a Retry-After, and Final otherwise.
-//   - 408 is [httpretry.Uncertain]. By RFC 9110, section 15.5.9, it means that
-//     the request did not arrive in time; but gateways also say it when the
-//     model behind them did not answer in time, and may have been at work.
-//   - 520 to 524, by which Cloudflare says that it got no proper answer from the
-//     server behind it, are Uncertain. 521 (refused) and 523 (unreachable) mean
-//     that there was no connection; but 522 is also for one that was there, and
-//     no RFC says what these mean when somebody else sends them.
+//   - 429 is Final if the body says that a quota is exhausted that waiting does
+//     not refill: its code, type or plain-string error is insufficient_quota,
+//     exceeded_current_quota_error, credit_balance_exhausted,
+//     billing_hard_limit_reached or billing_not_active, a quotaId contains
+//     PerDay, or the message contains free-models-per-day. Any other 429 is a
+//     rate limit, and Rejected.
+//   - 529 (overloaded_error) is Rejected, like 503: the API refused the request
+//     for lack of capacity.
+//   - 409 is Rejected if the error mentions a lock, since nothing was done and the
+//     lock will be released. Any other 409 is Final.
+//   - 402 is Rejected if it has a Retry-After, and Final otherwise.
+//   - 408 is [httpretry.Uncertain]. By RFC 9110, section 15.5.9, the request did
+//     not arrive in time, but gateways also return it when the model did not
+//     respond in time, and may have been processing the request.
+//   - 520 to 524, which Cloudflare returns if it got no valid response from the
+//     origin, are Uncertain. Although 521 and 523 mean that there was no
+//     connection, 522 does not, and none of these is standardized.
 //
-// Most requests to these APIs are POSTs, which are not repeated after an
-// Uncertain attempt. A caller who would rather pay for an answer twice
-// than miss it sets [httpretry.RetryTransport.Idempotent].
+// Most requests to these APIs are POSTs, which are not retried after an Uncertain
+// attempt. To retry them anyway, at the risk of paying twice, set
+// [httpretry.RetryTransport.Idempotent].
 //
-// The wait that the server asks for is the first of these that there is: what
-// [httpretry.RetryAfter] reads; the retryDelay of a google.rpc.RetryInfo in the
-// body; the longest time to the reset of a limit of which nothing remains. Limits
-// are read from x-ratelimit-reset-* with x-ratelimit-remaining-* (durations such
-// as 6m0s, or seconds), anthropic-ratelimit-*-reset with -remaining (RFC 3339,
-// measured against the response's Date), and RateLimit (the IETF draft
-// draft-ietf-httpapi-ratelimit-headers). What is malformed is ignored.
+// Verdict.RetryAfter is taken from the first available of: [httpretry.RetryAfter];
+// the retryDelay of a google.rpc.RetryInfo in the body, or the reset in the
+// metadata of OpenRouter; and the longest time until an exhausted limit resets.
+// Limits are read from x-ratelimit-reset-* with x-ratelimit-remaining-*
+// (durations such as 6m0s, or seconds), from x-ratelimit-reset and
+// ratelimit-reset with -remaining (seconds, or a Unix time in seconds or
+// milliseconds), from anthropic-ratelimit-*-reset with -remaining (RFC 3339), and
+// from RateLimit (draft-ietf-httpapi-ratelimit-headers). Times are compared with
+// the response's Date. Malformed values are ignored, as is a RateLimit field of
+// more than 4 KiB.
 //
-// The body is the copy that the retry layer lends: without
-// [httpretry.RetryTransport.MaxResponseBytes], and for an event stream, there is
-// none, and every 429 counts as for a rate. It may be gzip that nobody decoded,
-// and anything but an API's error; beyond 256 KiB it is ignored.
+// The body is available only if [httpretry.RetryTransport.MaxResponseBytes] is
+// set and the response is not an event stream; otherwise every 429 is taken for a
+// rate limit, and every 2xx for a success. A gzipped body is decompressed. A body
+// of more than 256 KiB is ignored.
 type Classifier struct{}
 
 var _ httpretry.Classifier = Classifier{}
 
-// usual is asked first. It is not looked up for each request: a program may make
-// a Classifier its httpretry.DefaultClassifier, which must not ask itself.
-var usual = httpretry.DefaultClassifier
-
 // Classify implements [httpretry.Classifier].
 func (Classifier) Classify(req *http.Request, resp *http.Response, err error) httpretry.Verdict {
-	v := usual.Classify(req, resp, err)
-	if err != nil || resp.StatusCode < 400 {
-		return v
+	if err != nil {
+		return httpretry.DefaultClassifier.Classify(req, nil, err)
 	}
-	errs := parseAPIErrors(lentBody(resp))
-	o := outcome(resp, errs, v.Outcome)
+	return classify(req, resp, previewBody(resp))
+}
+
+// An exchangeClassifier is the Classifier of this package's client. The body of a
+// response is in the exchange, and 2xx responses without an answer are errors.
+type exchangeClassifier struct{}
+
+// Classify implements [httpretry.Classifier].
+func (exchangeClassifier) Classify(req *http.Request, resp *http.Response, err error) httpretry.Verdict {
+	if err == nil {
+		return classify(req, resp, exchangeOf(req.Context()).body)
+	}
+	f, ok := errors.AsType[*failure](err)
+	switch {
+	case !ok:
+		return httpretry.DefaultClassifier.Classify(req, nil, err)
+	case f.final:
+		return httpretry.Verdict{}
+	case f.errs == nil: // without an answer, which may have cost something
+		return verdict(req, http.StatusInternalServerError, f.header, nil)
+	}
+	return verdict(req, f.status, f.header, f.errs)
+}
+
+// classify returns the verdict on a response with that body, of which at most
+// maxErrorBytes are examined.
+func classify(req *http.Request, resp *http.Response, body []byte) httpretry.Verdict {
+	body = unzipped(body)
+	if len(body) > maxErrorBytes {
+		body = nil
+	}
+	switch {
+	case resp.StatusCode/100 == 2:
+		if errs := bodyErrors(body); errs != nil {
+			return verdict(req, statusCode(errs), resp.Header, errs)
+		}
+		return httpretry.Verdict{}
+	case resp.StatusCode < http.StatusBadRequest:
+		return httpretry.DefaultClassifier.Classify(req, resp, nil)
+	}
+	return verdict(req, resp.StatusCode, resp.Header, parseAPIErrors(unframed(body)))
+}
+
+// verdict returns the verdict on a status of 400 or more.
+func verdict(req *http.Request, status int, h http.Header, errs []apiError) httpretry.Verdict {
+	o := outcome(status, h, errs)
+	if o == unknownOutcome {
+		// The default goes by the status alone, and that of an error in a 2xx is
+		// not the response's.
+		o = httpretry.DefaultClassifier.Classify(req, &http.Response{StatusCode: status, Header: h}, nil).Outcome
+	}
 	if o == httpretry.Final {
 		return httpretry.Verdict{}
 	}
-	return httpretry.Verdict{Outcome: o, RetryAfter: askedWait(resp, errs)}
+	return httpretry.Verdict{Outcome: o, RetryAfter: retryAfter(h, errs)}
 }
 
-const statusOverloaded = 529 // no RFC has it
+const (
+	statusOverloaded = 529 // not standardized
 
-func outcome(resp *http.Response, errs []apiError, usual httpretry.Outcome) httpretry.Outcome {
-	switch strings.ToLower(strings.TrimSpace(resp.Header.Get("X-Should-Retry"))) {
+	// unknownOutcome stands for the outcome by the DefaultClassifier.
+	unknownOutcome httpretry.Outcome = 255
+)
+
+func outcome(status int, h http.Header, errs []apiError) httpretry.Outcome {
+	switch strings.ToLower(strings.TrimSpace(h.Get("X-Should-Retry"))) {
 	case "true":
 		return httpretry.Rejected
 	case "false":
 		return httpretry.Final
 	}
-	switch resp.StatusCode {
+	switch status {
 	case http.StatusTooManyRequests:
 		if slices.ContainsFunc(errs, apiError.isQuota) {
 			return httpretry.Final
@@ -95,7 +153,7 @@ func outcome(resp *http.Response, errs []apiError, usual httpretry.Outcome) http
 			return httpretry.Rejected
 		}
 	case http.StatusPaymentRequired:
-		if _, asked := httpretry.RetryAfter(resp); asked {
+		if _, asked := httpretry.RetryAfter(&http.Response{Header: h}); asked {
 			return httpretry.Rejected
 		}
 	case http.StatusRequestTimeout, 520, 521, 522, 523, 524:
@@ -103,16 +161,16 @@ func outcome(resp *http.Response, errs []apiError, usual httpretry.Outcome) http
 	case statusOverloaded:
 		return httpretry.Rejected
 	}
-	return usual
+	return unknownOutcome
 }
 
-// askedWait is the least wait that the server asked for.
-func askedWait(resp *http.Response, errs []apiError) time.Duration {
-	if d, asked := httpretry.RetryAfter(resp); asked {
+// retryAfter returns the minimum wait that the server asked for.
+func retryAfter(h http.Header, errs []apiError) time.Duration {
+	if d, asked := httpretry.RetryAfter(&http.Response{Header: h}); asked {
 		return d
 	}
-	if d := retryDelay(errs); d > 0 {
+	if d := askedWait(errs, h); d > 0 {
 		return d
 	}
-	return limitReset(resp)
+	return limitReset(h)
 }

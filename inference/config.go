@@ -11,87 +11,92 @@ import (
 	"time"
 
 	"github.com/httpretry/httpretry"
+	"github.com/httpretry/httpretry/internal/redact"
 )
 
-// HTTPInferenceClientConfig is what an [HTTPInferenceClient] is made from.
-// Only BaseURL is required. Retries are off unless MaxRetries is set; the
-// backoff fields then mean what they mean in [httpretry.RetryConfig].
+// HTTPInferenceClientConfig configures an [HTTPInferenceClient]. Only BaseURL is
+// required. Retries are disabled unless MaxRetries is set; the backoff fields are
+// those of [httpretry.RetryConfig].
+//
+// A config holds the API key. Package fmt does not print it, except for %p and for
+// a config in an unexported field of another value.
 type HTTPInferenceClientConfig struct {
-	// BaseURL is where the gateway is: an http or https URL, to whose path
-	// /v1/chat/completions or /v1/completions is appended. It may end in a
-	// slash, have a path of its own and a query, which is kept. Userinfo is
-	// sent as Basic authentication if there is no APIKey.
+	// BaseURL is the http or https URL of the gateway. /v1/chat/completions or
+	// /v1/completions is appended to its path; a query is preserved. Userinfo is
+	// sent as Basic authentication if APIKey is empty.
 	BaseURL string
 
-	// Timeout bounds one attempt, from connecting to the end of the response
-	// body. An attempt that runs into it is retried; to bound a request with
-	// all its attempts, give Generate a context with a deadline. In a Stream
-	// it bounds an attempt up to the first content.
-	// If zero, 5 minutes.
+	// Timeout limits the duration of one attempt, from connecting to the end of
+	// the response body. An attempt that exceeds it is retried. To limit all
+	// attempts together, pass Generate a context with a deadline. For Stream, it
+	// limits the time until the first content. If zero, 5 minutes.
 	Timeout time.Duration
 
-	// StreamIdleTimeout bounds each wait for the next event of a Stream whose
-	// first content has come. A stream that runs into it ends with an error,
-	// also when comments or pings show that the gateway is still there. The
-	// time that the caller takes for an event does not count. If zero, as
-	// long as Timeout.
+	// StreamIdleTimeout limits the wait for content of a Stream after its first
+	// content. A stream that exceeds it fails, even if comments, pings or empty
+	// events show that the gateway is alive. The time that the caller spends on
+	// an event does not count. If zero, Timeout is used.
 	StreamIdleTimeout time.Duration
 
-	// MaxIdleConns is how many connections are kept open for later requests.
-	// If zero, 100. It does not matter if Transport is set.
+	// MaxIdleConns is the maximum number of idle connections to keep. If zero,
+	// 100. It is ignored if Transport is set.
 	MaxIdleConns int
 
-	// IdleConnTimeout is how long one is kept. If zero, 90 s. It does not
-	// matter if Transport is set.
+	// IdleConnTimeout is how long an idle connection is kept. If zero, 90
+	// seconds. It is ignored if Transport is set.
 	IdleConnTimeout time.Duration
 
 	// APIKey is sent as "Authorization: Bearer <APIKey>". If empty, no such
 	// header is sent.
 	APIKey string
 
-	// MaxRetries is the number of retries after the first attempt.
-	// If zero, none.
+	// MaxRetries is the maximum number of retries after the first attempt. If
+	// zero, none.
 	MaxRetries int
 
-	// InitialBackoff is the wait before the first retry. If zero, 1 s.
+	// InitialBackoff is the wait before the first retry. If zero, 1 second.
 	InitialBackoff time.Duration
 
-	// MaxBackoff bounds the wait before jitter, and is the longest wait that
-	// the gateway may ask for with Retry-After; if it asks for more, its
-	// answer is returned at once. If zero, 60 s.
+	// MaxBackoff limits the wait before jitter, and the longest Retry-After to
+	// honor; if the gateway asks for more, its response is returned without a
+	// retry. If zero, 60 seconds.
 	MaxBackoff time.Duration
 
-	// BackoffFactor multiplies the wait from each retry to the next. It is
+	// BackoffFactor multiplies the wait from each retry to the next. It must be
 	// at least 1. If zero, 2.
 	BackoffFactor float64
 
-	// JitterFraction is how much longer or shorter than computed a wait may
-	// be, from 0 to 1. If zero, 0.1.
+	// JitterFraction is the fraction by which a wait may be longer or shorter,
+	// from 0 to 1. If zero, 0.1.
 	JitterFraction float64
 
-	// Transport makes each attempt, below the retry layer. If nil, a copy of
-	// [http.DefaultTransport] with MaxIdleConns, to one host or to all, and
-	// IdleConnTimeout. (If a program has put a type of its own into
-	// http.DefaultTransport, that is used as it stands.)
+	// OmitRawData leaves [InferenceResponse.RawData] nil. Decoding a response
+	// takes many times the memory of its text. If false, responses are decoded.
+	OmitRawData bool
+
+	// Transport makes each attempt. If nil, a copy of [http.DefaultTransport]
+	// with MaxIdleConns (in total and per host) and IdleConnTimeout is used, or
+	// http.DefaultTransport itself if it is not an *http.Transport.
 	Transport http.RoundTripper
 
-	// Logger hears of each retry, and of a success after retries, at
-	// slog.Level(-3), which becomes V(3) when bridged to klog. The attributes
-	// are request_id, delay (of the wait that follows), attempt (the number of
-	// the one that failed or succeeded), max (attempts there may be by MaxRetries) and
-	// category (of the failure). A line never holds the API key, the prompt,
-	// or text from the gateway. A failure that is not retried is not logged:
-	// the caller gets it. If nil, nothing is logged.
+	// Logger, if not nil, receives a record of each retry, and of each success
+	// after retries, at slog.Level(-3), which corresponds to klog's V(3). The
+	// attributes are request_id, delay (before the retry), attempt (the number of
+	// the retry, or the number of retries before the success), max (MaxRetries)
+	// and category (of the failure). Records never contain the API key, the
+	// prompt, or text from the gateway. Failures that are not retried are
+	// returned, not logged. If nil, nothing is logged.
 	Logger *slog.Logger
 
-	// OnAttempt, if not nil, is called after each attempt, the last one too,
-	// with the decision about what follows: it serves those who count
-	// attempts, causes and waits. Attempt.Request.Context() is derived from
-	// the context given to Generate or Stream, so that a value in that tells
-	// which request an attempt belongs to. The call comes from the goroutine
-	// that waits for the answer and holds it up; concurrent requests make
-	// concurrent calls. What is passed is only lent, and its headers hold the
-	// API key.
+	// OnAttempt, if not nil, is called after each attempt, including the last,
+	// with the decision about a retry. The Request's context is derived from the
+	// context passed to Generate or Stream, so context values can associate an
+	// attempt with its request. The error of an attempt with a 2xx response
+	// without an answer wraps a [*StatusError]. The response body has been read.
+	//
+	// OnAttempt is called synchronously, and concurrently for concurrent
+	// requests. It must not retain its arguments, whose headers contain the API
+	// key.
 	OnAttempt func(httpretry.Attempt, httpretry.Decision)
 }
 
@@ -101,64 +106,62 @@ const (
 	defaultIdleConnTimeout = 90 * time.Second
 )
 
-// Validate returns an error that names the first field with an impossible
-// value, the value, and what it must be. Of BaseURL it leaves out userinfo and
-// query, of APIKey all.
+// Validate returns an error that describes the first invalid field, or nil. The
+// error omits the APIKey and the userinfo and query of BaseURL.
 func (c HTTPInferenceClientConfig) Validate() error {
 	if _, err := c.baseURL(); err != nil {
 		return err
 	}
 	switch {
 	case c.Timeout < 0:
-		return invalidField("Timeout", c.Timeout)
+		return negative("Timeout", c.Timeout)
 	case c.StreamIdleTimeout < 0:
-		return invalidField("StreamIdleTimeout", c.StreamIdleTimeout)
+		return negative("StreamIdleTimeout", c.StreamIdleTimeout)
 	case c.MaxIdleConns < 0:
-		return invalidField("MaxIdleConns", c.MaxIdleConns)
+		return negative("MaxIdleConns", c.MaxIdleConns)
 	case c.IdleConnTimeout < 0:
-		return invalidField("IdleConnTimeout", c.IdleConnTimeout)
+		return negative("IdleConnTimeout", c.IdleConnTimeout)
 	case !validHeaderValue(c.APIKey):
-		return errors.New("inference: APIKey holds a control character, such as a line break: it must not")
+		return errors.New("inference: APIKey contains a control character")
 	}
 	return c.retryConfig().Validate()
 }
 
-func invalidField(name string, value any) error {
-	return fmt.Errorf("inference: %s is %v: it must be at least 0", name, value)
+func negative(name string, value any) error {
+	return fmt.Errorf("inference: invalid %s %v: must not be negative", name, value)
 }
 
-// String returns the settings without the APIKey, and of BaseURL without
-// userinfo and query. Package fmt calls it for %v and %+v, unless the config is
-// an unexported field of another value.
+// String returns the settings without the APIKey, and BaseURL without userinfo and
+// query.
 func (c HTTPInferenceClientConfig) String() string {
-	type plain HTTPInferenceClientConfig // has no String
+	type plain HTTPInferenceClientConfig // has no methods
 	p := plain(c)
 	p.BaseURL = withoutCredentials(c.BaseURL)
 	if p.APIKey != "" {
-		p.APIKey = redacted
+		p.APIKey = redact.Mark
 	}
 	return fmt.Sprintf("%+v", p)
 }
 
-// GoString returns the same as String, so that %#v does not show the APIKey.
-func (c HTTPInferenceClientConfig) GoString() string { return c.String() }
+// Format implements [fmt.Formatter]. For every verb it writes the result of
+// String, in quotes for %q.
+func (c HTTPInferenceClientConfig) Format(s fmt.State, verb rune) { format(s, verb, c.String()) }
 
-// baseURL is the parsed BaseURL.
+// baseURL returns the parsed BaseURL.
 func (c HTTPInferenceClientConfig) baseURL() (*url.URL, error) {
 	u, err := url.Parse(c.BaseURL)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" {
-		// Not what url.Parse says: it may quote a part of a password.
-		return nil, fmt.Errorf("inference: BaseURL is %q: it must be an http or https URL with a host, such as %q",
+		// The error of url.Parse may quote a part of a password.
+		return nil, fmt.Errorf("inference: invalid BaseURL %q: must be an http or https URL with a host, such as %q",
 			withoutCredentials(c.BaseURL), "http://localhost:8000")
 	}
 	if !validPort(u) {
-		return nil, fmt.Errorf("inference: BaseURL is %q: its port must be from 1 to 65535", withoutCredentials(c.BaseURL))
+		return nil, fmt.Errorf("inference: invalid BaseURL %q: port must be from 1 to 65535", withoutCredentials(c.BaseURL))
 	}
 	return u, nil
 }
 
-// validPort reports whether u has a port that there can be, or none and no
-// colon either.
+// validPort reports whether u's port is valid or absent.
 func validPort(u *url.URL) bool {
 	if u.Port() == "" {
 		return !strings.HasSuffix(u.Host, ":")
@@ -167,12 +170,12 @@ func validPort(u *url.URL) bool {
 	return err == nil && port > 0
 }
 
-// withoutCredentials is a URL, which need not be a valid one, without all that
-// may be userinfo or a query.
+// withoutCredentials removes from a URL, which may be invalid, anything that could
+// be userinfo or a query.
 func withoutCredentials(rawURL string) string {
 	at, end := strings.LastIndexByte(rawURL, '@'), strings.IndexAny(rawURL, "?#")
 	if at >= 0 && end >= 0 && end < at {
-		return "…" // either may belong to the other
+		return "…" // it is ambiguous where the userinfo ends
 	}
 	if end >= 0 {
 		rawURL = rawURL[:end] + "…"
@@ -183,7 +186,7 @@ func withoutCredentials(rawURL string) string {
 	return rawURL
 }
 
-// validHeaderValue reports whether s can be sent in a header field (RFC 9110,
+// validHeaderValue reports whether s is a valid value of a header field (RFC 9110,
 // section 5.5).
 func validHeaderValue(s string) bool {
 	return !strings.ContainsFunc(s, func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f })

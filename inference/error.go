@@ -8,60 +8,63 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"reflect"
+
+	"github.com/httpretry/httpretry"
 )
 
-// An ErrorCategory says what kind of failure an [InferenceError] is, and with
-// it what to do next.
+// An ErrorCategory classifies an [InferenceError].
 type ErrorCategory string
 
 const (
 	// ErrCategoryRateLimit is for status 429.
 	ErrCategoryRateLimit ErrorCategory = "RATE_LIMIT"
 
-	// ErrCategoryServer is for status 5xx, a success that is not JSON, a
-	// network failure, and a deadline or [HTTPInferenceClientConfig.Timeout]
-	// that has passed.
+	// ErrCategoryServer is for status 5xx, a 2xx response without an answer, a
+	// network failure, and an exceeded deadline or
+	// [HTTPInferenceClientConfig.Timeout].
 	ErrCategoryServer ErrorCategory = "SERVER_ERROR"
 
-	// ErrCategoryInvalidReq is for status 400, and for what is found to be
-	// wrong before anything is sent.
+	// ErrCategoryInvalidReq is for status 400, and for requests found to be
+	// invalid before they are sent.
 	ErrCategoryInvalidReq ErrorCategory = "INVALID_REQ"
 
 	// ErrCategoryAuth is for status 401 and 403.
 	ErrCategoryAuth ErrorCategory = "AUTH_ERROR"
 
-	// ErrCategoryUnknown is for every other status, for a cancelled request,
-	// and for a success that is too large to read.
+	// ErrCategoryUnknown is for every other status, for a canceled request, and
+	// for a 2xx response of more than 16 MiB.
 	ErrCategoryUnknown ErrorCategory = "UNKNOWN"
 )
 
-// An InferenceError is why there is no answer.
+// An InferenceError describes why a request failed.
 type InferenceError struct {
 	Category ErrorCategory
 
-	// Message says what happened, in a bounded length: "HTTP 429: …" with the
-	// gateway's error message or else its body, "request cancelled", "request
-	// timeout", "failed to execute request: …" or what is wrong with the
-	// request.
+	// Message describes the failure: "HTTP 429: …" with the API's error message
+	// or else the body, "request cancelled", "request timeout", "failed to
+	// execute request: …", or the fault of the request. Of text from the gateway
+	// it has at most 1 KiB.
 	//
-	// Gateways like to quote the request. Where Message passes on foreign
-	// words, "[redacted]" stands in place of the API key, of the userinfo and
-	// query of the BaseURL, and of every string in the request's messages,
-	// prompt and suffix but the names of roles and types. So it does in place
-	// of a part of these, if it has 16 bytes or more. Quotes are recognised as
-	// they are and with any escapes of JSON, down to JSON within JSON within
-	// JSON; what was encoded otherwise or reworded is not, nor a string of
-	// less than 4 bytes. A user name, and a value in the query, of less than 8
-	// bytes is hidden only together with the rest, and api-version not at all.
+	// Gateways often quote the request. In text that comes from the gateway,
+	// "[redacted]" replaces the API key, the userinfo and query of BaseURL, and
+	// every string in the request's messages, prompt and suffix (other than role
+	// and type names), as well as any part of these of 16 bytes or more.
+	// Quotations are recognized verbatim and with JSON escapes, nested up to
+	// three levels. Paraphrases, other encodings and strings shorter than 4 bytes
+	// are not redacted, nor are user names and query values shorter than 8 bytes
+	// on their own, nor api-version. If the context is done, and the request is
+	// larger than 1 MiB, "[redacted]" may replace all text from the gateway.
 	Message string
 
-	// RawError is what Message was made from: a [*StatusError] if the gateway
-	// answered, an error of the network, a context's error; nil if there is
-	// nothing behind it.
+	// RawError is the underlying error: a [*StatusError] if the gateway
+	// responded, a [*StreamError] if a stream failed after its first content, a
+	// network error, a context error, or nil. Secrets are redacted in its text and
+	// in that of every error that it wraps.
 	RawError error
 }
 
-// Error returns the category and the message, "<nil>" for a nil e.
+// Error returns the category and the message. For a nil e it returns "<nil>".
 func (e *InferenceError) Error() string {
 	if e == nil {
 		return "<nil>"
@@ -70,11 +73,9 @@ func (e *InferenceError) Error() string {
 }
 
 // Unwrap returns e.RawError, so that [errors.Is] finds [context.Canceled] and
-// [context.DeadlineExceeded] and [errors.As] finds a [*StatusError] or, when the
-// last of several attempts ended without a response, an [*httpretry.Error].
-// There is no such when it ended in the middle of a response's body: the retry
-// layer has returned that response, and its body the error. It is nil for a
-// nil e.
+// [context.DeadlineExceeded], and [errors.As] finds a [*StatusError] or, if the
+// last of several attempts got no response, an [*httpretry.Error]. It returns nil
+// for a nil e.
 func (e *InferenceError) Unwrap() error {
 	if e == nil {
 		return nil
@@ -82,26 +83,33 @@ func (e *InferenceError) Unwrap() error {
 	return e.RawError
 }
 
-// IsRetryable reports whether the same request may succeed later: true for
-// [ErrCategoryRateLimit] and [ErrCategoryServer]. It goes by the category
-// alone; [Classifier], which decides what is retried, knows more. It is false
-// for a nil e.
+// IsRetryable reports whether the same request may succeed later. It is true for
+// [ErrCategoryRateLimit] and [ErrCategoryServer]. It considers only the category;
+// [Classifier], which decides what is retried, considers more. It is false for a
+// nil e.
 func (e *InferenceError) IsRetryable() bool {
 	return e != nil && (e.Category == ErrCategoryRateLimit || e.Category == ErrCategoryServer)
 }
 
-// A StatusError is the [InferenceError.RawError] of a response that is no
-// answer.
+// A StatusError is the [InferenceError.RawError] of a response without an answer.
 type StatusError struct {
-	// StatusCode is the response's, or that of the error that came with a
-	// success.
+	// StatusCode is the response's status, or the status for an error found in a
+	// 2xx response.
 	StatusCode int
 
-	// Body is the response body as it came, at most its first 64 KiB. It is
-	// not part of the error's text: it may quote the prompt. Of an event stream
-	// it is the data of the event that failed it, or nil. It is nil for a body
-	// of more than 16 MiB, and short for one that broke off.
+	// Body is the response body, at most its first 64 KiB. It is not part of the
+	// error's text, because it may quote the prompt. For an event stream it is
+	// the data of the failing event, or nil. It is nil if the body exceeds 16 MiB,
+	// and incomplete if reading it failed.
 	Body []byte
+}
+
+// newStatusError returns a StatusError with the beginning of body.
+func newStatusError(status int, body []byte) *StatusError {
+	if len(body) > maxFailureBytes {
+		body = bytes.Clone(body[:maxFailureBytes]) // releases the rest
+	}
+	return &StatusError{StatusCode: status, Body: body}
 }
 
 // Error returns the status, such as "HTTP 429 Too Many Requests".
@@ -110,17 +118,6 @@ func (e *StatusError) Error() string {
 		return fmt.Sprintf("HTTP %d %s", e.StatusCode, text)
 	}
 	return fmt.Sprintf("HTTP %d", e.StatusCode)
-}
-
-func statusError(category ErrorCategory, resp *http.Response, body []byte, text string) *InferenceError {
-	if len(body) > maxFailureBytes {
-		body = bytes.Clone(body[:maxFailureBytes]) // so that the rest need not stay in memory
-	}
-	return &InferenceError{
-		Category: category,
-		Message:  fmt.Sprintf("HTTP %d: %s", resp.StatusCode, text),
-		RawError: &StatusError{StatusCode: resp.StatusCode, Body: body},
-	}
 }
 
 func statusCategory(code int) ErrorCategory {
@@ -141,17 +138,52 @@ func invalidRequest(message string, err error) *InferenceError {
 	return &InferenceError{Category: ErrCategoryInvalidReq, Message: message, RawError: err}
 }
 
-// executeError is the error of a request that ended without a response.
-func executeError(ctx context.Context, err error, s secrets) *InferenceError {
+// failure returns the error for f.
+func (x *exchange) failure(f *failure) *InferenceError {
+	return &InferenceError{
+		Category: f.category,
+		Message:  fmt.Sprintf("HTTP %d: %s", f.status, x.redact(f.text)),
+		RawError: f.cause,
+	}
+}
+
+// statusFailure returns the error for a response that is not a 2xx.
+func (x *exchange) statusFailure(resp *http.Response) *InferenceError {
+	switch {
+	case x.err == errResponseTooLarge:
+		return &InferenceError{
+			Category: statusCategory(resp.StatusCode),
+			Message:  fmt.Sprintf("HTTP %d: %s", resp.StatusCode, x.err),
+			RawError: newStatusError(resp.StatusCode, nil),
+		}
+	case x.ctx.Err() != nil && x.err != nil:
+		return x.executeError(x.err)
+	}
+	text := failureText(resp.StatusCode, x.body, parseAPIErrors(unframed(x.body)))
+	return &InferenceError{
+		Category: statusCategory(resp.StatusCode),
+		Message:  fmt.Sprintf("HTTP %d: %s", resp.StatusCode, x.redact(text)),
+		RawError: newStatusError(resp.StatusCode, x.body),
+	}
+}
+
+// executeError returns the error for a call that ended without a response.
+func (x *exchange) executeError(err error) *InferenceError {
 	if u, ok := err.(*url.Error); ok {
 		err = u.Err // without the URL, whose query may be secret
 	}
-	done := ctx.Err()
+	done := x.ctx.Err()
+	if f, ok := errors.AsType[*failure](err); ok && done == nil {
+		return x.failure(f)
+	}
+	if x.err != nil && done == nil {
+		err = x.err // reading the body failed, which says more than the attempts
+	}
 	if done != nil && !errors.Is(err, done) {
-		// The cause that a caller gave its context need not say which it was.
+		// A cause of the caller's need not match ctx.Err().
 		err = fmt.Errorf("%w: %w", done, err)
 	}
-	raw := s.redactError(err)
+	raw := x.redactError(err)
 	switch {
 	case done == context.Canceled:
 		return &InferenceError{ErrCategoryUnknown, "request cancelled", raw}
@@ -161,10 +193,83 @@ func executeError(ctx context.Context, err error, s secrets) *InferenceError {
 	return &InferenceError{ErrCategoryServer, "failed to execute request: " + raw.Error(), raw}
 }
 
-// isAttemptTimeout reports whether the gateway did not answer in time. The
-// timeout of a single operation, such as connecting, is a network failure that
-// says more about itself.
+// isAttemptTimeout reports whether err is the timeout of an attempt. Timeouts of
+// single operations, such as dialing, are reported as network failures, with more
+// detail.
 func isAttemptTimeout(err error) bool {
-	var operation *net.OpError
-	return errors.Is(err, context.DeadlineExceeded) && !errors.As(err, &operation)
+	_, operation := errors.AsType[*net.OpError](err)
+	return errors.Is(err, context.DeadlineExceeded) && !operation
+}
+
+// maxMessageBytes limits the text from the gateway in a message.
+const maxMessageBytes = 1024
+
+// redact returns the beginning of text without secrets.
+func (x *exchange) redact(text string) string {
+	return x.secrets.Text(x.ctx, text, maxMessageBytes)
+}
+
+// redactError returns err without secrets in its text, including those in the URL
+// of a failed request that middleware made.
+func (x *exchange) redactError(err error) error {
+	secrets := x.secrets
+	if other, ok := errors.AsType[*url.Error](err); ok {
+		if u, parseErr := url.Parse(other.URL); parseErr == nil {
+			secrets.URLs = append(secrets.URLs[:len(secrets.URLs):len(secrets.URLs)], u)
+		}
+	}
+	redact := func(text string) string { return secrets.Text(x.ctx, text, maxMessageBytes) }
+	if text := redact(err.Error()); text != err.Error() {
+		return &redactedError{text, err, redact}
+	}
+	return err
+}
+
+// A redactedError replaces the text of an error. It has no Unwrap method, since
+// the texts of the errors that err wraps hold the same secrets.
+type redactedError struct {
+	text   string
+	err    error
+	redact func(string) string
+}
+
+func (e *redactedError) Error() string { return e.text }
+
+// Is reports whether err is target.
+func (e *redactedError) Is(target error) bool { return errors.Is(e.err, target) }
+
+// Timeout reports whether err is a timeout.
+func (e *redactedError) Timeout() bool {
+	t, ok := errors.AsType[interface {
+		error
+		Timeout() bool
+	}](e.err)
+	return ok && t.Timeout()
+}
+
+// As finds an error that err wraps, if its text has no secret. Of an
+// [*httpretry.Error] it finds a copy without secrets.
+func (e *redactedError) As(target any) bool {
+	if !errors.As(e.err, target) {
+		return false
+	}
+	if many, ok := target.(**httpretry.Error); ok {
+		*many = e.redactRetries(*many)
+		return true
+	}
+	found := reflect.ValueOf(target).Elem()
+	if err, ok := found.Interface().(error); !ok || e.redact(err.Error()) == err.Error() {
+		return true
+	}
+	found.SetZero()
+	return false
+}
+
+// redactRetries returns a copy of err without secrets.
+func (e *redactedError) redactRetries(err *httpretry.Error) *httpretry.Error {
+	return &httpretry.Error{
+		Attempts: err.Attempts,
+		Reason:   err.Reason,
+		Err:      &redactedError{e.redact(err.Err.Error()), err.Err, e.redact},
+	}
 }

@@ -8,58 +8,75 @@ import (
 	"strings"
 )
 
-// maxEventBytes bounds one event of a stream, and each of its lines. The
-// longest ones carry an image.
+// maxEventBytes limits the size of an event, and of each of its lines. The largest
+// contain images.
 const maxEventBytes = 8 << 20
 
 const byteOrderMark = "\uFEFF"
 
 var errEventTooLarge = errors.New("event is larger than 8 MiB")
 
-// A StreamEvent is one piece of an answer.
+// A StreamEvent is one event of an answer.
 type StreamEvent struct {
-	// Data is the event as it came, which is a JSON object: all choices, tool
-	// calls, usage and whatever else the gateway tells there. It belongs to
-	// whoever receives the event.
+	// Data is the event's JSON object as received, including all choices, tool
+	// calls and usage. The receiver owns it.
 	Data []byte
 
-	// Text is what the event adds to the text of the choice with index 0, in
-	// both forms of answers: delta.content and text. It may be empty.
+	// Text is the text that the event adds to the choice with index 0, from
+	// delta.content, message.content or text. If the content is a list of parts,
+	// Text is that of the parts of type text. It may be empty.
 	Text string
 
-	// FinishReason is why the choice with index 0 ends here, such as "stop"
-	// or "length". It is empty as long as it does not.
+	// FinishReason is the finish reason of the choice with index 0, such as
+	// "stop" or "length". It is empty if the choice has not finished.
 	FinishReason string
 }
 
-// An eventReader reads server-sent events, by "Interpreting an event stream" in
-// the HTML standard. Of their fields it knows event and data, and the error
-// that older llama.cpp sends in place of data.
+// An eventReader reads server-sent events, as described in "Interpreting an event
+// stream" of the HTML standard. It interprets the fields event and data, and the
+// field error that older versions of llama.cpp send instead of data.
 type eventReader struct {
 	r       *bufio.Reader
-	unused  []rawEvent // given back by unread
-	line    []byte     // the line that was read last
+	unused  []rawEvent // pushed back by unread
+	line    []byte     // the last line read
 	begun   bool       // the first line has been read
-	afterCR bool       // the last line ended in CR: a LF that follows is part of its end
+	afterCR bool       // the last line ended in CR; skip a following LF
 }
 
 func newEventReader(r io.Reader) *eventReader {
 	return &eventReader{r: bufio.NewReader(&stickyReader{r: r})}
 }
 
-// A rawEvent is what stands between two empty lines of a stream.
+// A stickyReader repeats the first error of r, which r itself might not.
+type stickyReader struct {
+	r   io.Reader
+	err error
+}
+
+// Read implements [io.Reader].
+func (s *stickyReader) Read(p []byte) (int, error) {
+	if s.err != nil {
+		return 0, s.err
+	}
+	n, err := s.r.Read(p)
+	s.err = err
+	return n, err
+}
+
+// A rawEvent is an event whose data has not been parsed.
 type rawEvent struct {
 	name string // the value of its last field "event"; "error" if it has a field of that name
 	data []byte // the values of its fields "data", joined by line feeds
 }
 
-// next returns the next event whose data is not blank, and [io.EOF] when there
-// is none. An event that is unfinished when the stream ends is dropped. Only
-// [DONE] counts without the empty line after it and, when the stream ends there,
-// without the end of its own line.
+// next returns the next event whose data is not blank, or [io.EOF] at the end of
+// the stream. It recognizes [DONE] without a following blank line. An event that
+// is unfinished at the end of the stream is returned if it is an error or the end
+// of a choice, since some gateways omit the last blank line; otherwise it is
+// dropped, because it may have been cut off.
 func (r *eventReader) next() (ev rawEvent, err error) {
 	if len(r.unused) > 0 {
-		ev, r.unused[0] = r.unused[0], rawEvent{} // so that its data is not kept alive
+		ev, r.unused[0] = r.unused[0], rawEvent{} // releases its data
 		r.unused = r.unused[1:]
 		return ev, nil
 	}
@@ -74,6 +91,8 @@ func (r *eventReader) next() (ev rawEvent, err error) {
 		switch {
 		case ev.saysDone():
 			return ev, nil
+		case err == io.EOF && ev.isWhole():
+			return ev, nil
 		case err == io.EOF:
 			return rawEvent{}, io.EOF
 		case len(r.line) > 0:
@@ -85,11 +104,10 @@ func (r *eventReader) next() (ev rawEvent, err error) {
 	}
 }
 
-// beginsLikeEvents reports whether a field or a comment comes first, after a
-// byte order mark and the ends of lines. A field must be one that is in use, and
-// have its colon: so does no page and no JSON begin. It is also true if nothing
-// comes, or if the stream breaks off before that is known: next tells why. It
-// takes nothing from the stream.
+// beginsLikeEvents reports whether the stream starts with a comment or a known
+// field name and colon, after an optional byte order mark and line endings. No
+// HTML or JSON document does. It also returns true if the stream is empty or fails
+// first; next then returns the error. It does not consume anything.
 func (r *eventReader) beginsLikeEvents() bool {
 	skip := 0
 	first, err := r.peek(skip, 1)
@@ -104,34 +122,50 @@ func (r *eventReader) beginsLikeEvents() bool {
 		first, err = r.peek(skip, 1)
 	}
 	if err != nil {
-		return err != bufio.ErrBufferFull // no stream begins with so many
+		return err != bufio.ErrBufferFull // no event stream starts with 4096 line endings
 	}
 	for _, field := range []string{"data:", "event:", "id:", "retry:", "error:", ":"} {
 		if first[0] != field[0] {
-			continue // without waiting for more
+			continue // don't wait for more bytes
 		}
 		got, err := r.peek(skip, len(field))
-		brokeOff := err != nil && err != io.EOF && err != bufio.ErrBufferFull
-		if string(got) == field || brokeOff && strings.HasPrefix(field, string(got)) {
+		failed := err != nil && err != io.EOF && err != bufio.ErrBufferFull
+		if string(got) == field || failed && strings.HasPrefix(field, string(got)) {
 			return true
 		}
 	}
 	return false
 }
 
-// peek returns the next n bytes of the stream after skip, and if there are fewer
-// of them also why.
+// beginsLikeJSON reports whether the stream starts with an object or an array,
+// after an optional byte order mark and space. It does not consume anything.
+func (r *eventReader) beginsLikeJSON() bool {
+	first, err := r.peek(0, 1)
+	skip := 0
+	if string(first) == byteOrderMark[:1] {
+		skip = len(byteOrderMark)
+		first, err = r.peek(skip, 1)
+	}
+	for err == nil && strings.ContainsRune(" \t\r\n", rune(first[0])) {
+		skip++
+		first, err = r.peek(skip, 1)
+	}
+	return err == nil && (first[0] == '{' || first[0] == '[')
+}
+
+// peek returns the n bytes that follow the next skip bytes, without consuming
+// them, and an error if there are fewer.
 func (r *eventReader) peek(skip, n int) ([]byte, error) {
 	got, err := r.r.Peek(skip + n)
 	return got[min(skip, len(got)):], err
 }
 
-// unread makes next return events that it has returned before once more, ahead of
-// the others. No events may be left from an earlier unread.
+// unread pushes back events for next to return. Events from an earlier unread must
+// have been consumed.
 func (r *eventReader) unread(events []rawEvent) { r.unused = events }
 
 // readLine reads a line into r.line, without its end: CR, LF or CRLF. After a CR
-// it does not wait for a LF, which may be long in coming.
+// it does not wait for a LF, which might arrive much later.
 func (r *eventReader) readLine() error {
 	r.line = r.line[:0]
 	for ended := false; !ended; {
@@ -159,8 +193,7 @@ func (r *eventReader) readLine() error {
 	return nil
 }
 
-// cutLine returns what stands before the first CR or LF, and that byte, if
-// there is one.
+// cutLine splits b at the first CR or LF, which it returns as end, if there is one.
 func cutLine(b []byte) (line, end []byte) {
 	i := len(b)
 	for _, c := range []byte("\n\r") {
@@ -171,7 +204,7 @@ func cutLine(b []byte) (line, end []byte) {
 	return b[:i], b[i:min(i+1, len(b))]
 }
 
-// add adds a line to the event. An empty one adds nothing.
+// add adds a line to the event. An empty line adds nothing.
 func (e *rawEvent) add(line []byte) error {
 	name, value, _ := bytes.Cut(line, []byte(":"))
 	value = bytes.TrimPrefix(value, []byte(" "))

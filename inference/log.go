@@ -1,15 +1,16 @@
 package inference
 
 import (
+	"errors"
 	"log/slog"
 
 	"github.com/httpretry/httpretry"
 )
 
-// levelRetry is klog's V(3): the bridge turns the verbosity n into level -n.
+// levelRetry corresponds to klog's V(3): logr maps verbosity n to level -n.
 const levelRetry = slog.Level(-3)
 
-// onAttempt is what the retry layer calls after each attempt.
+// onAttempt returns the RetryTransport's OnAttempt.
 func (c HTTPInferenceClientConfig) onAttempt() func(httpretry.Attempt, httpretry.Decision) {
 	if c.Logger == nil {
 		return c.OnAttempt
@@ -28,22 +29,24 @@ func (c HTTPInferenceClientConfig) log(a httpretry.Attempt, d httpretry.Decision
 		return
 	}
 	id := slog.String("request_id", a.Request.Header.Get(requestIDHeader))
-	attempt, limit := slog.Int("attempt", a.Number), slog.Int("max", c.MaxRetries+1)
+	limit := slog.Int("max", c.MaxRetries)
 	switch {
-	case d.Retry:
-		c.Logger.LogAttrs(ctx, levelRetry, "inference attempt failed, retrying",
-			id, slog.Duration("delay", d.Delay), attempt, limit, slog.String("category", string(attemptCategory(a))))
-	case a.Number > 1 && succeeded(a):
-		c.Logger.LogAttrs(ctx, levelRetry, "inference request succeeded after retries", id, attempt, limit)
+	case d.Retry: // the retry that follows attempt n is the nth
+		c.Logger.LogAttrs(ctx, levelRetry, "inference attempt failed, retrying", id,
+			slog.Duration("delay", d.Delay), slog.Int("attempt", a.Number), limit, slog.String("category", string(attemptCategory(a))))
+	case a.Number > 1 && a.Err == nil && a.Response.StatusCode/100 == 2:
+		c.Logger.LogAttrs(ctx, levelRetry, "inference request succeeded after retries", id,
+			slog.Int("attempt", a.Number-1), limit)
 	}
 }
 
-func succeeded(a httpretry.Attempt) bool { return a.Err == nil && a.Response.StatusCode/100 == 2 }
-
-// attemptCategory is the category of a failed attempt.
+// attemptCategory returns the category of a failed attempt.
 func attemptCategory(a httpretry.Attempt) ErrorCategory {
-	if a.Err != nil {
-		return ErrCategoryServer
+	if a.Err == nil {
+		return statusCategory(a.Response.StatusCode)
 	}
-	return statusCategory(a.Response.StatusCode)
+	if f, ok := errors.AsType[*failure](a.Err); ok {
+		return f.category
+	}
+	return ErrCategoryServer
 }

@@ -9,10 +9,13 @@ import (
 	"time"
 )
 
-// limitReset is how long it takes until the last of those limits is reset of
-// which, as the headers tell, nothing remains.
-func limitReset(resp *http.Response) (longest time.Duration) {
-	h := resp.Header
+// maxFieldBytes limits the length of a RateLimit field that is parsed. Real ones
+// have less than 200 bytes.
+const maxFieldBytes = 4 << 10
+
+// limitReset returns the longest time until an exhausted rate limit resets,
+// according to the response header.
+func limitReset(h http.Header) (longest time.Duration) {
 	for name := range h {
 		if unit, ok := strings.CutPrefix(name, "X-Ratelimit-Reset-"); ok {
 			if wait, ok := parseWait(h.Get(name)); ok && isZero(h.Get("X-Ratelimit-Remaining-"+unit)) {
@@ -21,10 +24,15 @@ func limitReset(resp *http.Response) (longest time.Duration) {
 		}
 		limit, ok := strings.CutSuffix(name, "-Reset")
 		if ok && strings.HasPrefix(limit, "Anthropic-Ratelimit-") && isZero(h.Get(limit+"-Remaining")) {
-			longest = max(longest, untilReset(resp, h.Get(name)))
+			longest = max(longest, untilTime(h, h.Get(name)))
 		}
 	}
-	return max(longest, draftReset(strings.Join(h.Values("Ratelimit"), ", ")))
+	for _, limit := range []string{"X-Ratelimit", "Ratelimit"} {
+		if isZero(h.Get(limit + "-Remaining")) {
+			longest = max(longest, untilReset(h, h.Get(limit+"-Reset")))
+		}
+	}
+	return max(longest, draftReset(h.Values("Ratelimit")))
 }
 
 func isZero(remaining string) bool {
@@ -32,18 +40,39 @@ func isZero(remaining string) bool {
 	return err == nil && n == 0
 }
 
-// untilReset is how far a time in the form of RFC 3339 is ahead, by the
-// server's clock if the response shows it.
-func untilReset(resp *http.Response, value string) time.Duration {
+// untilTime returns the time until an RFC 3339 timestamp, by the Date in h if
+// there is one.
+func untilTime(h http.Header, value string) time.Duration {
 	at, err := time.Parse(time.RFC3339, strings.TrimSpace(value))
 	if err != nil {
 		return 0
 	}
-	now, err := http.ParseTime(resp.Header.Get("Date"))
-	if err != nil {
-		now = time.Now()
+	return at.Sub(now(h)) // saturates
+}
+
+// untilReset returns the time until value: a number of seconds, or if that is
+// above 1e9 a Unix time in seconds, or above 1e12 in milliseconds.
+func untilReset(h http.Header, value string) time.Duration {
+	const epoch, epochMilli = 1e9, 1e12
+	n, err := strconv.ParseInt(strings.TrimSpace(value), 10, 64)
+	switch {
+	case err != nil || n < 0:
+		return 0
+	case n > epochMilli:
+		return max(time.UnixMilli(n).Sub(now(h)), 0)
+	case n > epoch:
+		return max(time.Unix(n, 0).Sub(now(h)), 0)
 	}
-	return at.Sub(now) // which stays within a Duration
+	return time.Duration(n) * time.Second
+}
+
+// now returns the time by the server's clock if h has a Date, so that the
+// client's clock may be wrong.
+func now(h http.Header) time.Time {
+	if date, err := http.ParseTime(h.Get("Date")); err == nil {
+		return date
+	}
+	return time.Now()
 }
 
 var (
@@ -51,10 +80,14 @@ var (
 	numberForm = regexp.MustCompile(`^[0-9]+(?:\.[0-9]*)?$`)
 )
 
-// parseWait reads a duration as [time.Duration] is written, without a sign, or
-// a number of seconds. What is too long for a Duration is the longest one.
+// parseWait parses an unsigned duration in the format of [time.ParseDuration],
+// or a number of seconds. Values that overflow yield the largest Duration.
 func parseWait(s string) (time.Duration, bool) {
-	s = strings.TrimSpace(s)
+	const maxBytes = 64 // the longest Duration has 25
+	s = strings.TrimSpace(s[:min(len(s), maxBytes+1)])
+	if len(s) > maxBytes {
+		return 0, false
+	}
 	if numberForm.MatchString(s) {
 		s += "s"
 	}
@@ -68,51 +101,157 @@ func parseWait(s string) (time.Duration, bool) {
 	return d, true
 }
 
-// The forms of a RateLimit field: a list of items with parameters (RFC 9651,
-// sections 3.1, 3.1.2 and 3.3), of which the items are strings or tokens.
-const (
-	quotedForm = `"(?:[ !#-\[\]-~]|\\["\\])*"`
-	tokenForm  = `[A-Za-z*][-!#$%&'*+.^_` + "`" + `|~:/0-9A-Za-z]*`
-	valueForm  = `-?[0-9]{1,15}(?:\.[0-9]{1,3})?|:[A-Za-z0-9+/=]*:|\?[01]|` + quotedForm + `|` + tokenForm
-	paramForm  = `; *([a-z*][-a-z0-9_.*]*)(?:=(` + valueForm + `))?`
-	itemForm   = `(?:` + quotedForm + `|` + tokenForm + `)((?:` + paramForm + `)*)`
-)
-
-var (
-	draftParam = regexp.MustCompile(paramForm)
-	draftItem  = regexp.MustCompile(`^[ \t]*` + itemForm + `[ \t]*(?:,|$)`)
-)
-
-// draftReset is the longest t of the items with r=0 in a RateLimit field. A
-// field that is malformed anywhere is ignored, as RFC 9651, section 4.2, asks.
-func draftReset(field string) (longest time.Duration) {
-	for field != "" {
-		item := draftItem.FindStringSubmatch(field)
-		if item == nil {
+// draftReset returns the largest t among the items with r=0 in the lines of a
+// RateLimit field (draft-ietf-httpapi-ratelimit-headers). A field that is
+// malformed or too long is ignored, as RFC 9651, section 4.2, requires.
+func draftReset(lines []string) (longest time.Duration) {
+	size := 0
+	for _, line := range lines {
+		if size += len(line); size > maxFieldBytes {
 			return 0
 		}
-		rest, more := field[len(item[0]):], strings.HasSuffix(item[0], ",")
-		if more && strings.Trim(rest, " \t") == "" {
-			return 0 // a trailing comma
-		}
-		params := make(map[string]string)
-		for _, p := range draftParam.FindAllStringSubmatch(item[1], -1) {
-			params[p[1]] = p[2]
+	}
+	p := fieldParser{rest: strings.Trim(strings.Join(lines, ","), " ")}
+	for p.rest != "" {
+		params, ok := p.item()
+		if !ok {
+			return 0
 		}
 		if isZero(params["r"]) {
 			longest = max(longest, seconds(params["t"]))
 		}
-		field = rest
+		p.skip(" \t")
+		if p.rest == "" {
+			return longest
+		}
+		if !p.cut(",") {
+			return 0
+		}
+		if p.skip(" \t"); p.rest == "" {
+			return 0 // RFC 9651, section 4.2.1: a trailing comma
+		}
 	}
 	return longest
 }
 
-// seconds reads a number of whole seconds, 0 if it is none. What is too long
-// for a Duration is the longest one.
+// seconds parses a number of seconds, returning 0 if it is invalid. Values that
+// overflow yield the largest Duration.
 func seconds(s string) time.Duration {
 	n, _ := strconv.ParseInt(s, 10, 64)
 	if n > math.MaxInt64/int64(time.Second) {
 		return math.MaxInt64
 	}
 	return time.Duration(max(n, 0)) * time.Second
+}
+
+// A fieldParser parses a list of items with parameters (RFC 9651, sections 3.1
+// and 3.3), whose items are strings or tokens, in one pass.
+type fieldParser struct{ rest string }
+
+const (
+	lower     = "abcdefghijklmnopqrstuvwxyz"
+	alpha     = lower + "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+	decimal   = "0123456789"
+	keyChar   = lower + decimal + "_-.*"
+	tokenChar = alpha + decimal + "!#$%&'*+-.^_`|~:/"
+	base64    = alpha + decimal + "+/="
+)
+
+// item parses a string or token and its parameters, of which the last counts if
+// a name is repeated.
+func (p *fieldParser) item() (params map[string]string, ok bool) {
+	if !p.cutString() && p.token() == "" {
+		return nil, false
+	}
+	params = make(map[string]string)
+	for p.cut(";") {
+		p.skip(" ")
+		if !strings.ContainsAny(p.first(), lower+"*") {
+			return nil, false
+		}
+		name, value := p.skip(keyChar), ""
+		if p.cut("=") {
+			if value, ok = p.value(); !ok {
+				return nil, false
+			}
+		}
+		params[name] = value
+	}
+	return params, true
+}
+
+// value parses a bare item, and returns it as it was written.
+func (p *fieldParser) value() (value string, ok bool) {
+	before := p.rest
+	switch p.first() {
+	case `"`:
+		ok = p.cutString()
+	case ":":
+		p.cut(":")
+		p.skip(base64)
+		ok = p.cut(":")
+	case "?":
+		ok = p.cut("?0") || p.cut("?1")
+	case "-", "0", "1", "2", "3", "4", "5", "6", "7", "8", "9":
+		ok = p.cutNumber()
+	default:
+		ok = p.token() != ""
+	}
+	return before[:len(before)-len(p.rest)], ok
+}
+
+// cutNumber removes an integer or decimal (RFC 9651, sections 3.3.1 and 3.3.2).
+func (p *fieldParser) cutNumber() bool {
+	p.cut("-")
+	whole := len(p.skip(decimal))
+	if !p.cut(".") {
+		return whole >= 1 && whole <= 15
+	}
+	fraction := len(p.skip(decimal))
+	return whole >= 1 && whole <= 12 && fraction >= 1 && fraction <= 3
+}
+
+// cutString removes a string (RFC 9651, section 3.3.3).
+func (p *fieldParser) cutString() bool {
+	if !p.cut(`"`) {
+		return false
+	}
+	for i := 0; i < len(p.rest); i++ {
+		switch c := p.rest[i]; {
+		case c == '"':
+			p.rest = p.rest[i+1:]
+			return true
+		case c == '\\':
+			if i++; i == len(p.rest) || p.rest[i] != '"' && p.rest[i] != '\\' {
+				return false
+			}
+		case c < ' ' || c > '~':
+			return false
+		}
+	}
+	return false
+}
+
+// token removes a token (RFC 9651, section 3.3.4), and returns "" if there is
+// none.
+func (p *fieldParser) token() string {
+	if !strings.ContainsAny(p.first(), alpha+"*") {
+		return ""
+	}
+	return p.skip(tokenChar)
+}
+
+func (p *fieldParser) first() string { return p.rest[:min(1, len(p.rest))] }
+
+// cut removes prefix, and reports whether it was there.
+func (p *fieldParser) cut(prefix string) (found bool) {
+	p.rest, found = strings.CutPrefix(p.rest, prefix)
+	return found
+}
+
+// skip removes and returns the characters at the start that are in chars.
+func (p *fieldParser) skip(chars string) (skipped string) {
+	rest := strings.TrimLeft(p.rest, chars)
+	skipped, p.rest = p.rest[:len(p.rest)-len(rest)], rest
+	return skipped
 }

@@ -11,28 +11,27 @@ import (
 	"slices"
 )
 
-// An InferenceRequest asks a model for one answer.
+// An InferenceRequest is a request for one answer of a model.
 type InferenceRequest struct {
-	// RequestID, if not empty, is sent as X-Request-ID, stands in log lines
-	// and comes back in the response. It must not hold control characters.
+	// RequestID, if not empty, is sent as X-Request-ID, included in log records
+	// and copied to the response. It must not contain control characters.
 	RequestID string
 
-	// Model, if not empty, becomes the parameter "model" where Params has
-	// none. Where it has one, that is sent, whatever Model says: Params is
-	// the body as the caller wants it.
+	// Model, if not empty, is sent as the parameter "model", unless Params has
+	// one.
 	Model string
 
-	// Params is the JSON body. With a "prompt" and without "messages" it is
-	// sent to /v1/completions, otherwise to /v1/chat/completions. Its "stream"
-	// must not be true for Generate, which returns an answer whole, and does
-	// not matter for Stream. Nil counts as empty.
+	// Params is the JSON body. If it has "prompt" but no "messages", it is sent
+	// to /v1/completions; otherwise, to /v1/chat/completions. For Generate,
+	// "stream" must not be true; Stream always sets it. Nil is an empty body. It
+	// is encoded with [encoding/json], and not modified.
 	Params map[string]any
 }
 
-// body encodes the parameters, for an answer as a stream or whole.
+// body encodes the parameters, with "stream" set if stream is true.
 func (r *InferenceRequest) body(stream bool) ([]byte, error) {
 	if wish, _ := r.Params["stream"].(bool); wish && !stream {
-		return nil, errors.New(`invalid params: "stream" is true: Generate returns answers whole, call Stream`)
+		return nil, errors.New(`invalid params: "stream" is true: use Stream instead of Generate`)
 	}
 	params := make(map[string]any, len(r.Params)+1)
 	if r.Model != "" {
@@ -49,7 +48,7 @@ func (r *InferenceRequest) body(stream bool) ([]byte, error) {
 	return body, nil
 }
 
-// namedParam puts the name of the parameter that can't be encoded before err.
+// namedParam prefixes err with the name of the parameter that failed to encode.
 func namedParam(params map[string]any, err error) error {
 	for _, name := range slices.Sorted(maps.Keys(params)) {
 		if _, err := json.Marshal(params[name]); err != nil {
@@ -59,7 +58,7 @@ func namedParam(params map[string]any, err error) error {
 	return err
 }
 
-// endpoint is the path, below the BaseURL's, that answers the request.
+// endpoint returns the path, relative to BaseURL, to which the request is sent.
 func (r *InferenceRequest) endpoint() string {
 	_, prompt := r.Params["prompt"]
 	_, messages := r.Params["messages"]
@@ -71,11 +70,11 @@ func (r *InferenceRequest) endpoint() string {
 
 const requestIDHeader = "X-Request-ID"
 
-// newRequest makes the HTTP request that sends body. Its body is in memory, so
-// it has a GetBody and is replayed without being recorded.
+// newRequest returns the HTTP request with body. Since that is in memory, the
+// request has a GetBody, and is replayed without another buffer.
 func (c *HTTPInferenceClient) newRequest(ctx context.Context, r *InferenceRequest, body []byte) (*http.Request, error) {
 	if !validHeaderValue(r.RequestID) {
-		return nil, fmt.Errorf("invalid request: RequestID is %q: it must not hold control characters", r.RequestID)
+		return nil, fmt.Errorf("invalid request: invalid RequestID %q: must not contain control characters", r.RequestID)
 	}
 	target := c.base.JoinPath(r.endpoint())
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, target.String(), bytes.NewReader(body))
@@ -83,8 +82,8 @@ func (c *HTTPInferenceClient) newRequest(ctx context.Context, r *InferenceReques
 		return nil, fmt.Errorf("invalid request: %w", err)
 	}
 	req.Header.Set("Content-Type", "application/json")
-	if c.apiKey != "" {
-		req.Header.Set("Authorization", "Bearer "+c.apiKey)
+	if key := c.apiKey(); key != "" {
+		req.Header.Set("Authorization", "Bearer "+key)
 	}
 	if r.RequestID != "" {
 		req.Header.Set(requestIDHeader, r.RequestID)

@@ -2,7 +2,6 @@ package inference
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -10,69 +9,158 @@ import (
 	"strings"
 )
 
-// An InferenceResponse is the gateway's answer to an [InferenceRequest]: a
-// response with a status of 2xx whose body is JSON, and not an error.
+// An InferenceResponse is the gateway's response to an [InferenceRequest]: a 2xx
+// whose body is JSON with an answer. It belongs to the caller.
 type InferenceResponse struct {
-	RequestID string // that of the request
-	Response  []byte // the body as it came
-	RawData   any    // the body decoded, numbers as float64
+	// RequestID is that of the request.
+	RequestID string
+
+	// Response is the response body, without a byte order mark.
+	Response []byte
+
+	// RawData is Response decoded into the types of [encoding/json], with
+	// numbers as float64. If a number exceeds the range of float64, it is a
+	// [json.Number]. RawData is nil if
+	// [HTTPInferenceClientConfig.OmitRawData] is set.
+	RawData any
 }
 
 const (
-	// maxResponseBytes bounds a response body. The longest answers of today's
-	// models, with log probabilities, are a few MiB.
+	// maxResponseBytes limits a response body. The longest answers of today's
+	// models, with log probabilities, have a few MiB.
 	maxResponseBytes = 16 << 20
 
-	// maxFailureBytes is what is kept of the body of a response that is no
-	// answer. Errors are a few KiB, and may be kept for long.
+	// maxFailureBytes limits the part of a failed response's body that is kept.
+	// Errors have a few KiB, and may be retained for a long time.
 	maxFailureBytes = 64 << 10
 )
 
 var errResponseTooLarge = fmt.Errorf("response body is larger than %d MiB", maxResponseBytes>>20)
 
-// receive turns a response into Generate's results.
-func receive(ctx context.Context, requestID string, resp *http.Response, s secrets) (*InferenceResponse, *InferenceError) {
-	body, err := readBody(resp)
-	success := resp.StatusCode/100 == 2
-	switch {
-	case err == errResponseTooLarge:
-		return nil, statusError(statusCategory(resp.StatusCode), resp, nil, err.Error())
-	case err != nil && (success || ctx.Err() != nil):
-		return nil, executeError(ctx, err, s)
-	case !success:
-		return nil, statusError(statusCategory(resp.StatusCode), resp, body, s.redact(failureText(resp, body)))
-	}
-	var data any
-	if json.Unmarshal(body, &data) != nil {
-		text := fmt.Sprintf("response is not JSON (%s)", contentType(resp))
-		return nil, statusError(ErrCategoryServer, resp, body, s.redact(text))
-	}
-	return &InferenceResponse{RequestID: requestID, Response: body, RawData: data}, nil
+// A failure is the error of an attempt whose 2xx response has no answer.
+type failure struct {
+	status   int // the status for the error in the body, or that of the response
+	category ErrorCategory
+	text     string      // a description, with secrets
+	errs     []apiError  // the errors in the body, nil if it describes none
+	header   http.Header // of the response
+	final    bool        // the next response would be the same
+	cause    *StatusError
 }
 
-// readBody reads the response body. What is not read ahead by the retry layer
-// can take for ever; it is of no use here and left alone.
+// Error returns a description without text from the gateway.
+func (f *failure) Error() string {
+	if f.errs == nil {
+		return f.cause.Error() + " without an answer"
+	}
+	return f.cause.Error()
+}
+
+// Unwrap returns the *StatusError.
+func (f *failure) Unwrap() error { return f.cause }
+
+// describedError returns the failure for errs, which body describes.
+func describedError(resp *http.Response, body []byte, errs []apiError) *failure {
+	status := statusCode(errs)
+	return &failure{
+		status: status, category: statusCategory(status), text: failureText(status, body, errs),
+		errs: errs, header: resp.Header, cause: newStatusError(status, body),
+	}
+}
+
+// errorEvent returns the failure for an event with an error.
+func errorEvent(resp *http.Response, data []byte) *failure {
+	errs := parseAPIErrors(data)
+	if errs == nil {
+		errs = []apiError{{}}
+	}
+	return describedError(resp, data, errs)
+}
+
+// noAnswer returns the failure for a 2xx response with a fault.
+func noAnswer(resp *http.Response, body []byte, fault string, final bool) *failure {
+	return &failure{
+		status: resp.StatusCode, category: ErrCategoryServer, text: fmt.Sprintf("%s (%s)", fault, contentType(resp)),
+		header: resp.Header, final: final, cause: newStatusError(resp.StatusCode, body),
+	}
+}
+
+// notJSON returns the failure for an event that is not JSON.
+func notJSON(resp *http.Response, data []byte) *failure {
+	return &failure{
+		status: resp.StatusCode, category: ErrCategoryServer, text: "event is not JSON",
+		header: resp.Header, cause: newStatusError(resp.StatusCode, data),
+	}
+}
+
+// tooLarge returns the failure for a 2xx response that is too large.
+func tooLarge(resp *http.Response) *failure {
+	return &failure{
+		status: resp.StatusCode, category: statusCategory(resp.StatusCode), text: errResponseTooLarge.Error(),
+		header: resp.Header, final: true, cause: newStatusError(resp.StatusCode, nil),
+	}
+}
+
+// checkAnswer returns the failure if the body of a 2xx response has no answer. If
+// the body is not JSON, it is described as fault.
+func checkAnswer(resp *http.Response, body []byte, fault string) error {
+	if errs := bodyErrors(body); errs != nil {
+		return describedError(resp, body, errs)
+	}
+	switch {
+	case !json.Valid(body):
+		return noAnswer(resp, body, fault, false)
+	case isVoid(body):
+		return noAnswer(resp, body, "response has no answer", false)
+	}
+	return nil
+}
+
+// decode decodes valid JSON.
+func decode(body []byte) (data any) {
+	if json.Unmarshal(body, &data) == nil {
+		return data
+	}
+	// A number may exceed the range of float64, which RFC 8259, section 6, allows.
+	d := json.NewDecoder(bytes.NewReader(body))
+	d.UseNumber()
+	if d.Decode(&data) != nil {
+		return nil
+	}
+	return withFloats(data)
+}
+
+// withFloats replaces each json.Number in data that fits by a float64.
+func withFloats(data any) any {
+	switch v := data.(type) {
+	case json.Number:
+		if f, err := v.Float64(); err == nil {
+			return f
+		}
+	case []any:
+		for i := range v {
+			v[i] = withFloats(v[i])
+		}
+	case map[string]any:
+		for name := range v {
+			v[name] = withFloats(v[name])
+		}
+	}
+	return data
+}
+
+// readBody reads the response body.
 func readBody(resp *http.Response) ([]byte, error) {
-	switch {
-	case resp.ContentLength > maxResponseBytes:
-		return nil, errResponseTooLarge
-	case resp.StatusCode == http.StatusSwitchingProtocols, isEventStream(resp):
-		return nil, nil
-	}
-	body, err := readUpTo(resp, maxResponseBytes)
-	if len(body) > maxResponseBytes {
+	if resp.ContentLength > maxResponseBytes {
 		return nil, errResponseTooLarge
 	}
-	return body, err
-}
-
-// readUpTo reads limit bytes of the response body, and one more if there is
-// one: that tells a body that fits from one that does not. The Content-Length
-// must not be larger than limit.
-func readUpTo(resp *http.Response, limit int64) ([]byte, error) {
 	var buf bytes.Buffer
-	buf.Grow(int(max(resp.ContentLength, 0)) + bytes.MinRead) // so that it need not be copied as it grows
-	_, err := buf.ReadFrom(io.LimitReader(resp.Body, limit+1))
+	buf.Grow(int(max(resp.ContentLength, 0)) + bytes.MinRead) // the size that ReadFrom needs at the end
+	// The byte beyond the limit shows that the body is too large.
+	_, err := buf.ReadFrom(io.LimitReader(resp.Body, maxResponseBytes+1))
+	if buf.Len() > maxResponseBytes {
+		return nil, errResponseTooLarge
+	}
 	return buf.Bytes(), err
 }
 
@@ -86,14 +174,14 @@ func contentType(resp *http.Response) string {
 	return noContentType
 }
 
-// failureText is what the gateway says about a failure: the API's message,
-// else the body, else the name of the status.
-func failureText(resp *http.Response, body []byte) string {
+// failureText returns the gateway's description of a failure: an API's error
+// message, the body, or the status text, in that order.
+func failureText(status int, body []byte, errs []apiError) string {
 	var texts []string
-	for _, e := range parseAPIErrors(body) {
+	for _, e := range errs {
 		texts = append(texts, e.Message)
 	}
-	for _, text := range append(texts, string(body[:min(len(body), maxFailureBytes)]), http.StatusText(resp.StatusCode)) {
+	for _, text := range append(texts, string(body[:min(len(body), maxFailureBytes)]), http.StatusText(status)) {
 		if text = strings.TrimSpace(text); text != "" {
 			return text
 		}

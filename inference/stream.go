@@ -2,19 +2,19 @@ package inference
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"iter"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
-// Stream sends req to the gateway and yields its answer piece by piece, as
-// server-sent events bring it. It asks for that by itself: the parameter
-// "stream" is sent as true, whatever Params says. Nothing is sent before the
-// sequence is ranged over, and the request is sent anew each time it is.
+// Stream sends req to the gateway, with the parameter "stream" set to true, and
+// returns an iterator over the events of the answer, which are server-sent events.
+// The request is sent when the sequence is ranged over. It is sent once: a second
+// range over the same sequence yields an error.
 //
 //	for event, err := range client.Stream(ctx, req) {
 //		if err != nil {
@@ -23,42 +23,47 @@ import (
 //		fmt.Print(event.Text)
 //	}
 //
-// An error is the last thing that is yielded, and always an [*InferenceError].
-// A sequence that ends without one is an answer that ended: with [DONE], or at
-// the end of the stream with a finish reason for every choice that began. A
-// stream that ends before that, or breaks off, is an error.
+// Errors are always of type [*InferenceError], and end the sequence. If the
+// sequence ends without an error, the answer is complete: the stream ended with
+// [DONE], or with a finish reason for every choice. A stream that ends earlier or
+// fails is an error.
 //
-// A response with status 200 and without a Content-Type, or with text/plain,
-// counts as an event stream too if it begins like one, or is empty. What is
-// yielded are the events of the answer, which have choices, usage or the
-// results of a filter; whatever else a gateway sends to keep the connection
-// alive is passed over.
+// The body is recognized as an event stream whatever its Content-Type. A gateway
+// that returns a whole answer, as JSON, yields one event. Only events that have
+// choices, usage or filter results are yielded. Others, such as keep-alives and
+// events with a name that is not one of the API's, are skipped.
 //
-// Stream tries again as [HTTPInferenceClient.Generate] does, until the first
-// content: an event that says more than that an answer begins, if only that it
-// ends there. Before that, an attempt has failed
+// Like [HTTPInferenceClient.Generate], Stream retries, but only until the first
+// content, which is the first event that carries any part of the answer or ends
+// it. Before that, an attempt fails
 //
-//   - with the status that the API has for such an error, when an error event
-//     comes, or an error as JSON in place of the stream;
-//   - when the stream breaks off or ends, also with [DONE];
-//   - when an event is not JSON.
+//   - with the status for that error, if an error arrives as an event or as a
+//     JSON body;
+//   - if the stream fails or ends, even with [DONE];
+//   - if an event is not JSON, or the body is neither an event stream nor an
+//     answer.
 //
-// Once there was content, nothing is tried again: the same prompt would get
-// another answer. Then the error's RawError is a [*StreamError], which has what
-// had arrived.
+// After the first content nothing is retried, because the same prompt would
+// produce a different answer. Errors then have a [*StreamError] as their RawError,
+// with the text received so far.
 //
-// [HTTPInferenceClientConfig.Timeout] bounds an attempt up to the first content,
-// and [HTTPInferenceClientConfig.StreamIdleTimeout] each wait for an event
-// after it. An event larger than 8 MiB is an error. Of the events before the
-// first content, what exceeds 4 MiB is dropped.
+// [HTTPInferenceClientConfig.Timeout] limits the time to the first content, and
+// [HTTPInferenceClientConfig.StreamIdleTimeout] the wait for content after it. An
+// event larger than 8 MiB is an error. Events before the first content are dropped
+// beyond a total of 4 MiB.
 //
-// When the loop is left, in whichever way, the connection is free again or
-// closed. req is used until then, and not modified.
+// When the loop ends, the connection has been released or closed. req must not be
+// modified until then; Stream does not modify it.
 func (c *HTTPInferenceClient) Stream(ctx context.Context, req *InferenceRequest) iter.Seq2[StreamEvent, error] {
+	var used atomic.Bool
 	return func(yield func(StreamEvent, error) bool) {
-		s, failure := c.openStream(ctx, req)
-		if failure != nil {
-			yield(StreamEvent{}, failure)
+		if used.Swap(true) {
+			yield(StreamEvent{}, invalidRequest("stream was already used: call Stream again to repeat the request", nil))
+			return
+		}
+		s, failed := c.openStream(ctx, req)
+		if failed != nil {
+			yield(StreamEvent{}, failed)
 			return
 		}
 		defer s.close()
@@ -77,95 +82,63 @@ func (c *HTTPInferenceClient) Stream(ctx context.Context, req *InferenceRequest)
 	}
 }
 
-// A StreamError is the [InferenceError.RawError] of a stream that failed after
-// content had come.
+// A StreamError is the [InferenceError.RawError] of a stream that failed after its
+// first content.
 type StreamError struct {
-	// Text is what had arrived of the answer: the [StreamEvent.Text] of all
-	// events that were yielded, at most 16 MiB. It is not part of the error's
-	// text.
+	// Text is the text received: the concatenated [StreamEvent.Text] of all
+	// yielded events, up to 16 MiB. Error does not include it.
 	Text string
 
-	// Err is what would be the RawError if no content had come: a
-	// [*StatusError] for an error event, [io.ErrUnexpectedEOF] for a stream
-	// that ended too early, an error of the network, a context's error.
+	// Err is the underlying error: a [*StatusError] for an error event,
+	// [io.ErrUnexpectedEOF] for a stream that ended early, a network error or a
+	// context error.
 	Err error
 }
 
-// Error returns that the stream broke off, and why.
-func (e *StreamError) Error() string { return "event stream broke off: " + e.Err.Error() }
+// Error returns a description of the failure.
+func (e *StreamError) Error() string { return "event stream failed: " + e.Err.Error() }
 
 // Unwrap returns e.Err.
 func (e *StreamError) Unwrap() error { return e.Err }
 
-// A stream is an answer that is coming in.
+// A stream is an answer that is being received.
 type stream struct {
-	ctx     context.Context // the caller's
-	own     context.Context // that of the request
+	*exchange
+	own     context.Context // the request's context
 	cancel  context.CancelCauseFunc
-	idle    *idleError  // the cause of cancelling own after too long a wait
-	unwatch func() bool // ends the watch that closes resp when own is done
+	unwatch func() bool // stops closing resp when own is done
 	resp    *http.Response
-	events  *eventReader
-	secrets secrets
 
+	idle    *idleError    // the cause of canceling own after idle.limit without content
+	waited  time.Duration // for content, since the last content
 	yielded bool
 	text    strings.Builder
-	ended   map[int]bool // the choices that began, by index, and whether they had a finish reason
+	ended   map[int]bool // the choices seen, by index, and whether each has a finish reason
 }
 
-// openStream sends the request, as often as it takes, until there is a stream
-// with content.
+// openStream sends the request, with retries, and returns a stream positioned
+// before its first content.
 func (c *HTTPInferenceClient) openStream(ctx context.Context, req *InferenceRequest) (*stream, *InferenceError) {
-	httpReq, hidden, failure := c.prepare(ctx, req, true)
-	if failure != nil {
-		return nil, failure
+	httpReq, x, failed := c.prepare(ctx, req, true)
+	if failed != nil {
+		return nil, failed
 	}
-	own, cancel := context.WithCancelCause(ctx)
-	resp, events, err := c.doStream(httpReq.WithContext(own))
-	if err != nil {
-		cancel(nil)
-		var m *malformedError
-		if errors.As(err, &m) && ctx.Err() == nil {
-			return nil, m.InferenceError
-		}
-		return nil, executeError(ctx, err, hidden)
-	}
-	s := &stream{
-		ctx: ctx, own: own, cancel: cancel, idle: &idleError{c.idle}, unwatch: closeWhenDone(own, resp),
-		resp: resp, events: events, secrets: hidden, ended: make(map[int]bool),
-	}
+	own, cancel := context.WithCancelCause(httpReq.Context())
+	resp, err := c.client.Do(httpReq.WithContext(own))
 	switch {
-	case resp.StatusCode/100 != 2:
-		_, failure = receive(ctx, req.RequestID, resp, hidden)
-	case s.events == nil:
-		failure = notEventStream(ctx, resp, hidden)
+	case err != nil:
+		failed = x.executeError(err)
+	case x.events == nil:
+		resp.Body.Close()
+		failed = x.statusFailure(resp)
 	default:
-		return s, nil
+		return &stream{
+			exchange: x, own: own, cancel: cancel, unwatch: closeWhenDone(own, resp), resp: resp,
+			idle: &idleError{c.idle}, ended: make(map[int]bool),
+		}, nil
 	}
-	s.close()
-	return nil, failure
-}
-
-// doStream sends a request through a retry layer of its own, so that what is
-// read of the response below it can be handed over above it. events is nil if
-// there is no stream.
-func (c *HTTPInferenceClient) doStream(req *http.Request) (resp *http.Response, events *eventReader, err error) {
-	o := &opener{base: c.transport}
-	retry := *c.retry
-	retry.Base = corrector{o}
-	client := http.Client{Transport: &retry, CheckRedirect: c.client.CheckRedirect}
-	resp, err = client.Do(req)
-	return resp, o.events, err
-}
-
-// notEventStream is the error of a success that is something else.
-func notEventStream(ctx context.Context, resp *http.Response, s secrets) *InferenceError {
-	body, err := readBody(resp)
-	if err != nil && err != errResponseTooLarge {
-		return executeError(ctx, err, s)
-	}
-	text := fmt.Sprintf("response is not an event stream (%s)", contentType(resp))
-	return statusError(ErrCategoryServer, resp, body, s.redact(text))
+	cancel(nil)
+	return nil, failed
 }
 
 func (s *stream) close() {
@@ -174,58 +147,63 @@ func (s *stream) close() {
 	s.cancel(nil)
 }
 
-// next returns the next event; [io.EOF] after the last, or an *InferenceError.
+// next returns the next event, [io.EOF] after the last, or an *InferenceError.
 func (s *stream) next() (StreamEvent, error) {
-	ev, meaning, c, err := s.read()
+	ev, kind, c, err := s.read()
 	switch {
 	case err == io.EOF && s.complete():
 		return StreamEvent{}, io.EOF
 	case err == io.EOF:
-		return StreamEvent{}, s.partial(executeError(s.ctx, errCutShort, s.secrets))
+		return StreamEvent{}, s.partial(s.executeError(errCutShort))
 	case err != nil:
-		return StreamEvent{}, s.partial(executeError(s.ctx, err, s.secrets))
+		return StreamEvent{}, s.partial(s.executeError(err))
 	}
-	switch meaning {
-	case isDone:
-		s.drain()
+	switch kind {
+	case eventDone:
+		s.discard()
 		return StreamEvent{}, io.EOF
-	case isFailure:
-		_, e := receive(s.ctx, "", errorResponse(s.resp, ev.data), s.secrets)
-		return StreamEvent{}, s.partial(e)
-	case isMalformed:
-		return StreamEvent{}, s.partial(notJSON(s.resp, ev.data))
+	case eventError:
+		return StreamEvent{}, s.partial(s.failure(errorEvent(s.resp, ev.data)))
+	case eventMalformed:
+		return StreamEvent{}, s.partial(s.failure(notJSON(s.resp, ev.data)))
 	}
 	event := ev.event(c)
-	s.record(c, event.Text)
+	s.add(c, event.Text)
 	return event, nil
 }
 
 var errCutShort = fmt.Errorf("event stream ended without [DONE] or a finish reason: %w", io.ErrUnexpectedEOF)
 
-// read returns the next event that is more than noise. Its error is io.EOF at
-// the end of the stream, and the context's cause once own is done.
-func (s *stream) read() (ev rawEvent, m meaning, c chunk, err error) {
-	timer := time.AfterFunc(s.idle.limit, func() { s.cancel(s.idle) })
+// read returns the next event that is not noise. Its error is io.EOF at the end of
+// the stream, or the context's cause if own is done. An event without content does
+// not restart the idle time: some gateways send empty chunks as keep-alives.
+func (s *stream) read() (ev rawEvent, kind eventKind, c chunk, err error) {
+	start := time.Now()
+	timer := time.AfterFunc(s.idle.limit-s.waited, func() { s.cancel(s.idle) })
 	defer timer.Stop()
-	for m == isNoise {
-		// What is here already must not hide that nobody waits for it.
-		if s.ctx.Err() != nil {
-			return ev, m, c, context.Cause(s.ctx)
+	for kind == eventNoise {
+		// Don't return buffered events after the context is done.
+		if s.own.Err() != nil {
+			return ev, kind, c, context.Cause(s.own)
 		}
 		ev, err = s.events.next()
 		if err != nil && s.own.Err() != nil {
-			err = context.Cause(s.own) // and not what came of closing the body
+			err = context.Cause(s.own) // not the error that closing the body caused
 		}
 		if err != nil {
-			return ev, m, c, err
+			return ev, kind, c, err
 		}
-		m, c = ev.interpret()
+		kind, c = ev.interpret()
 	}
-	return ev, m, c, nil
+	s.waited += time.Since(start)
+	if kind == eventContent || !isEmpty(c.Usage) {
+		s.waited = 0
+	}
+	return ev, kind, c, nil
 }
 
-// record notes what has arrived, and which choices have begun and ended.
-func (s *stream) record(c chunk, text string) {
+// add records the received text, and the choices that began or ended.
+func (s *stream) add(c chunk, text string) {
 	s.yielded = true
 	s.text.WriteString(text[:min(len(text), maxResponseBytes-s.text.Len())])
 	for _, choice := range c.Choices {
@@ -236,7 +214,7 @@ func (s *stream) record(c chunk, text string) {
 	}
 }
 
-// complete reports whether the answer is whole if nothing follows.
+// complete reports whether every choice seen has a finish reason.
 func (s *stream) complete() bool {
 	for _, ended := range s.ended {
 		if !ended {
@@ -246,9 +224,9 @@ func (s *stream) complete() bool {
 	return len(s.ended) > 0
 }
 
-// drain reads what little follows [DONE], so that the connection can be used
-// again. Mostly it has arrived already.
-func (s *stream) drain() {
+// discard reads the little that may follow [DONE], so that the connection can be
+// reused.
+func (s *stream) discard() {
 	const maxBytes, maxTime = 4 << 10, 10 * time.Millisecond
 	timer := time.AfterFunc(maxTime, func() { s.cancel(nil) })
 	defer timer.Stop()
@@ -263,15 +241,15 @@ func (s *stream) partial(e *InferenceError) *InferenceError {
 	return e
 }
 
-// An idleError is the error of a stream that said nothing for too long.
+// An idleError is the error of a stream that was idle for too long.
 type idleError struct{ limit time.Duration }
 
-func (e *idleError) Error() string { return fmt.Sprintf("no event for %v", e.limit) }
+func (e *idleError) Error() string { return fmt.Sprintf("no content for %v", e.limit) }
 
 func (e *idleError) Timeout() bool { return true }
 
 // Temporary makes it a [net.Error], together with Timeout.
 func (e *idleError) Temporary() bool { return true }
 
-// Is makes it match the error of a context whose deadline has passed.
+// Is makes it match the error of a context whose deadline was exceeded.
 func (e *idleError) Is(target error) bool { return target == context.DeadlineExceeded }

@@ -1,0 +1,230 @@
+package inference
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/httpretry/httpretry/internal/redact"
+)
+
+// An exchange is one call of Generate or Stream. The receiver below the
+// RetryTransport stores in it the result of each attempt, which replaces that of
+// the previous one. Attempts follow one another in one goroutine, so there is no
+// lock. It travels in the context of the request.
+type exchange struct {
+	ctx     context.Context // the caller's
+	secrets redact.Secrets
+	stream  bool
+
+	body   []byte       // the body of the last attempt's response; nil for a stream
+	err    error        // why reading it failed, if it did
+	events *eventReader // the events of a stream, from the first content on
+}
+
+type exchangeKey struct{}
+
+// exchangeOf returns the exchange of an attempt's context.
+func exchangeOf(ctx context.Context) *exchange { return ctx.Value(exchangeKey{}).(*exchange) }
+
+// A receiver is the RoundTripper below the RetryTransport. It makes receiving an
+// answer part of the attempt: it returns when the body has been read or, in a
+// stream, when the first content has arrived. A 2xx response without an answer
+// becomes an error, a [*failure], so that it is retried, reported and timed out
+// like any other failed attempt.
+type receiver struct{ base http.RoundTripper }
+
+// RoundTrip implements [http.RoundTripper].
+func (r receiver) RoundTrip(req *http.Request) (*http.Response, error) {
+	ctx := req.Context()
+	x := exchangeOf(ctx)
+	x.body, x.err, x.events = nil, nil, nil
+	resp, err := r.base.RoundTrip(req)
+	if err != nil || resp == nil || resp.StatusCode == http.StatusSwitchingProtocols {
+		return resp, err
+	}
+	own := *resp // Base may share resp between calls
+	if own.Body == nil {
+		own.Body = http.NoBody
+	}
+	stop := closeWhenDone(ctx, &own)
+	err = x.receive(ctx, &own)
+	stop()
+	if err != nil && ctx.Err() != nil {
+		err = context.Cause(ctx) // not the error that closing the body caused
+	}
+	if err != nil {
+		own.Body.Close()
+		if _, ok := errors.AsType[*failure](err); !ok {
+			x.err = err
+		}
+		return nil, err
+	}
+	if x.events == nil {
+		own.Body.Close()
+		own.Body = http.NoBody // it is in x
+	}
+	return &own, nil
+}
+
+// CloseIdleConnections closes the idle connections of base.
+func (r receiver) CloseIdleConnections() {
+	if c, ok := r.base.(interface{ CloseIdleConnections() }); ok {
+		c.CloseIdleConnections()
+	}
+}
+
+// receive reads the response's body, or the beginning of its events.
+func (x *exchange) receive(ctx context.Context, resp *http.Response) error {
+	switch {
+	case resp.StatusCode/100 != 2:
+		x.body, x.err = readFailure(resp)
+		if ctx.Err() != nil {
+			return x.err
+		}
+		return nil // the status says more than the end of the body
+	case x.stream:
+		return x.receiveStream(resp)
+	}
+	return x.receiveAnswer(resp)
+}
+
+// receiveAnswer reads an answer that Generate returns.
+func (x *exchange) receiveAnswer(resp *http.Response) error {
+	if isEventStream(resp) {
+		// It may never end, and asking again would not change it.
+		return noAnswer(resp, nil, "response is not JSON", true)
+	}
+	body, err := readBody(resp)
+	switch {
+	case err == errResponseTooLarge:
+		return tooLarge(resp)
+	case err != nil:
+		return err
+	}
+	x.body = trimMark(body)
+	return checkAnswer(resp, x.body, "response is not JSON")
+}
+
+// receiveStream reads a stream up to its first content. A whole answer, which
+// some gateways return although a stream was asked for, becomes a stream of one
+// event. The Content-Type is not considered, since many gateways set a wrong one.
+func (x *exchange) receiveStream(resp *http.Response) error {
+	const fault = "response is not an event stream"
+	events := newEventReader(resp.Body)
+	if events.beginsLikeEvents() || isEventStream(resp) && !events.beginsLikeJSON() {
+		x.events = events
+		return x.openEvents(resp)
+	}
+	own := *resp
+	own.Body = struct {
+		io.Reader
+		io.Closer
+	}{events.r, resp.Body}
+	body, err := readBody(&own)
+	switch {
+	case err == errResponseTooLarge:
+		return noAnswer(resp, nil, fault, true)
+	case err != nil:
+		return err
+	}
+	body = trimMark(body)
+	if err := checkAnswer(resp, body, fault); err != nil {
+		return err
+	}
+	if !parse(body).isAnswer() {
+		return noAnswer(resp, body, fault, false)
+	}
+	events.unread([]rawEvent{{data: body}, {data: []byte("[DONE]")}})
+	x.events = events
+	return nil
+}
+
+const (
+	// maxOpeningBytes limits the size of the events that are kept before the
+	// first content. Further ones are dropped. They have no content.
+	maxOpeningBytes = 4 << 20
+
+	// openingBytes is the overhead of an event that is kept.
+	openingBytes = 64
+)
+
+var errNoContent = fmt.Errorf("event stream ended before its first content: %w", io.ErrUnexpectedEOF)
+
+// openEvents reads events up to the first content, and pushes back those that are
+// part of the answer.
+func (x *exchange) openEvents(resp *http.Response) error {
+	var opening []rawEvent
+	room := maxOpeningBytes
+	for {
+		ev, err := x.events.next()
+		if err == io.EOF {
+			return errNoContent
+		} else if err != nil {
+			return err
+		}
+		switch kind, _ := ev.interpret(); kind {
+		case eventAside:
+			if room -= len(ev.data) + openingBytes; room >= 0 {
+				opening = append(opening, ev)
+			}
+		case eventContent:
+			x.events.unread(append(opening, ev))
+			return nil
+		case eventDone:
+			return errNoContent
+		case eventError:
+			return errorEvent(resp, ev.data)
+		case eventMalformed:
+			return notJSON(resp, ev.data)
+		}
+	}
+}
+
+// closeWhenDone closes the response body when ctx is done, unless stop is called
+// first. A body's Read need not respect the context, and may never return.
+func closeWhenDone(ctx context.Context, resp *http.Response) (stop func() bool) {
+	body := onceBody{resp.Body, sync.OnceValue(resp.Body.Close)}
+	resp.Body = body
+	return context.AfterFunc(ctx, func() { body.Close() })
+}
+
+// A onceBody closes the underlying body once, even if Close is called
+// concurrently.
+type onceBody struct {
+	io.ReadCloser
+	close func() error
+}
+
+// Close implements [io.Closer].
+func (b onceBody) Close() error { return b.close() }
+
+func isEventStream(resp *http.Response) bool {
+	return strings.EqualFold(contentType(resp), "text/event-stream")
+}
+
+// maxFailureTime limits the time for the first event of a failure that is an event
+// stream.
+const maxFailureTime = 5 * time.Second
+
+// readFailure reads the body of a response that is not a 2xx. An event stream may
+// never end; of that it reads the first event.
+func readFailure(resp *http.Response) ([]byte, error) {
+	if !isEventStream(resp) {
+		return readBody(resp)
+	}
+	timer := time.AfterFunc(maxFailureTime, func() { resp.Body.Close() })
+	var read bytes.Buffer
+	events := newEventReader(io.TeeReader(io.LimitReader(resp.Body, maxErrorBytes), &read))
+	_, err := events.next()
+	if err == io.EOF || err == errEventTooLarge || !timer.Stop() {
+		err = nil
+	}
+	return read.Bytes(), err
+}
