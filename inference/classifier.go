@@ -25,18 +25,18 @@ import (
 //     if it is unknown. Some gateways must send a status before they know the
 //     outcome.
 //   - An x-should-retry header takes precedence for statuses of 400 and above:
-//     true is [httpretry.Rejected], false is [httpretry.Final].
+//     true is [httpretry.Unprocessed], false is [httpretry.Final].
 //   - 429 is Final if the body says that a quota is exhausted that waiting does
 //     not refill: its code, type or plain-string error is insufficient_quota,
 //     exceeded_current_quota_error, credit_balance_exhausted,
 //     billing_hard_limit_reached or billing_not_active, a quotaId contains
 //     PerDay, or the message contains free-models-per-day. Any other 429 is a
-//     rate limit, and Rejected.
-//   - 529 (overloaded_error) is Rejected, like 503: the API refused the request
+//     rate limit, and Unprocessed.
+//   - 529 (overloaded_error) is Unprocessed, like 503: the API refused the request
 //     for lack of capacity.
-//   - 409 is Rejected if the error mentions a lock, since nothing was done and the
+//   - 409 is Unprocessed if the error mentions a lock, since nothing was done and the
 //     lock will be released. Any other 409 is Final.
-//   - 402 is Rejected if it has a Retry-After, and Final otherwise.
+//   - 402 is Unprocessed if it has a Retry-After, and Final otherwise.
 //   - 408 is [httpretry.Uncertain]. By RFC 9110, section 15.5.9, the request did
 //     not arrive in time, but gateways also return it when the model did not
 //     respond in time, and may have been processing the request.
@@ -139,7 +139,7 @@ const (
 func outcome(status int, h http.Header, errs []apiError) httpretry.Outcome {
 	switch strings.ToLower(strings.TrimSpace(h.Get("X-Should-Retry"))) {
 	case "true":
-		return httpretry.Rejected
+		return httpretry.Unprocessed
 	case "false":
 		return httpretry.Final
 	}
@@ -150,16 +150,16 @@ func outcome(status int, h http.Header, errs []apiError) httpretry.Outcome {
 		}
 	case http.StatusConflict:
 		if slices.ContainsFunc(errs, apiError.isLock) {
-			return httpretry.Rejected
+			return httpretry.Unprocessed
 		}
 	case http.StatusPaymentRequired:
 		if _, asked := httpretry.RetryAfter(&http.Response{Header: h}); asked {
-			return httpretry.Rejected
+			return httpretry.Unprocessed
 		}
 	case http.StatusRequestTimeout, 520, 521, 522, 523, 524:
 		return httpretry.Uncertain
 	case statusOverloaded:
-		return httpretry.Rejected
+		return httpretry.Unprocessed
 	}
 	return unknownOutcome
 }

@@ -73,7 +73,7 @@ func NewHTTPInferenceClient(config HTTPInferenceClientConfig) *HTTPInferenceClie
 // the API key is sent only to the original domain and its subdomains. Other
 // redirects, and redirects from https to http, are errors.
 //
-// [httpretry.WithPolicy] on ctx overrides the configured retries.
+// [httpretry.Override] on ctx overrides the configured retries.
 func (c *HTTPInferenceClient) Generate(ctx context.Context, req *InferenceRequest) (*InferenceResponse, *InferenceError) {
 	httpReq, x, failed := c.prepare(ctx, req, false)
 	if failed != nil {

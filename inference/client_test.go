@@ -335,7 +335,7 @@ func TestPolicyOfOneRequest(t *testing.T) {
 	client := newClient(t, inference.HTTPInferenceClientConfig{
 		BaseURL: fakeURL, MaxRetries: 5, Transport: script.Transport(nil),
 	})
-	client.Generate(httpretry.WithPolicy(t.Context(), httpretry.Never), question())
+	client.Generate(httpretry.Override(t.Context(), func(rt *httpretry.RetryTransport) { rt.Policy = httpretry.Never }), question())
 	if n := len(script.Requests()); n != 1 {
 		t.Errorf("with httpretry.Never on the context: got %d attempts, want 1", n)
 	}
@@ -557,7 +557,7 @@ func TestRedirectsKeepSecrets(t *testing.T) {
 func TestZeroClient(t *testing.T) {
 	var client inference.HTTPInferenceClient
 	_, err := client.Generate(t.Context(), question())
-	checkError(t, err, inference.ErrCategoryInvalidReq, "invalid client: make it with NewHTTPInferenceClient")
+	checkError(t, err, inference.ErrCategoryInvalidReq, "invalid client: it was not created with NewHTTPInferenceClient")
 	client.CloseIdleConnections()
 }
 

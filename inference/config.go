@@ -121,6 +121,8 @@ func (c HTTPInferenceClientConfig) Validate() error {
 		return negative("MaxIdleConns", c.MaxIdleConns)
 	case c.IdleConnTimeout < 0:
 		return negative("IdleConnTimeout", c.IdleConnTimeout)
+	case c.MaxRetries < 0:
+		return negative("MaxRetries", c.MaxRetries)
 	case !validHeaderValue(c.APIKey):
 		return errors.New("inference: APIKey contains a control character")
 	}

@@ -32,8 +32,8 @@ func TestValidateBaseURL(t *testing.T) {
 		{"nor what may be both", "host/path?key=sec@ret", `"…"`},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			checkConfig(t, inference.HTTPInferenceClientConfig{BaseURL: tc.url}, "inference: BaseURL is "+tc.shown+
-				`: it must be an http or https URL with a host, such as "http://localhost:8000"`)
+			checkConfig(t, inference.HTTPInferenceClientConfig{BaseURL: tc.url}, "inference: invalid BaseURL "+tc.shown+
+				`: must be an http or https URL with a host, such as "http://localhost:8000"`)
 		})
 	}
 }
@@ -57,7 +57,7 @@ func TestValidatePort(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			want := ""
 			if tc.shown != "" {
-				want = "inference: BaseURL is " + tc.shown + ": its port must be from 1 to 65535"
+				want = "inference: invalid BaseURL " + tc.shown + ": port must be from 1 to 65535"
 			}
 			checkConfig(t, inference.HTTPInferenceClientConfig{BaseURL: tc.url}, want)
 		})
@@ -110,11 +110,11 @@ func TestValidate(t *testing.T) {
 			BaseURL: "https://me:pw@gateway.example/path/?q=1", Timeout: time.Minute, StreamIdleTimeout: 1, MaxIdleConns: 1, IdleConnTimeout: 1, APIKey: "sk-1",
 			MaxRetries: 1, InitialBackoff: 1, MaxBackoff: 1, BackoffFactor: 1, JitterFraction: 1,
 		}, ""},
-		{"Timeout", with(func(c *config) { c.Timeout = -time.Second }), `inference: Timeout is -1s: it must be at least 0`},
-		{"StreamIdleTimeout", with(func(c *config) { c.StreamIdleTimeout = -1 }), `inference: StreamIdleTimeout is -1ns: it must be at least 0`},
-		{"MaxIdleConns", with(func(c *config) { c.MaxIdleConns = -1 }), `inference: MaxIdleConns is -1: it must be at least 0`},
-		{"IdleConnTimeout", with(func(c *config) { c.IdleConnTimeout = -1 }), `inference: IdleConnTimeout is -1ns: it must be at least 0`},
-		{"MaxRetries", with(func(c *config) { c.MaxRetries = -1 }), `httpretry: MaxRetries is -1: it must be at least 0`},
+		{"Timeout", with(func(c *config) { c.Timeout = -time.Second }), `inference: invalid Timeout -1s: must not be negative`},
+		{"StreamIdleTimeout", with(func(c *config) { c.StreamIdleTimeout = -1 }), `inference: invalid StreamIdleTimeout -1ns: must not be negative`},
+		{"MaxIdleConns", with(func(c *config) { c.MaxIdleConns = -1 }), `inference: invalid MaxIdleConns -1: must not be negative`},
+		{"IdleConnTimeout", with(func(c *config) { c.IdleConnTimeout = -1 }), `inference: invalid IdleConnTimeout -1ns: must not be negative`},
+		{"MaxRetries", with(func(c *config) { c.MaxRetries = -1 }), `inference: invalid MaxRetries -1: must not be negative`},
 		{"InitialBackoff", with(func(c *config) { c.InitialBackoff = -1 }), `httpretry: InitialBackoff is -1ns: it must be at least 0`},
 		{"MaxBackoff", with(func(c *config) { c.MaxBackoff = -1 }), `httpretry: MaxBackoff is -1ns: it must be at least 0`},
 		{
@@ -130,7 +130,7 @@ func TestValidate(t *testing.T) {
 		{"JitterFraction NaN", with(func(c *config) { c.JitterFraction = math.NaN() }), `httpretry: JitterFraction is NaN: it must be from 0 to 1`},
 		{
 			"APIKey from a file with its line break", with(func(c *config) { c.APIKey = "sk-secret\n" }),
-			`inference: APIKey holds a control character, such as a line break: it must not`,
+			`inference: APIKey contains a control character`,
 		},
 	} {
 		t.Run(tc.name, func(t *testing.T) { checkConfig(t, tc.config, tc.want) })

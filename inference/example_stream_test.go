@@ -37,8 +37,8 @@ func ExampleClassifier() {
 	}
 	resp.Body.Close()
 	// Output:
-	// 529 rejected 0s
-	// 429 rejected 20ms
+	// 529 unprocessed 0s
+	// 429 unprocessed 20ms
 	// 429 final 0s
 }
 

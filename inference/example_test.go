@@ -69,7 +69,7 @@ func ExampleHTTPInferenceClient_withRetry() {
 func ExampleHTTPInferenceClient_customBackoff() {
 	gateway := flaky.New(
 		flaky.Status(503), flaky.Status(503), flaky.Status(503),
-		flaky.Status(200).WithBody(`{}`),
+		flaky.Status(200).WithBody(`{"choices":[{"text":"Four."}]}`),
 	)
 	client := inference.NewHTTPInferenceClient(inference.HTTPInferenceClientConfig{
 		BaseURL:        "http://gateway.test",
@@ -127,5 +127,5 @@ func ExampleHTTPInferenceClientConfig_Validate() {
 		Timeout: -time.Second,
 	}
 	fmt.Println(config.Validate())
-	// Output: inference: Timeout is -1s: it must be at least 0
+	// Output: inference: invalid Timeout -1s: must not be negative
 }

@@ -3,7 +3,6 @@ package inference
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -61,9 +60,6 @@ func (r receiver) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	if err != nil {
 		own.Body.Close()
-		if _, ok := errors.AsType[*failure](err); !ok {
-			x.err = err
-		}
 		return nil, err
 	}
 	if x.events == nil {
@@ -106,6 +102,7 @@ func (x *exchange) receiveAnswer(resp *http.Response) error {
 	case err == errResponseTooLarge:
 		return tooLarge(resp)
 	case err != nil:
+		x.err = err
 		return err
 	}
 	x.body = trimMark(body)
@@ -117,6 +114,9 @@ func (x *exchange) receiveAnswer(resp *http.Response) error {
 // event. The Content-Type is not considered, since many gateways set a wrong one.
 func (x *exchange) receiveStream(resp *http.Response) error {
 	const fault = "response is not an event stream"
+	if resp.StatusCode == http.StatusNoContent {
+		return noAnswer(resp, nil, fault, false)
+	}
 	events := newEventReader(resp.Body)
 	if events.beginsLikeEvents() || isEventStream(resp) && !events.beginsLikeJSON() {
 		x.events = events
@@ -132,6 +132,7 @@ func (x *exchange) receiveStream(resp *http.Response) error {
 	case err == errResponseTooLarge:
 		return noAnswer(resp, nil, fault, true)
 	case err != nil:
+		x.err = err
 		return err
 	}
 	body = trimMark(body)

@@ -31,7 +31,7 @@ func newLogger(b *bytes.Buffer, level slog.Level) *slog.Logger {
 func TestLog(t *testing.T) {
 	retry := func(attempt, delay, category string) string {
 		return `level=DEBUG+1 msg="inference attempt failed, retrying" request_id=request-1 delay=` + delay +
-			` attempt=` + attempt + ` max=4 category=` + category
+			` attempt=` + attempt + ` max=3 category=` + category
 	}
 	const success = `level=DEBUG+1 msg="inference request succeeded after retries" request_id=request-1 attempt=`
 	for _, tc := range []struct {
@@ -45,12 +45,12 @@ func TestLog(t *testing.T) {
 		{
 			"success after retries", -3,
 			[]flaky.Step{flaky.Status(429), flaky.Status(500), flaky.Reset(), ok()},
-			[]string{retry("1", "1s", "RATE_LIMIT"), retry("2", "2s", "SERVER_ERROR"), retry("3", "4s", "SERVER_ERROR"), success + "4 max=4"},
+			[]string{retry("1", "1s", "RATE_LIMIT"), retry("2", "2s", "SERVER_ERROR"), retry("3", "4s", "SERVER_ERROR"), success + "3 max=3"},
 		},
 		{
 			"truncated and hanging", -3,
 			[]flaky.Step{ok().Truncate(9), flaky.Hang(), ok()},
-			[]string{retry("1", "1s", "SERVER_ERROR"), retry("2", "2s", "SERVER_ERROR"), success + "3 max=4"},
+			[]string{retry("1", "1s", "SERVER_ERROR"), retry("2", "2s", "SERVER_ERROR"), success + "2 max=3"},
 		},
 		{
 			"failure after retries", -3,

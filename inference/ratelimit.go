@@ -160,7 +160,12 @@ const (
 // item parses a string or token and its parameters, of which the last counts if
 // a name is repeated.
 func (p *fieldParser) item() (params map[string]string, ok bool) {
-	if !p.cutString() && p.token() == "" {
+	if p.first() == `"` {
+		ok = p.cutString()
+	} else {
+		ok = p.token() != ""
+	}
+	if !ok {
 		return nil, false
 	}
 	params = make(map[string]string)

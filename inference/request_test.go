@@ -126,10 +126,10 @@ func TestInvalidRequest(t *testing.T) {
 		{"nil", nil, "request cannot be nil"},
 		{"not a JSON type", params("tools", make(chan int)), `invalid params: "tools": json: unsupported type: chan int`},
 		{"not a JSON number", params("temperature", math.NaN()), `invalid params: "temperature": json: unsupported value: NaN`},
-		{"stream", params("stream", true), `invalid params: "stream" is true: Generate returns answers whole, call Stream`},
+		{"stream", params("stream", true), `invalid params: "stream" is true: use Stream instead of Generate`},
 		{
 			"line break in the request id", &inference.InferenceRequest{RequestID: "a\nb"},
-			`invalid request: RequestID is "a\nb": it must not hold control characters`,
+			`invalid request: invalid RequestID "a\nb": must not contain control characters`,
 		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -146,36 +146,62 @@ func TestAnswerErrorThatComesOnce(t *testing.T) {
 	}
 }
 
-func TestSuccessThatIsNoAnswer(t *testing.T) {
+// TestGenerate_RetriesASuccessWithoutAnAnswer is about bodies that a proxy or a
+// gateway sends for a short time.
+func TestGenerate_RetriesASuccessWithoutAnAnswer(t *testing.T) {
+	json := func(body string) flaky.Step {
+		return flaky.Status(200).WithHeader("Content-Type", "application/json").WithBody(body)
+	}
+	const noJSON, noAnswer = "HTTP 200: response is not JSON (application/json)", "HTTP 200: response has no answer (application/json)"
 	for _, tc := range []struct {
-		name    string
-		step    flaky.Step
-		message string
+		name     string
+		step     flaky.Step
+		message  string
+		attempts int
 	}{
-		{"a page", flaky.Status(200).WithHeader("Content-Type", "text/html; charset=utf-8").WithBody("<html>"), "HTTP 200: response is not JSON (text/html)"},
-		{"half an answer", flaky.Status(200).WithHeader("Content-Type", "application/json").WithBody(answer[:9]), "HTTP 200: response is not JSON (application/json)"},
-		{"two answers", flaky.Status(200).WithHeader("Content-Type", "application/json").WithBody(answer + answer), "HTTP 200: response is not JSON (application/json)"},
-		{"nothing", flaky.Status(204), "HTTP 204: response is not JSON (no Content-Type)"},
+		{"a page", flaky.Status(200).WithHeader("Content-Type", "text/html; charset=utf-8").WithBody("<html>"), "HTTP 200: response is not JSON (text/html)", 3},
+		{"half an answer", json(answer[:9]), noJSON, 3},
+		{"all of an answer but a byte", json(answer[:len(answer)-1]), noJSON, 3},
+		{"two answers", json(answer + answer), noJSON, 3},
+		{"no body", flaky.Status(204), "HTTP 204: response is not JSON (no Content-Type)", 3},
+		{"empty body", json(""), noJSON, 3},
+		{"empty object", json("{}"), noAnswer, 3},
+		{"null", json("null"), noAnswer, 3},
+		{"list", json("[ ]"), noAnswer, 3},
+		{"empty string", json(`""`), noAnswer, 3},
+		{"no choices", json(`{"id":"1","choices":[],"usage":{"total_tokens":1}}`), noAnswer, 3},
+		{"choices that are null", json(`{"id":"1","choices":null}`), noAnswer, 3},
+		{"a choice with nothing in it", json(`{"id":"1","choices":[{"index":0,"message":{"role":"assistant","content":""}}]}`), noAnswer, 3},
+		{"error that is null", json(`{"error":null}`), noAnswer, 3},
+		{"MiniMax", json(`{"id":"1","base_resp":{"status_code":1002,"status_msg":"rate limit"}}`), "HTTP 429: rate limit", 3},
+		{"MiniMax without a balance", json(`{"choices":null,"base_resp":{"status_code":1008,"status_msg":"insufficient balance"}}`), "HTTP 402: insufficient balance", 1},
+		{"MiniMax with another error", json(`{"choices":[],"base_resp":{"status_code":1013,"status_msg":"no"}}`), "HTTP 500: no", 3},
+		{"success that is false", json(`{"success":false}`), `HTTP 500: {"success":false}`, 3},
+		{"Cloudflare", json(`{"success":false,"errors":[{"code":7009,"message":"no"}],"result":null}`), "HTTP 500: no", 3},
+		{"FastAPI", json(`{"detail":"Internal Server Error"}`), `HTTP 500: {"detail":"Internal Server Error"}`, 3},
 		{
 			"an event stream that would go on for hours",
 			flaky.Status(200).WithHeader("Content-Type", "Text/Event-Stream; charset=utf-8").WithBody("data: 1\n\n").Slow(1, time.Hour),
-			"HTTP 200: response is not JSON (Text/Event-Stream)",
+			"HTTP 200: response is not JSON (Text/Event-Stream)", 1,
 		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				script := repeat(tc.step)
 				client := inference.NewHTTPInferenceClient(inference.HTTPInferenceClientConfig{
-					BaseURL: fakeURL, MaxRetries: 2, Transport: script.Transport(nil),
+					BaseURL: fakeURL, MaxRetries: 2, JitterFraction: noJitter, Transport: script.Transport(nil),
 				})
 				start := time.Now()
 				_, err := client.Generate(t.Context(), question())
-				checkError(t, err, inference.ErrCategoryServer, tc.message)
-				if n := len(script.Requests()); n != 1 {
-					t.Errorf("got %d attempts, want 1: the gateway has answered", n)
+				if err == nil || err.Message != tc.message {
+					t.Errorf("got %v, want %s", err, tc.message)
 				}
-				if elapsed := time.Since(start); elapsed != 0 {
-					t.Errorf("took %v, want no wait", elapsed)
+				if n := len(script.Requests()); n != tc.attempts {
+					t.Errorf("got %d attempts, want %d", n, tc.attempts)
+				}
+				wait := map[int]time.Duration{1: 0, 3: 3 * time.Second}[tc.attempts]
+				if elapsed := time.Since(start); elapsed != wait {
+					t.Errorf("took %v, want %v", elapsed, wait)
 				}
 			})
 		})
@@ -230,8 +256,9 @@ func TestErrorInASuccess(t *testing.T) {
 					err := ask(t, inference.NewHTTPInferenceClient(inference.HTTPInferenceClientConfig{
 						BaseURL: fakeURL, MaxRetries: 1, JitterFraction: noJitter, Transport: script.Transport(nil),
 						OnAttempt: func(a httpretry.Attempt, _ httpretry.Decision) {
-							if a.Err != nil || a.Response.StatusCode == 200 {
-								t.Errorf("OnAttempt heard of %v and %v, want the status of the error", a.Response, a.Err)
+							status, ok := errors.AsType[*inference.StatusError](a.Err)
+							if !ok || status.StatusCode == 200 || string(status.Body) != tc.body {
+								t.Errorf("OnAttempt got %v and %v, want a *StatusError with the status of the error", a.Response, a.Err)
 							}
 						},
 					}))
@@ -268,7 +295,6 @@ func TestErrorWithoutAHeader(t *testing.T) {
 func TestErrorBesideAnAnswerIsNone(t *testing.T) {
 	for _, tc := range []struct{ name, body string }{
 		{"null", `{"error":null,"choices":[{"message":{"content":"four"}}]}`},
-		{"null alone", `{"error":null}`},
 		{"empty", `{"error":{},"output":"four"}`},
 		{"a warning", `{"error":{"message":"slow","code":503},"choices":[{"message":{"content":"four"}}]}`},
 		{"a warning beside an empty answer", `{"error":{"code":503},"choices":[{"message":{"content":""},"finish_reason":"stop"}]}`},
@@ -276,7 +302,9 @@ func TestErrorBesideAnAnswerIsNone(t *testing.T) {
 		{"of one of two choices", `{"choices":[{"text":"","finish_reason":"error"},{"text":"four"}]}`},
 		{"in the text", `{"choices":[{"message":{"content":"{\"error\":{\"code\":503}}"}}]}`},
 		{"the text", `{"choices":[{"text":"error"}]}`},
-		{"of another form", `{"detail":"slow"}`},
+		{"of another form", `{"output":"four"}`},
+		{"of MiniMax", `{"choices":[{"message":{"content":"four"}}],"base_resp":{"status_code":0,"status_msg":""}}`},
+		{"success that is false", `{"success":false,"choices":[{"message":{"content":"four"}}]}`},
 		{"very long", `{"error":{"code":503,"message":"` + strings.Repeat("x", 256<<10) + `"}}`},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
