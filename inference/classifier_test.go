@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"errors"
+	"fmt"
 	"io"
 	"math"
 	"net/http"
@@ -71,6 +72,56 @@ const (
 	anthropicOverloaded = `{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}`
 )
 
+// openRouterLimit is the error for a limit that resets at 08:00:42.
+func openRouterLimit(name string) string {
+	return `{"error":{"message":"Rate limit exceeded: ` + name + `. Add 10 credits to unlock more","code":429,"metadata":{"headers":` +
+		`{"X-RateLimit-Limit":"50","X-RateLimit-Remaining":"0","X-RateLimit-Reset":"1793952042000"},"provider_name":null}},"user_id":"u"}`
+}
+
+// TestClassifier_ErrorInASuccess has the bodies of 2xx responses, as another
+// client's RetryTransport passes them.
+func TestClassifier_ErrorInASuccess(t *testing.T) {
+	for _, tc := range []struct {
+		name, header, body string
+		want               httpretry.Verdict
+	}{
+		{"answer", "", answer, final},
+		{"overloaded", "", anthropicOverloaded, unprocessed(0)},
+		{"overloaded, with Retry-After", "Retry-After: 3", anthropicOverloaded, unprocessed(3 * time.Second)},
+		{"overloaded, where the server wants no retry", "x-should-retry: false", anthropicOverloaded, final},
+		{"rate", "", geminiRate, unprocessed(34070 * time.Millisecond)},
+		{"rate in an array", "", "[" + geminiRate + "]", unprocessed(34070 * time.Millisecond)},
+		{"quota", "", openAIQuota, final},
+		{"quota of a day", "", geminiQuota, final},
+		{"OpenRouter", "", `{"error":{"message":"Provider returned error","code":502}}`, uncertain},
+		{"unknown error", "", `{"error":"no"}`, uncertain},
+		{"bad request", "", `{"error":{"code":400}}`, final},
+		{"MiniMax", "", `{"base_resp":{"status_code":1002,"status_msg":"rate limit"}}`, unprocessed(0)},
+		{"success of MiniMax", "", `{"reply":"four","base_resp":{"status_code":0,"status_msg":""}}`, final},
+		{"Cloudflare", "", `{"success":false,"errors":[{"code":7009,"message":"no"}],"result":null}`, uncertain},
+		{"compressed", "", gzipped(t, anthropicOverloaded), unprocessed(0)},
+		{"after a byte order mark", "", "\uFEFF" + anthropicOverloaded, unprocessed(0)},
+		{"choice that failed", "", `{"choices":[{"message":{"content":""},"finish_reason":"error","error":{"code":503}}]}`, unprocessed(0)},
+		{"error beside an answer", "", `{"error":{"code":503},"choices":[{"message":{"content":"four"}}]}`, final},
+		{"error in the text", "", `{"choices":[{"message":{"content":"{\"error\":{\"code\":503}}"}}]}`, final},
+		{"cut off", "", anthropicOverloaded[:len(anthropicOverloaded)-1], final},
+		{"too large", "", `{"error":{"code":503,"message":"` + strings.Repeat("x", 256<<10) + `"}}`, final},
+		{"no body", "", "", final},
+		{"page", "", "<html>", final},
+		{"empty object", "", "{}", final},
+		{"list", "", `{"object":"list","data":[]}`, final},
+		{"message of another API", "", `{"id":"1","type":"message","content":[{"type":"text","text":"four"}]}`, final},
+		{"embedding", "", `{"object":"list","data":[{"embedding":[1]}],"usage":{"total_tokens":1}}`, final},
+		{"response of another API", "", `{"object":"response","error":null,"status":"completed","output":[]}`, final},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			checkVerdict(t, newResponse(200, tc.header, tc.body), tc.want)
+			checkVerdict(t, newResponse(202, tc.header, tc.body), tc.want)
+			checkVerdict(t, newResponse(302, tc.header, tc.body), final)
+		})
+	}
+}
+
 func TestClassifierStatus(t *testing.T) {
 	for _, tc := range []struct {
 		name   string
@@ -91,6 +142,16 @@ func TestClassifierStatus(t *testing.T) {
 		{"billing that is not active", 429, "", `{"error":{"type":"billing_not_active","code":null}}`, final},
 		{"quota without the envelope", 429, "", `{"object":"error","code":"insufficient_quota"}`, final},
 		{"quota despite a Retry-After", 429, "Retry-After: 5", openAIQuota, final},
+		{"quota of Moonshot", 429, "", `{"error":{"message":"Your account is suspended","type":"exceeded_current_quota_error"}}`, final},
+		{"rate of Moonshot", 429, "", `{"error":{"message":"max RPM: 3","type":"rate_limit_reached_error"}}`, unprocessed(0)},
+		{"credit balance as code", 429, "", `{"error":{"type":"requests","code":"credit_balance_exhausted"}}`, final},
+		{"credit balance as type", 429, "", `{"error":{"type":"credit_balance_exhausted","code":null}}`, final},
+		{"free models of OpenRouter per day", 429, "", openRouterLimit("free-models-per-day"), final},
+		{"free models of OpenRouter per day, for others", 429, "", openRouterLimit("free-models-per-day-high-balance"), final},
+		{"free models of OpenRouter per day, without metadata", 429, "", `{"error":{"message":"Rate limit exceeded: free-models-per-day","code":429}}`, final},
+		{"free models of OpenRouter per minute", 429, "Date: Fri, 06 Nov 2026 08:00:00 GMT", openRouterLimit("free-models-per-min"), unprocessed(42 * time.Second)},
+		{"quota in an event", 429, "Content-Type: text/event-stream", sse(openAIQuota), final},
+		{"quota after a byte order mark", 429, "", "\uFEFF" + openAIQuota, final},
 		{"quota in the message means nothing", 429, "", `{"error":{"message":"insufficient_quota"}}`, unprocessed(0)},
 		{"quota of a day", 429, "", geminiQuota, final},
 		{"quota of a day in an array", 429, "", "\n[" + geminiQuota + "]", final},
@@ -226,7 +287,33 @@ func askedWaits() []askedWait {
 				"anthropic-ratelimit-requests-reset: 1794000000", "", 0,
 		},
 
+		{"reset in seconds", "X-RateLimit-Remaining: 0\nX-RateLimit-Reset: 44", "", 44 * s},
+		{"reset as a time", date + "X-RateLimit-Remaining: 0\nX-RateLimit-Reset: 1793952042", "", 42 * s},
+		{"reset as a time in milliseconds", date + "X-RateLimit-Remaining: 0\nX-RateLimit-Reset: 1793952042500", "", 42500 * ms},
+		{"reset of the standard", date + "RateLimit-Remaining: 0\nRateLimit-Reset: 1793952042", "", 42 * s},
+		{"reset in the past", date + "X-RateLimit-Remaining: 0\nX-RateLimit-Reset: 1700000000", "", 0},
+		{"reset with some left", "X-RateLimit-Remaining: 1\nX-RateLimit-Reset: 44", "", 0},
+		{"reset that is malformed", "X-RateLimit-Remaining: 0\nX-RateLimit-Reset: -44", "", 0},
+		{"reset in OpenRouter's metadata", date, openRouterLimit("free-models-per-min"), 42 * s},
+		{"reset in the metadata with some left", date, strings.Replace(openRouterLimit("x"), `Remaining":"0"`, `Remaining":"1"`, 1), 0},
+
 		{"draft", `RateLimit: "p";r=0;t=10`, "", 10 * s},
+		{"draft with any token", "RateLimit: *a!#$%&'*+-.^_`|~:/9;r=0;t=10;a=*b", "", 10 * s},
+		{"draft with spaces", "RateLimit: \"p\" ,\t \"q\";  r=0; t=10 ", "", 10 * s},
+		{"draft with numbers", `RateLimit: "p";r=0;t=10;a=-1.250;b=999999999999.9;c=-999999999999999`, "", 10 * s},
+		{"draft with an integer that is too long", `RateLimit: "p";r=0;t=10;a=1000000000000000`, "", 0},
+		{"draft with a decimal that is too long", `RateLimit: "p";r=0;t=10;a=1.2345`, "", 0},
+		{"draft with a decimal that ends early", `RateLimit: "p";r=0;t=10;a=1.`, "", 0},
+		{"draft with a sign alone", `RateLimit: "p";r=0;t=10;a=-`, "", 0},
+		{"draft with a name in capitals", `RateLimit: "p";r=0;t=10;A=1`, "", 0},
+		{"draft with a space before a parameter", `RateLimit: "p" ;r=0;t=10`, "", 0},
+		{"draft without a value", `RateLimit: "p";r=0;t=10;a=`, "", 0},
+		{"draft with an escape that is none", `RateLimit: "p\n";r=0;t=10`, "", 0},
+		{"draft with bytes that do not end", `RateLimit: "p";r=0;t=10;a=:c2s=`, "", 0},
+		{"draft with a boolean that is none", `RateLimit: "p";r=0;t=10;a=?2`, "", 0},
+		{"draft without an item", `RateLimit: ;r=0;t=10`, "", 0},
+		{"draft with two commas", `RateLimit: "p";r=0;t=10,,"q"`, "", 0},
+		{"draft that is too long", `RateLimit: "` + strings.Repeat("p", 4<<10) + `";r=0;t=10`, "", 0},
 		{"draft as a token", `RateLimit: default;r=0;t=10`, "", 10 * s},
 		{"draft with some left", `RateLimit: "p";r=1;t=10`, "", 0},
 		{"draft, longest", `RateLimit: "burst";r=0;t=3, "hour";r=0;t=90 , "day";r=7;t=4000`, "", 90 * s},
@@ -248,6 +335,57 @@ func askedWaits() []askedWait {
 func TestClassifierWait(t *testing.T) {
 	for _, tc := range askedWaits() {
 		t.Run(tc.name, func(t *testing.T) { checkVerdict(t, newResponse(429, tc.header, tc.body), unprocessed(tc.want)) })
+	}
+}
+
+// TestClassifier_LargeHeader has headers of 10 MiB, which the largest header that
+// a transport accepts may have.
+func TestClassifier_LargeHeader(t *testing.T) {
+	const size = 10 << 20
+	many := func(text string) []string { return []string{strings.Repeat(text, size/len(text))} }
+	lines := func(text string) (all []string) {
+		for range size / len(text) {
+			all = append(all, text)
+		}
+		return all
+	}
+	names := make(http.Header)
+	for i := range size / 64 {
+		names[fmt.Sprintf("X-Ratelimit-Reset-%d", i)] = []string{"1s"}
+	}
+	exhausted := func(name string, values []string) http.Header {
+		return http.Header{
+			name: values, "X-Ratelimit-Remaining-Tokens": {"0"}, "X-Ratelimit-Remaining": {"0"}, "Anthropic-Ratelimit-Tokens-Remaining": {"0"},
+		}
+	}
+	for name, header := range map[string]http.Header{
+		"items":           {"Ratelimit": many(`"a";r=0;t=9,`)},
+		"tokens":          {"Ratelimit": many(`a,`)},
+		"one string":      {"Ratelimit": many(`"a`)},
+		"escapes":         {"Ratelimit": many(`\"`)},
+		"parameters":      {"Ratelimit": []string{"a" + many(";a=1")[0]}},
+		"spaces":          {"Ratelimit": many(" ")},
+		"digits":          {"Ratelimit": []string{"a;t=" + many("1")[0]}},
+		"lines":           {"Ratelimit": lines(`"a";r=0;t=9`)},
+		"names":           names,
+		"duration":        exhausted("X-Ratelimit-Reset-Tokens", many("1s")),
+		"digits of reset": exhausted("X-Ratelimit-Reset", many("1")),
+		"time":            exhausted("Anthropic-Ratelimit-Tokens-Reset", many("1")),
+		"remaining":       {"X-Ratelimit-Remaining-A": many("0"), "X-Ratelimit-Reset-A": {"1s"}},
+		"x-should-retry":  {"X-Should-Retry": many("A")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			resp := newResponse(429, "", "")
+			resp.Header = header
+			start := time.Now()
+			got := inference.Classifier{}.Classify(newPost(t), resp, nil)
+			if elapsed := time.Since(start); elapsed > time.Second {
+				t.Errorf("took %v, want at most 1s", elapsed)
+			}
+			if got.Outcome != httpretry.Unprocessed {
+				t.Errorf("got %v, want unprocessed", got)
+			}
+		})
 	}
 }
 
@@ -327,6 +465,11 @@ func TestClassifierUnderARetryTransport(t *testing.T) {
 		{"rate", 1 << 20, 429, "application/json", openAIRate, 4},
 		{"overloaded", 1 << 20, 529, "application/json", anthropicOverloaded, 4},
 		{"server error to a POST", 1 << 20, 500, "application/json", "{}", 1},
+		{"overloaded in a 200", 1 << 20, 200, "application/json", anthropicOverloaded, 4},
+		{"quota in a 200", 1 << 20, 200, "application/json", openAIQuota, 1},
+		{"server error to a POST in a 200", 1 << 20, 200, "application/json", `{"error":{"code":500}}`, 1},
+		{"overloaded in a 200 that nobody buffers", 0, 200, "application/json", anthropicOverloaded, 1},
+		{"answer", 1 << 20, 200, "application/json", answer, 1},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -25,9 +25,17 @@ type InferenceClient interface {
 // because it keeps idle connections open. The zero value fails every request with
 // [ErrCategoryInvalidReq].
 type HTTPInferenceClient struct {
+	// state is nil in the zero value. It is a func because for some verbs, and in
+	// unexported fields, package fmt prints all that it can reach without calling
+	// a method, which would include the API key.
+	state func() gateway
+}
+
+// A gateway is the state of a client.
+type gateway struct {
 	invalid     error // the fault of the configuration
 	base        *url.URL
-	apiKey      func() string // a func, so that no verb of package fmt prints the key
+	apiKey      string
 	client      *http.Client
 	idle        time.Duration
 	omitRawData bool
@@ -40,18 +48,30 @@ var _ InferenceClient = (*HTTPInferenceClient)(nil)
 // [ErrCategoryInvalidReq] and nothing is sent; call
 // [HTTPInferenceClientConfig.Validate] to check it beforehand.
 func NewHTTPInferenceClient(config HTTPInferenceClientConfig) *HTTPInferenceClient {
+	g := newGateway(config)
+	return &HTTPInferenceClient{func() gateway { return g }}
+}
+
+func newGateway(config HTTPInferenceClientConfig) gateway {
 	if err := config.Validate(); err != nil {
-		return &HTTPInferenceClient{invalid: err}
+		return gateway{invalid: err}
 	}
 	base, err := config.baseURL()
-	return &HTTPInferenceClient{
+	return gateway{
 		invalid:     err,
 		base:        base,
-		apiKey:      func() string { return config.APIKey },
+		apiKey:      config.APIKey,
 		client:      &http.Client{Transport: config.retryTransport(), CheckRedirect: keepMethod},
 		idle:        config.streamIdleTimeout(),
 		omitRawData: config.OmitRawData,
 	}
+}
+
+func (c HTTPInferenceClient) gateway() gateway {
+	if c.state == nil {
+		return gateway{}
+	}
+	return c.state()
 }
 
 // Generate sends req to the gateway and returns the complete response. It retries
@@ -62,10 +82,10 @@ func NewHTTPInferenceClient(config HTTPInferenceClientConfig) *HTTPInferenceClie
 // that is not nil. Compare it with nil before returning it as an error.
 //
 // A 2xx response without an answer counts as a failed attempt. If its body is an
-// error, such as {"error": {…}} without choices, the attempt has the status that
-// the API documents for that error. So does a body that is not JSON, is cut off,
-// has no members with a value, or has no choices in its choices; these attempts
-// are retried. Bodies larger than 256 KiB are examined for valid JSON only.
+// error, such as {"error": {…}} without choices, it is retried like the status that
+// the API documents for that error. It is retried too if its body is not JSON, is
+// cut off, has no member with a value, or has an empty list of choices. Of a body
+// larger than 256 KiB, only its syntax is checked.
 //
 // req is not modified, and not used after Generate has returned.
 //
@@ -75,11 +95,12 @@ func NewHTTPInferenceClient(config HTTPInferenceClientConfig) *HTTPInferenceClie
 //
 // [httpretry.Override] on ctx overrides the configured retries.
 func (c *HTTPInferenceClient) Generate(ctx context.Context, req *InferenceRequest) (*InferenceResponse, *InferenceError) {
-	httpReq, x, failed := c.prepare(ctx, req, false)
+	g := c.gateway()
+	httpReq, x, failed := g.prepare(ctx, req, false)
 	if failed != nil {
 		return nil, failed
 	}
-	resp, err := c.client.Do(httpReq)
+	resp, err := g.client.Do(httpReq)
 	if err != nil {
 		return nil, x.executeError(err)
 	}
@@ -88,7 +109,7 @@ func (c *HTTPInferenceClient) Generate(ctx context.Context, req *InferenceReques
 		return nil, x.statusFailure(resp)
 	}
 	answer := &InferenceResponse{RequestID: req.RequestID, Response: x.body}
-	if !c.omitRawData {
+	if !g.omitRawData {
 		answer.RawData = decode(x.body)
 	}
 	return answer, nil
@@ -96,10 +117,11 @@ func (c *HTTPInferenceClient) Generate(ctx context.Context, req *InferenceReques
 
 // String returns the location of the gateway, without userinfo and query.
 func (c HTTPInferenceClient) String() string {
-	if c.base == nil {
+	base := c.gateway().base
+	if base == nil {
 		return "inference client without a gateway"
 	}
-	public := url.URL{Scheme: c.base.Scheme, Host: c.base.Host, Path: c.base.Path}
+	public := url.URL{Scheme: base.Scheme, Host: base.Host, Path: base.Path}
 	return "inference client for " + public.String()
 }
 
@@ -120,17 +142,17 @@ func format(s fmt.State, verb rune, text string) {
 // remains usable. If [HTTPInferenceClientConfig.Transport] is shared, its other
 // users' idle connections are closed too.
 func (c *HTTPInferenceClient) CloseIdleConnections() {
-	if c.client != nil {
-		c.client.CloseIdleConnections()
+	if client := c.gateway().client; client != nil {
+		client.CloseIdleConnections()
 	}
 }
 
 // prepare builds the HTTP request, and the exchange in its context.
-func (c *HTTPInferenceClient) prepare(ctx context.Context, req *InferenceRequest, stream bool) (*http.Request, *exchange, *InferenceError) {
+func (g gateway) prepare(ctx context.Context, req *InferenceRequest, stream bool) (*http.Request, *exchange, *InferenceError) {
 	switch {
-	case c.invalid != nil:
-		return nil, nil, invalidRequest("invalid client configuration: "+c.invalid.Error(), c.invalid)
-	case c.client == nil:
+	case g.invalid != nil:
+		return nil, nil, invalidRequest("invalid client configuration: "+g.invalid.Error(), g.invalid)
+	case g.client == nil:
 		return nil, nil, invalidRequest("invalid client: it was not created with NewHTTPInferenceClient", nil)
 	case req == nil:
 		return nil, nil, invalidRequest("request cannot be nil", nil)
@@ -143,10 +165,10 @@ func (c *HTTPInferenceClient) prepare(ctx context.Context, req *InferenceRequest
 	}
 	x := &exchange{
 		ctx:     ctx,
-		secrets: redact.Secrets{Keys: []string{c.apiKey()}, URLs: []*url.URL{c.base}, Request: body},
+		secrets: redact.Secrets{Keys: []string{g.apiKey}, URLs: []*url.URL{g.base}, Request: body},
 		stream:  stream,
 	}
-	httpReq, err := c.newRequest(context.WithValue(ctx, exchangeKey{}, x), req, body)
+	httpReq, err := g.newRequest(context.WithValue(ctx, exchangeKey{}, x), req, body)
 	if err != nil {
 		return nil, nil, invalidRequest(err.Error(), err)
 	}

@@ -18,8 +18,8 @@ import (
 // required. Retries are disabled unless MaxRetries is set; the backoff fields are
 // those of [httpretry.RetryConfig].
 //
-// A config holds the API key. Package fmt does not print it, except for %p and for
-// a config in an unexported field of another value.
+// A config holds the API key. Package fmt does not print it, except with %p and %w
+// and for a config in an unexported field of another value.
 type HTTPInferenceClientConfig struct {
 	// BaseURL is the http or https URL of the gateway. /v1/chat/completions or
 	// /v1/completions is appended to its path; a query is preserved. Userinfo is

@@ -93,6 +93,57 @@ func TestSecretsInPrintedValues(t *testing.T) {
 	}
 }
 
+// TestClient_NoVerbPrintsTheKey formats a client in all the ways there are: package
+// fmt calls no method of a value for %p, nor of one in an unexported field.
+func TestClient_NoVerbPrintsTheKey(t *testing.T) {
+	config := inference.HTTPInferenceClientConfig{
+		BaseURL: "http://me:password@gateway.test/path?token=hidden", APIKey: secretKey,
+	}
+	client := inference.NewHTTPInferenceClient(config)
+	type inner struct {
+		value   inference.HTTPInferenceClient
+		pointer *inference.HTTPInferenceClient
+		any     any
+	}
+	values := map[string]any{
+		"client": client, "value": *client, "pointer to a pointer": &client,
+		"unexported field":    struct{ c inference.HTTPInferenceClient }{*client},
+		"pointer to a struct": &inner{*client, client, *client}, "nested": struct{ i inner }{inner{*client, client, client}},
+		"slice": []inference.HTTPInferenceClient{*client}, "map": map[string]any{"a": *client},
+		"interface": []inference.InferenceClient{client}, "array in a struct": struct {
+			a [1]inference.HTTPInferenceClient
+		}{},
+		"error": fmt.Errorf("%v", client),
+	}
+	for name, v := range values {
+		checkVerbs(t, name, v, "vTtbcdoOqxXUeEfFgGspw!azAZ")
+	}
+	for name, v := range map[string]any{
+		"config": config, "pointer to a config": &config, "slice of configs": []inference.HTTPInferenceClientConfig{config},
+		"exported field": struct {
+			C inference.HTTPInferenceClientConfig
+		}{config},
+	} {
+		checkVerbs(t, name, v, "vTtbcdoOqxXUeEfFgGs!azAZ")
+	}
+}
+
+func checkVerbs(t *testing.T, name string, v any, verbs string) {
+	for _, verb := range verbs {
+		for _, flags := range []string{"", "+", "#", "-", " ", "0", "8.3", "+#"} {
+			format := "%" + flags + string(verb)
+			got := fmt.Sprintf(format, v)
+			for _, secret := range []string{secretKey, "password", "hidden"} {
+				for _, form := range []string{secret, fmt.Sprintf("%x", secret), fmt.Sprintf("%X", secret), fmt.Sprint([]byte(secret)), fmt.Sprintf("%d", []byte(secret))} {
+					if strings.Contains(got, strings.Trim(form, "[]")) {
+						t.Errorf("%s as %s holds %q: %s", name, format, secret, got)
+					}
+				}
+			}
+		}
+	}
+}
+
 func TestValidate(t *testing.T) {
 	type config = inference.HTTPInferenceClientConfig
 	with := func(change func(*config)) config {

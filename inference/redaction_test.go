@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/url"
 	"strconv"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	"unicode/utf16"
 	"unicode/utf8"
 
+	"github.com/httpretry/httpretry"
 	"github.com/httpretry/httpretry/flaky"
 	"github.com/httpretry/httpretry/inference"
 )
@@ -145,6 +147,104 @@ func TestSecretsInTransportErrors(t *testing.T) {
 	}
 	if !errors.Is(err, cause) {
 		t.Error("the error behind the redacted text is lost")
+	}
+}
+
+// A quotingError is an error of a type of its own.
+type quotingError struct{ text string }
+
+func (e quotingError) Error() string { return e.text }
+
+// TestSecretsInWrappedErrors looks at every error that can be had from the one
+// that Generate or Stream returns.
+func TestSecretsInWrappedErrors(t *testing.T) {
+	secret := secretKey + " " + secretPrompt
+	for _, tc := range []struct {
+		name    string
+		err     error
+		retries int
+	}{
+		{"one attempt", errors.New("malformed HTTP response " + secret), 0},
+		{"three attempts", fmt.Errorf("broken: %w: %s", io.ErrUnexpectedEOF, secret), 2},
+		{"type of its own", fmt.Errorf("signer: %w", quotingError{secret}), 2},
+		{"operation", &net.OpError{Op: "read", Net: "tcp", Err: quotingError{secret}}, 2},
+		{"joined", errors.Join(io.ErrUnexpectedEOF, quotingError{secret}), 2},
+		{"URL", &url.Error{Op: "Post", URL: "https://login.test/token?refresh=hidden-token", Err: quotingError{secret}}, 2},
+	} {
+		for method := range methods {
+			t.Run(tc.name+"/"+method, func(t *testing.T) {
+				client := newClient(t, inference.HTTPInferenceClientConfig{
+					BaseURL: fakeURL, APIKey: secretKey, MaxRetries: tc.retries, InitialBackoff: 1, MaxBackoff: 1,
+					Transport: repeat(flaky.Error(tc.err)).Transport(nil),
+				})
+				req := &inference.InferenceRequest{Params: map[string]any{"prompt": secretPrompt}}
+				var failure *inference.InferenceError
+				if method == "Generate" {
+					_, failure = client.Generate(t.Context(), req)
+				} else {
+					_, _, failure = collect(t, client.Stream(t.Context(), req))
+				}
+				checkNoSecret(t, failure)
+				many, ok := errors.AsType[*httpretry.Error](failure)
+				if ok != (tc.retries > 0) || ok && (many.Attempts != 3 || many.Reason != httpretry.ReasonPolicy) {
+					t.Errorf("got %v, want the number of attempts and the reason", many)
+				}
+				for _, target := range []error{io.ErrUnexpectedEOF, tc.err} {
+					if errors.Is(failure, target) != errors.Is(tc.err, target) {
+						t.Errorf("errors.Is %v: got %t", target, errors.Is(failure, target))
+					}
+				}
+			})
+		}
+	}
+}
+
+// checkNoSecret looks at the text of err and of each error that it wraps or gives
+// for a type.
+func checkNoSecret(t *testing.T, err error) {
+	t.Helper()
+	var all []error
+	var visit func(error)
+	visit = func(err error) {
+		if err == nil || len(all) > 100 {
+			return
+		}
+		all = append(all, err)
+		switch w := err.(type) {
+		case interface{ Unwrap() error }:
+			visit(w.Unwrap())
+		case interface{ Unwrap() []error }:
+			for _, err := range w.Unwrap() {
+				visit(err)
+			}
+		}
+	}
+	visit(err)
+	if e, ok := errors.AsType[*httpretry.Error](err); ok {
+		visit(e)
+		visit(e.Err)
+		visit(e.Last)
+	}
+	if e, ok := errors.AsType[*url.Error](err); ok {
+		visit(e)
+	}
+	if e, ok := errors.AsType[*net.OpError](err); ok {
+		visit(e)
+	}
+	if e, ok := errors.AsType[quotingError](err); ok {
+		visit(e)
+	}
+	if e, ok := errors.AsType[net.Error](err); ok {
+		visit(e)
+	}
+	for _, err := range all {
+		for _, secret := range []string{secretKey, "diagnosis", "confidential", "hidden-token"} {
+			for _, text := range []string{err.Error(), fmt.Sprintf("%+v", err), fmt.Sprintf("%#v", err)} {
+				if strings.Contains(text, secret) {
+					t.Errorf("%T holds %q: %s", err, secret, text)
+				}
+			}
+		}
 	}
 }
 

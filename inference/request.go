@@ -72,18 +72,18 @@ const requestIDHeader = "X-Request-ID"
 
 // newRequest returns the HTTP request with body. Since that is in memory, the
 // request has a GetBody, and is replayed without another buffer.
-func (c *HTTPInferenceClient) newRequest(ctx context.Context, r *InferenceRequest, body []byte) (*http.Request, error) {
+func (g gateway) newRequest(ctx context.Context, r *InferenceRequest, body []byte) (*http.Request, error) {
 	if !validHeaderValue(r.RequestID) {
 		return nil, fmt.Errorf("invalid request: invalid RequestID %q: must not contain control characters", r.RequestID)
 	}
-	target := c.base.JoinPath(r.endpoint())
+	target := g.base.JoinPath(r.endpoint())
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, target.String(), bytes.NewReader(body))
 	if err != nil {
 		return nil, fmt.Errorf("invalid request: %w", err)
 	}
 	req.Header.Set("Content-Type", "application/json")
-	if key := c.apiKey(); key != "" {
-		req.Header.Set("Authorization", "Bearer "+key)
+	if g.apiKey != "" {
+		req.Header.Set("Authorization", "Bearer "+g.apiKey)
 	}
 	if r.RequestID != "" {
 		req.Header.Set(requestIDHeader, r.RequestID)

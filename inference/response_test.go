@@ -1,6 +1,7 @@
 package inference_test
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -149,7 +150,7 @@ func TestAnswerErrorThatComesOnce(t *testing.T) {
 // TestGenerate_RetriesASuccessWithoutAnAnswer is about bodies that a proxy or a
 // gateway sends for a short time.
 func TestGenerate_RetriesASuccessWithoutAnAnswer(t *testing.T) {
-	json := func(body string) flaky.Step {
+	ok := func(body string) flaky.Step {
 		return flaky.Status(200).WithHeader("Content-Type", "application/json").WithBody(body)
 	}
 	const noJSON, noAnswer = "HTTP 200: response is not JSON (application/json)", "HTTP 200: response has no answer (application/json)"
@@ -160,25 +161,25 @@ func TestGenerate_RetriesASuccessWithoutAnAnswer(t *testing.T) {
 		attempts int
 	}{
 		{"a page", flaky.Status(200).WithHeader("Content-Type", "text/html; charset=utf-8").WithBody("<html>"), "HTTP 200: response is not JSON (text/html)", 3},
-		{"half an answer", json(answer[:9]), noJSON, 3},
-		{"all of an answer but a byte", json(answer[:len(answer)-1]), noJSON, 3},
-		{"two answers", json(answer + answer), noJSON, 3},
+		{"half an answer", ok(answer[:9]), noJSON, 3},
+		{"all of an answer but a byte", ok(answer[:len(answer)-1]), noJSON, 3},
+		{"two answers", ok(answer + answer), noJSON, 3},
 		{"no body", flaky.Status(204), "HTTP 204: response is not JSON (no Content-Type)", 3},
-		{"empty body", json(""), noJSON, 3},
-		{"empty object", json("{}"), noAnswer, 3},
-		{"null", json("null"), noAnswer, 3},
-		{"list", json("[ ]"), noAnswer, 3},
-		{"empty string", json(`""`), noAnswer, 3},
-		{"no choices", json(`{"id":"1","choices":[],"usage":{"total_tokens":1}}`), noAnswer, 3},
-		{"choices that are null", json(`{"id":"1","choices":null}`), noAnswer, 3},
-		{"a choice with nothing in it", json(`{"id":"1","choices":[{"index":0,"message":{"role":"assistant","content":""}}]}`), noAnswer, 3},
-		{"error that is null", json(`{"error":null}`), noAnswer, 3},
-		{"MiniMax", json(`{"id":"1","base_resp":{"status_code":1002,"status_msg":"rate limit"}}`), "HTTP 429: rate limit", 3},
-		{"MiniMax without a balance", json(`{"choices":null,"base_resp":{"status_code":1008,"status_msg":"insufficient balance"}}`), "HTTP 402: insufficient balance", 1},
-		{"MiniMax with another error", json(`{"choices":[],"base_resp":{"status_code":1013,"status_msg":"no"}}`), "HTTP 500: no", 3},
-		{"success that is false", json(`{"success":false}`), `HTTP 500: {"success":false}`, 3},
-		{"Cloudflare", json(`{"success":false,"errors":[{"code":7009,"message":"no"}],"result":null}`), "HTTP 500: no", 3},
-		{"FastAPI", json(`{"detail":"Internal Server Error"}`), `HTTP 500: {"detail":"Internal Server Error"}`, 3},
+		{"empty body", ok(""), noJSON, 3},
+		{"empty object", ok("{}"), noAnswer, 3},
+		{"null", ok("null"), noAnswer, 3},
+		{"list", ok("[ ]"), noAnswer, 3},
+		{"empty string", ok(`""`), noAnswer, 3},
+		{"no choices", ok(`{"id":"1","choices":[],"usage":{"total_tokens":1}}`), noAnswer, 3},
+		{"choices that are null", ok(`{"id":"1","choices":null}`), noAnswer, 3},
+		{"a choice with nothing in it", ok(`{"id":"1","choices":[{"index":0,"message":{"role":"assistant","content":""}}]}`), noAnswer, 3},
+		{"error that is null", ok(`{"error":null}`), noAnswer, 3},
+		{"MiniMax", ok(`{"id":"1","base_resp":{"status_code":1002,"status_msg":"rate limit"}}`), "HTTP 429: rate limit", 3},
+		{"MiniMax without a balance", ok(`{"choices":null,"base_resp":{"status_code":1008,"status_msg":"insufficient balance"}}`), "HTTP 402: insufficient balance", 1},
+		{"MiniMax with another error", ok(`{"choices":[],"base_resp":{"status_code":1013,"status_msg":"no"}}`), "HTTP 500: no", 3},
+		{"success that is false", ok(`{"success":false}`), `HTTP 500: {"success":false}`, 3},
+		{"Cloudflare", ok(`{"success":false,"errors":[{"code":7009,"message":"no"}],"result":null}`), "HTTP 500: no", 3},
+		{"FastAPI", ok(`{"detail":"Internal Server Error"}`), `HTTP 500: {"detail":"Internal Server Error"}`, 3},
 		{
 			"an event stream that would go on for hours",
 			flaky.Status(200).WithHeader("Content-Type", "Text/Event-Stream; charset=utf-8").WithBody("data: 1\n\n").Slow(1, time.Hour),
@@ -415,6 +416,114 @@ func TestLargeResponse(t *testing.T) {
 			}
 			if !closed {
 				t.Error("the response body was not closed")
+			}
+		})
+	}
+}
+
+// TestGenerate_ByteOrderMark has answers and errors after one.
+func TestGenerate_ByteOrderMark(t *testing.T) {
+	got, err := generate(t, flaky.Status(200).WithBody("\uFEFF"+answer))
+	if err != nil || string(got.Response) != answer {
+		t.Errorf("got %v and %v, want the answer without the mark", got, err)
+	}
+	_, err = generate(t, flaky.Status(200).WithBody("\uFEFF"+anthropicOverloaded))
+	checkError(t, err, inference.ErrCategoryServer, "HTTP 529: Overloaded")
+	_, err = generate(t, flaky.Status(400).WithBody("\uFEFF"+`{"error":{"message":"no"}}`))
+	checkError(t, err, inference.ErrCategoryInvalidReq, "HTTP 400: no")
+}
+
+// TestGenerate_LargeNumbers has numbers that JSON allows and float64 does not.
+func TestGenerate_LargeNumbers(t *testing.T) {
+	digits := strings.Repeat("9", 400)
+	body := `{"choices":[{"text":"four","n":[1e400,-1e400,` + digits + `,1.5,1e-400]}],"id":7}`
+	got, err := generate(t, flaky.Status(200).WithBody(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]any{"id": 7.0, "choices": []any{map[string]any{
+		"text": "four", "n": []any{json.Number("1e400"), json.Number("-1e400"), json.Number(digits), 1.5, 0.0},
+	}}}
+	if diff := cmp.Diff(want, got.RawData); diff != "" {
+		t.Errorf("RawData (-want +got):\n%s", diff)
+	}
+	if string(got.Response) != body {
+		t.Errorf("Response: got %s, want the body as it came", got.Response)
+	}
+}
+
+// TestRefusalAsAnEventStream is about gateways that label their errors with the
+// Content-Type of the stream that was asked for.
+func TestRefusalAsAnEventStream(t *testing.T) {
+	const s = time.Second
+	frame := func(text string) flaky.Step {
+		return flaky.Status(429).WithHeader("Content-Type", "text/event-stream").WithBody(text)
+	}
+	quota := "You exceeded your current quota"
+	for _, tc := range []struct {
+		name    string
+		step    flaky.Step
+		message string
+		body    string
+		starts  []time.Duration // of the attempts; MaxRetries is 1
+	}{
+		{"JSON", frame(openAIQuota), quota, openAIQuota, []time.Duration{0}},
+		{"JSON of several lines", frame("{\n\n" + openAIQuota[1:]), quota, "{\n\n" + openAIQuota[1:], []time.Duration{0}},
+		{"an event", frame(sse(openAIQuota)), quota, sse(openAIQuota), []time.Duration{0}},
+		{"an event with a name", frame("event: error\ndata: " + openAIQuota + "\n\n"), quota, "event: error\ndata: " + openAIQuota + "\n\n", []time.Duration{0}},
+		{"an event without its end", frame("data: " + openAIQuota), quota, "data: " + openAIQuota, []time.Duration{0}},
+		{"an event, and the stream stays open", frame(sse(openAIQuota)+": ping\n").Slow(len(sse(openAIQuota)), time.Hour), quota, sse(openAIQuota), []time.Duration{0}},
+		{"JSON, and the stream stays open", frame(openAIQuota+" ").Slow(len(openAIQuota), time.Hour), quota, openAIQuota, []time.Duration{0}},
+		{"when to come back", frame(sse(geminiRate)), "Quota exceeded", sse(geminiRate), []time.Duration{0, 34070 * time.Millisecond}},
+		{"text", frame("slow down"), "slow down", "slow down", []time.Duration{0, s}},
+		{"nothing", frame(""), "Too Many Requests", "", []time.Duration{0, s}},
+	} {
+		for method, ask := range methods {
+			t.Run(tc.name+"/"+method, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					script := repeat(tc.step)
+					err := ask(t, inference.NewHTTPInferenceClient(inference.HTTPInferenceClientConfig{
+						BaseURL: fakeURL, MaxRetries: 1, JitterFraction: noJitter, Transport: script.Transport(nil),
+					}))
+					checkError(t, err, inference.ErrCategoryRateLimit, "HTTP 429: "+tc.message)
+					status, ok := errors.AsType[*inference.StatusError](err)
+					if !ok || status.StatusCode != 429 || string(status.Body) != tc.body {
+						t.Errorf("got %#v, want a *StatusError with 429 and the body as it came", err.RawError)
+					}
+					if diff := cmp.Diff(tc.starts, starts(script)); diff != "" {
+						t.Errorf("starts of the attempts (-want +got):\n%s", diff)
+					}
+				})
+			})
+		}
+	}
+}
+
+// TestGenerate_Memory has the largest answer there may be.
+func TestGenerate_Memory(t *testing.T) {
+	const size = 16 << 20
+	for _, tc := range []struct{ name, body string }{
+		{"text", `{"choices":[{"text":"` + strings.Repeat("x", size-26) + `"}]}`},
+		{"list", `{"choices":[{"text":"x","a":[` + strings.Repeat("0,", size/2-20) + `0]}]}`},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			client := newClient(t, inference.HTTPInferenceClientConfig{
+				BaseURL: fakeURL, OmitRawData: true,
+				Transport: roundTripFunc(func(req *http.Request) (*http.Response, error) {
+					req.Body.Close()
+					return &http.Response{
+						StatusCode: 200, ContentLength: int64(len(tc.body)), Header: http.Header{}, Body: io.NopCloser(strings.NewReader(tc.body)),
+					}, nil
+				}),
+			})
+			allocated := allocatedBy(func() {
+				got, err := client.Generate(t.Context(), question())
+				if err != nil || len(got.Response) != len(tc.body) || got.RawData != nil {
+					t.Errorf("got %v, want the answer without RawData", err)
+				}
+			})
+			if limit := uint64(len(tc.body) * 5 / 4); allocated > limit {
+				t.Errorf("an answer of %d MiB took %d MiB, want one buffer", len(tc.body)>>20, allocated>>20)
 			}
 		})
 	}

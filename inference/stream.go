@@ -61,7 +61,7 @@ func (c *HTTPInferenceClient) Stream(ctx context.Context, req *InferenceRequest)
 			yield(StreamEvent{}, invalidRequest("stream was already used: call Stream again to repeat the request", nil))
 			return
 		}
-		s, failed := c.openStream(ctx, req)
+		s, failed := c.gateway().openStream(ctx, req)
 		if failed != nil {
 			yield(StreamEvent{}, failed)
 			return
@@ -118,13 +118,13 @@ type stream struct {
 
 // openStream sends the request, with retries, and returns a stream positioned
 // before its first content.
-func (c *HTTPInferenceClient) openStream(ctx context.Context, req *InferenceRequest) (*stream, *InferenceError) {
-	httpReq, x, failed := c.prepare(ctx, req, true)
+func (g gateway) openStream(ctx context.Context, req *InferenceRequest) (*stream, *InferenceError) {
+	httpReq, x, failed := g.prepare(ctx, req, true)
 	if failed != nil {
 		return nil, failed
 	}
 	own, cancel := context.WithCancelCause(httpReq.Context())
-	resp, err := c.client.Do(httpReq.WithContext(own))
+	resp, err := g.client.Do(httpReq.WithContext(own))
 	switch {
 	case err != nil:
 		failed = x.executeError(err)
@@ -134,7 +134,7 @@ func (c *HTTPInferenceClient) openStream(ctx context.Context, req *InferenceRequ
 	default:
 		return &stream{
 			exchange: x, own: own, cancel: cancel, unwatch: closeWhenDone(own, resp), resp: resp,
-			idle: &idleError{c.idle}, ended: make(map[int]bool),
+			idle: &idleError{g.idle}, ended: make(map[int]bool),
 		}, nil
 	}
 	cancel(nil)

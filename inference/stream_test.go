@@ -224,6 +224,10 @@ var noise = []struct{ name, event string }{
 	{"ping by name, as Anthropic's", "event: ping\ndata: {\"type\":\"ping\"}\n\n"},
 	{"keep-alive by name", "event: keep-alive\ndata: x\n\n"},
 	{"heartbeat by name", "event: heartbeat\ndata: x\n\n"},
+	{"other name, not JSON", "event: metadata\ndata: queue=7\n\n"},
+	{"other name, with an error", "event: debug\ndata: " + failed + "\n\n"},
+	{"other name, with choices", "event: retrieval\ndata: " + fo + "\n\n"},
+	{"other name, data first", "data: <html>\nevent: status\n\n"},
 	{"ping", sse(`{"type":"ping"}`)},
 	{"keepalive, as OpenAI's", sse(`{"type":"keepalive","sequence_number":466}`)},
 	{"heartbeat that says more", sse(`{"type":"heartbeat","message":"still here","code":7}`)},
@@ -772,6 +776,11 @@ func TestStreamEnds(t *testing.T) {
 		{"finish reason", sse(fo, finish), 2},
 		{"finish reason and usage", sse(fo, finish, usage), 3},
 		{"finish reason alone", sse(finish), 1},
+		{"finish reason without a blank line", sse(fo) + "data: " + finish + "\n", 2},
+		{"finish reason without the end of its line", sse(fo) + "data: " + finish, 2},
+		{"finish reason without the end of its line, after a CR", sse(fo) + "data: " + finish + "\r", 2},
+		{"finish reason without a blank line, with an id", sse(fo) + "id: 7\nevent: message\ndata:" + finish + "\nid: 8", 2},
+		{"usage without a blank line", sse(fo, finish) + "data: " + usage, 3},
 		{"finish reasons of two choices", sse(fo, other("null"), finish, other(`"length"`)), 4},
 		{"empty piece after the finish reason", sse(fo, finish, begin), 3},
 	} {
@@ -788,9 +797,60 @@ func TestStreamEnds(t *testing.T) {
 	}
 }
 
+// TestStream_ContentType has the labels that gateways set on their streams.
+func TestStream_ContentType(t *testing.T) {
+	types := []string{
+		"text/event-stream", "application/json", "application/octet-stream", "application/x-ndjson", "text/plain",
+		"text/html; charset=utf-8", "",
+	}
+	whole := `{"choices":[{"index":0,"message":{"role":"assistant","content":"Four"},"finish_reason":"stop"}]}`
+	for _, tc := range []struct {
+		name, body string
+		events     []string
+		reason     string
+	}{
+		{"event stream", four, []string{begin, fo, ur, finish, usage}, "stop"},
+		{"event stream after a comment", ": hello\n\n" + four, []string{begin, fo, ur, finish, usage}, "stop"},
+		{"whole answer", whole, []string{whole}, "stop"},
+		{"whole answer after white space", "\r\n\t" + whole, []string{"\r\n\t" + whole}, "stop"},
+		{"whole answer after a byte order mark", "\uFEFF" + whole, []string{whole}, "stop"},
+		{"whole answer on many lines", strings.ReplaceAll(whole, ":", ":\n\n"), []string{strings.ReplaceAll(whole, ":", ":\n\n")}, "stop"},
+		{"whole answer without a finish reason", strings.Replace(answer, "four", "Four", 1), []string{strings.Replace(answer, "four", "Four", 1)}, ""},
+		{"whole completion", `{"choices":[{"text":"Four"}]}`, []string{`{"choices":[{"text":"Four"}]}`}, ""},
+	} {
+		for _, mediaType := range types {
+			t.Run(tc.name+"/"+mediaType, func(t *testing.T) {
+				step := flaky.Status(200).WithBody(tc.body)
+				if mediaType != "" {
+					step = step.WithHeader("Content-Type", mediaType)
+				}
+				client := newClient(t, inference.HTTPInferenceClientConfig{BaseURL: fakeURL, Transport: flaky.New(step).Transport(nil)})
+				var got []string
+				var text, reason string
+				for ev, err := range client.Stream(t.Context(), question()) {
+					if err != nil {
+						t.Fatal(err)
+					}
+					got, text = append(got, string(ev.Data)), text+ev.Text
+					if ev.FinishReason != "" {
+						reason = ev.FinishReason
+					}
+				}
+				if diff := cmp.Diff(tc.events, got); diff != "" {
+					t.Errorf("events (-want +got):\n%s", diff)
+				}
+				if text != "Four" || reason != tc.reason {
+					t.Errorf("got %q and %q, want Four and %q", text, reason, tc.reason)
+				}
+			})
+		}
+	}
+}
+
 func TestStreamTimes(t *testing.T) {
 	const s = time.Second
 	size := len(sse(begin, fo)) // the first content comes at once
+	empty := `{"choices":[{"index":0,"delta":{"content":""},"finish_reason":null}]}`
 	pings := sse(fo) + strings.Repeat(": \n\n\n", len(sse(fo))) + four
 	for _, tc := range []struct {
 		name          string
@@ -808,6 +868,9 @@ func TestStreamTimes(t *testing.T) {
 		{"if zero, Timeout", 20 * s, 0, eventStream(four).Slow(size, 21*s), 0, true, 20 * s},
 		{"if both are zero, 5 minutes", 0, 0, eventStream(four).Slow(size, time.Hour), 0, true, 300 * s},
 		{"comments are no events", 20 * s, 6 * s, eventStream(pings).Slow(len(sse(fo)), s), 0, true, 6 * s},
+		{"empty chunks are no content", 20 * s, 6 * s, eventStream(sse(fo)+strings.Repeat(sse(empty), 20)).Slow(len(sse(empty)), s), 0, true, 7 * s},
+		{"roles are no content", 20 * s, 6 * s, eventStream(sse(fo)+strings.Repeat(sse(begin), 20)).Slow(len(sse(begin)), s), 0, true, 6 * s},
+		{"content among empty chunks", 20 * s, 6 * s, eventStream(strings.Repeat(sse(empty, empty, empty, fo+"  "), 3)+sse("[DONE]")).Slow(len(sse(empty)), s), 0, false, 12 * s},
 		{"the caller's time does not count", 5 * s, 5 * s, eventStream(four), 10 * s, false, 50 * s},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
