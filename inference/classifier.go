@@ -37,11 +37,8 @@ import (
 //   - 409 is Unprocessed if the error mentions a lock, since nothing was done and the
 //     lock will be released. Any other 409 is Final.
 //   - 402 is Unprocessed if it has a Retry-After, and Final otherwise.
-//   - 408 is [httpretry.Uncertain]. By RFC 9110, section 15.5.9, the request did
-//     not arrive in time, but gateways also return it when the model did not
-//     respond in time, and may have been processing the request.
 //   - 520 to 524, which Cloudflare returns if it got no valid response from the
-//     origin, are Uncertain. Although 521 and 523 mean that there was no
+//     origin, are [httpretry.Uncertain]. Although 521 and 523 mean that there was no
 //     connection, 522 does not, and none of these is standardized.
 //
 // Most requests to these APIs are POSTs, which are not retried after an Uncertain
@@ -156,7 +153,7 @@ func outcome(status int, h http.Header, errs []apiError) httpretry.Outcome {
 		if _, asked := httpretry.RetryAfter(&http.Response{Header: h}); asked {
 			return httpretry.Unprocessed
 		}
-	case http.StatusRequestTimeout, 520, 521, 522, 523, 524:
+	case 520, 521, 522, 523, 524: // Cloudflare
 		return httpretry.Uncertain
 	case statusOverloaded:
 		return httpretry.Unprocessed

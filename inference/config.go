@@ -66,8 +66,8 @@ type HTTPInferenceClientConfig struct {
 	// at least 1. If zero, 2.
 	BackoffFactor float64
 
-	// JitterFraction is the fraction by which a wait may be longer or shorter,
-	// from 0 to 1. If zero, 0.1.
+	// JitterFraction is the fraction, at most 1, by which a wait is randomly
+	// longer or shorter. If zero, 0.1. If negative, none.
 	JitterFraction float64
 
 	// OmitRawData leaves [InferenceResponse.RawData] nil. Decoding a response
