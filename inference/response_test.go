@@ -481,7 +481,7 @@ func TestRefusalAsAnEventStream(t *testing.T) {
 		for method, ask := range methods {
 			t.Run(tc.name+"/"+method, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					script := repeat(tc.step)
+					script, start := repeat(tc.step), time.Now()
 					err := ask(t, inference.NewHTTPInferenceClient(inference.HTTPInferenceClientConfig{
 						BaseURL: fakeURL, MaxRetries: 1, JitterFraction: noJitter, Transport: script.Transport(nil),
 					}))
@@ -489,6 +489,9 @@ func TestRefusalAsAnEventStream(t *testing.T) {
 					status, ok := errors.AsType[*inference.StatusError](err)
 					if !ok || status.StatusCode != 429 || string(status.Body) != tc.body {
 						t.Errorf("got %#v, want a *StatusError with 429 and the body as it came", err.RawError)
+					}
+					if elapsed, limit := time.Since(start), tc.starts[len(tc.starts)-1]+5*time.Second; elapsed > limit {
+						t.Errorf("took %v, want at most %v", elapsed, limit)
 					}
 					if diff := cmp.Diff(tc.starts, starts(script)); diff != "" {
 						t.Errorf("starts of the attempts (-want +got):\n%s", diff)
