@@ -42,6 +42,8 @@ type mutation struct {
 // promise notices the mutation.
 const patience = 5 * time.Second
 
+const allTests = "." // as a regular expression
+
 func main() {
 	only := flag.String("only", "", "make only the mutations whose promise, file or declaration matches this regular expression")
 	every := flag.Int("every", 1, "make only every nth of these mutations")
@@ -73,6 +75,9 @@ func run(ctx context.Context, only string, every int, all bool) error {
 	}
 	defer os.RemoveAll(temp)
 	chosen := choose(wanted, every, all)
+	if err := baseline(ctx, root, chosen); err != nil {
+		return err
+	}
 	return report(os.Stdout, chosen, try(ctx, root, temp, chosen))
 }
 
@@ -85,7 +90,7 @@ func choose(wanted *regexp.Regexp, every int, all bool) []mutation {
 			continue
 		}
 		if all {
-			m.test = "."
+			m.test = allTests
 		}
 		if n%every == 0 {
 			chosen = append(chosen, m)
@@ -101,6 +106,24 @@ func moduleRoot(ctx context.Context) (string, error) {
 		return "", fmt.Errorf("finding the module: %w", err)
 	}
 	return strings.TrimSpace(string(out)), nil
+}
+
+// baseline runs the tests of the mutations without a mutation: a test that fails
+// anyway notices nothing.
+func baseline(ctx context.Context, root string, ms []mutation) error {
+	tests := map[string][]string{} // by package
+	for _, m := range ms {
+		dir := filepath.Dir(m.file)
+		tests[dir] = append(tests[dir], m.test)
+	}
+	for dir, names := range tests {
+		cmd := exec.CommandContext(ctx, "go", "test", "-vet=off", "-run", strings.Join(names, "|"), "./"+dir)
+		cmd.Dir = root
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("tests of %s fail without a mutation: %w\n%s", dir, err, out)
+		}
+	}
+	return nil
 }
 
 // An outcome is the result of one mutation.
@@ -134,6 +157,10 @@ func (m mutation) try(ctx context.Context, root, temp string) outcome {
 	overlay, err := m.overlay(root, temp)
 	if err != nil {
 		return outcome{err: err}
+	}
+	patience := patience
+	if m.test == allTests {
+		patience *= 12
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience+2*time.Minute) // for building
 	defer cancel()
@@ -176,7 +203,10 @@ func (m mutation) overlay(root, temp string) (string, error) {
 	return overlay, os.WriteFile(overlay, replace, 0o644)
 }
 
-var failedTest = regexp.MustCompile(`(?m)^--- FAIL: (\w+)`)
+var (
+	failedTest  = regexp.MustCompile(`(?m)^--- FAIL: (\w+)`)
+	hangingTest = regexp.MustCompile(`(?m)^panic: test timed out after .*\n\s*running tests:\n\s*(\w+)`)
+)
 
 // noticed returns the outcome of a go test command that failed with this output.
 func noticed(out string) outcome {
@@ -187,13 +217,13 @@ func noticed(out string) outcome {
 	for _, match := range failedTest.FindAllStringSubmatch(out, -1) {
 		names = append(names, match[1])
 	}
-	switch {
-	case len(names) > 0:
-		return outcome{noticed: strings.Join(names, " ")}
-	case strings.Contains(out, "panic: test timed out"):
-		return outcome{noticed: "a test that hangs"}
+	if match := hangingTest.FindStringSubmatch(out); match != nil {
+		names = append(names, match[1]+" (hangs)")
 	}
-	return outcome{noticed: "a test that crashes"}
+	if len(names) == 0 {
+		return outcome{noticed: "a test that crashes"}
+	}
+	return outcome{noticed: strings.Join(names, " ")}
 }
 
 // report writes the outcomes to w. It returns an error unless all mutations were

@@ -29,7 +29,7 @@ func TestMutations_FitTheSource(t *testing.T) {
 func TestChoose_OnlyAndEvery(t *testing.T) {
 	all := choose(regexp.MustCompile(""), 1, false)
 	third := choose(regexp.MustCompile(""), 3, true)
-	if len(all) != len(mutations) || len(third) != (len(all)+2)/3 || third[1].promise != all[3].promise || third[1].test != "." {
+	if len(all) != len(mutations) || len(third) != (len(all)+2)/3 || third[1].promise != all[3].promise || third[1].test != allTests {
 		t.Errorf("got %d mutations, and %d as every third, with all tests; want all %d, and the 1st, 4th, …", len(all), len(third), len(mutations))
 	}
 	if got := choose(regexp.MustCompile("^budget.go$"), 1, false); len(got) == 0 || got[0].file != "budget.go" {
@@ -47,7 +47,7 @@ func TestNoticed_NamesTheTests(t *testing.T) {
 		reason          string
 	}{
 		{"tests fail", "--- FAIL: TestA (0.00s)\n    --- FAIL: TestA/b (0.00s)\n--- FAIL: FuzzB (0.1s)\nFAIL\n", "TestA FuzzB", false, "subtests belong to their test"},
-		{"a test hangs", "panic: test timed out after 5s\n", "a test that hangs", false, "no name is printed"},
+		{"a test hangs", "panic: test timed out after 5s\n\trunning tests:\n\t\tTestA/b (5s)\n", "TestA (hangs)", false, "the list of running tests names it"},
 		{"a test crashes", "fatal error: stack overflow\n", "a test that crashes", false, "no name is printed"},
 		{"it does not build", "FAIL	x [build failed]\n", "", true, "no test has run"},
 	}
