@@ -14,8 +14,8 @@ import (
 	"gonum.org/v1/plot/vg/vgsvg"
 )
 
-// A chart shows one metric of a few workloads: a dot at each contender's median,
-// with whiskers from quartile to quartile.
+// A chart shows one metric of several workloads: a dot at the median of each
+// contender, with whiskers from quartile to quartile.
 type chart struct {
 	file, title string
 	metric      metric
@@ -23,15 +23,15 @@ type chart struct {
 }
 
 var charts = []chart{
-	{"benchmarks-layer.svg", "Time of a call that succeeds, the transport costing nothing", nsPerOp, []string{"GET", "POST", "GET-parallel"}},
-	{"benchmarks-stream.svg", "Time of a streamed POST of 64 KiB, transport in memory", nsPerOp, []string{streamWork}},
-	{"benchmarks-retry.svg", "Time of a call that meets one 503, backoff 1 ns, transport in memory", nsPerOp, []string{"GET-503-then-200", "POST-503-then-200"}},
+	{"benchmarks-layer.svg", "Time of a successful call, on a transport without cost", nsPerOp, []string{"GET", "POST", "GET-parallel"}},
+	{"benchmarks-stream.svg", "Time of a streamed POST of 64 KiB, on a transport in memory", nsPerOp, []string{streamWork}},
+	{"benchmarks-retry.svg", "Time of a call with one 503 and a backoff of 1 ns, on a transport in memory", nsPerOp, []string{"GET-503-then-200", "POST-503-then-200"}},
 	{"benchmarks-upload.svg", "Peak memory of a streamed upload of 64 MiB", peakBytes, []string{uploadWork}},
 	{"benchmarks-loopback.svg", "Median latency on loopback", p50, []string{"loopback-GET", "loopback-POST"}},
-	{"benchmarks-waiting.svg", "Memory of one call that waits for its retry, with its request and goroutine", bytesHeld, []string{"waiting-no-body", "waiting-GetBody", "waiting-1KiB-recorded"}},
+	{"benchmarks-waiting.svg", "Memory of a call that waits for its retry, with its request and goroutine", bytesHeld, []string{"waiting-no-body", "waiting-GetBody", "waiting-1KiB-buffered"}},
 }
 
-// The colours are told apart also by the colour-blind (Okabe and Ito).
+// The colors of Okabe and Ito can be told apart by the color-blind.
 var chartColors = []color.Color{
 	color.RGBA{R: 0, G: 114, B: 178, A: 255},
 	color.RGBA{R: 213, G: 94, B: 0, A: 255},
@@ -57,7 +57,7 @@ func (c chart) svg(r *report) ([]byte, error) {
 			return nil, err
 		}
 	}
-	// Whole decades, so that every chart has a tick to be read by.
+	// Whole decades, so that every chart has a labeled tick.
 	p.X.Min = math.Pow(10, math.Floor(math.Log10(p.X.Min)))
 	p.X.Max = math.Pow(10, math.Ceil(math.Log10(p.X.Max)))
 	p.Legend.TextStyle.Font.Size = vg.Points(9)
@@ -66,15 +66,15 @@ func (c chart) svg(r *report) ([]byte, error) {
 	area := draw.New(canvas)
 	area.SetColor(color.White)
 	area.Fill(area.Rectangle.Path())
-	const margin = 18 // for the labels, which the plotter lets stick out
+	const margin = 18 // the plotter draws labels beyond its area
 	p.Draw(draw.Crop(area, margin, -margin, margin/3, -margin/3))
 	var b bytes.Buffer
 	_, err := canvas.WriteTo(&b)
-	// Not every reader has the font that the plotter names.
+	// Readers may not have the font of the plotter.
 	return bytes.ReplaceAll(b.Bytes(), []byte("font-family:Liberation Sans"), []byte("font-family:Liberation Sans,Arial,sans-serif")), err
 }
 
-// rowNames are from the bottom to the top, as the axis goes.
+// rowNames returns the contenders from the bottom of the axis to the top.
 func rowNames() []string {
 	names := make([]string, len(contenders))
 	for i, c := range contenders {
@@ -83,7 +83,7 @@ func rowNames() []string {
 	return names
 }
 
-// A dots is a series for plotter.
+// dots is a series for the plotter.
 type dots struct {
 	plotter.XYs
 	plotter.XErrors
@@ -120,7 +120,7 @@ func (c chart) addSeries(p *plot.Plot, r *report, i int, w string) error {
 	return nil
 }
 
-// decades ticks a logarithmic axis at powers of ten, in the metric's unit.
+// decades places the ticks of a logarithmic axis at powers of ten.
 type decades struct{ metric }
 
 // Ticks implements [plot.Ticker].
@@ -135,7 +135,7 @@ func (d decades) Ticks(low, high float64) []plot.Tick {
 	return ticks
 }
 
-// label is amount, but for bytes, which a decimal axis can't show in KiB.
+// label is like amount, but uses decimal units for bytes, as the axis does.
 func (d decades) label(x float64) string {
 	if d.metric != peakBytes && d.metric != bytesHeld {
 		return amount(x, d.metric)

@@ -14,12 +14,12 @@ const (
 
 	connectionCalls   = 3
 	connectionBackoff = 10 * time.Millisecond
-	callPatience      = 300 * time.Millisecond // what a call may take before it counts as hanging
+	callPatience      = 300 * time.Millisecond // a call that takes longer hangs
 	leakPatience      = 100 * time.Millisecond
 )
 
-// connections makes calls that meet a 503 with a body of size bytes, then a
-// 200, each on a transport of its own, and counts connections.
+// connections returns a workload that makes calls with a 503 of size bytes and
+// then a 200, each on a transport of its own, and counts connections.
 func connections(name string, size int) workload {
 	body := fmt.Sprintf("of %d KiB", size>>10)
 	if size == endless {
@@ -27,8 +27,8 @@ func connections(name string, size int) workload {
 	}
 	return workload{
 		name: name,
-		about: fmt.Sprintf("GET; a 503 with a body %s, then a 200, backoff %v, a server on loopback: connections opened by a call, "+
-			"connections open for %v after it, and its time", body, connectionBackoff, leakPatience),
+		about: fmt.Sprintf("GET; a 503 with a body %s, then a 200; backoff %v; a server on loopback: connections that a call opens, "+
+			"connections still open %v after it, and its time", body, connectionBackoff, leakPatience),
 		metrics: []metric{connsOpened, connsLeaked, nsPerOp},
 		gate: func(x contender) finding {
 			if x.once {
@@ -67,7 +67,7 @@ type connectionCount struct {
 }
 
 func oneConnectionCount(x contender, srv *server) (connectionCount, error) {
-	// The context ends only after the leaks are counted: it would close them.
+	// The context ends after the leaks are counted, because it closes them.
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	hung := time.AfterFunc(callPatience, cancel)
@@ -89,8 +89,8 @@ func oneConnectionCount(x contender, srv *server) (connectionCount, error) {
 	return c, nil
 }
 
-// A failer is a handler that answers every other request with a 503, the first
-// one too.
+// A failer is a handler that responds to every other request with a 503,
+// including the first.
 type failer struct {
 	size  int
 	calls atomic.Int64
@@ -111,7 +111,7 @@ func (f *failer) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	w.Write(make([]byte, f.size))
 }
 
-// drip writes until the client is gone.
+// drip writes until the client disconnects.
 func drip(w http.ResponseWriter, req *http.Request) {
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()

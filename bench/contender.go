@@ -18,19 +18,19 @@ import (
 	resty3 "resty.dev/v3"
 )
 
-// A contender is one way of making HTTP requests, most of them with retries.
+// A contender is a way to make HTTP requests, in most cases with retries.
 type contender struct {
 	name   string
-	module string // whose version the page names; "" if it is of the standard library
+	module string // of which the page gives the version; "" for the standard library
 	open   opener
 
-	// once is set if the contender makes a single attempt. It stands in the
-	// table for comparison, and is nobody's peer.
+	// once is set if the contender makes a single attempt. It is listed for
+	// comparison and is not a peer.
 	once bool
 }
 
-// An opener makes a contender on top of base that waits for backoff before
-// every retry.
+// An opener returns a contender on top of base that waits for backoff before each
+// retry.
 type opener func(base http.RoundTripper, backoff time.Duration) send
 
 // A send makes one call, from the job's request to the end of the response
@@ -44,7 +44,7 @@ const (
 	maxRetries = 3
 )
 
-// contenders stand in the table in this order. To add one, add a line here.
+// contenders are listed in this order. To add one, add a line.
 var contenders = []contender{
 	{name: bareName, open: roundTripper(bare), once: true},
 	{name: "http.Client", open: doer(plainClient), once: true},
@@ -66,10 +66,10 @@ func roundTripper(wrap func(http.RoundTripper, time.Duration) http.RoundTripper)
 	}
 }
 
-// A do is what an [http.Client] has as Do.
+// A do is a function like the Do of an [http.Client].
 type do func(*http.Request) (*http.Response, error)
 
-// doer opens a contender that takes an [http.Request] and is no RoundTripper.
+// doer opens a contender that takes an [http.Request] and is not a RoundTripper.
 func doer(wrap func(http.RoundTripper, time.Duration) do) opener {
 	return func(base http.RoundTripper, d time.Duration) send {
 		call := wrap(base, d)
@@ -92,7 +92,7 @@ func consume(resp *http.Response, err error) (int, int64, error) {
 
 func bare(base http.RoundTripper, _ time.Duration) http.RoundTripper { return base }
 
-// plainClient is what the contenders that are clients can't be faster than.
+// plainClient is the baseline for contenders that are clients.
 func plainClient(base http.RoundTripper, _ time.Duration) do {
 	return (&http.Client{Transport: base}).Do
 }
@@ -104,8 +104,8 @@ func ownTransport(base http.RoundTripper, d time.Duration) http.RoundTripper {
 	}
 }
 
-// retryablehttpTransport is the transport of the client that StandardClient
-// returns, without that client's own cost.
+// retryablehttpTransport returns the transport of the client that StandardClient
+// returns, without the cost of that client.
 func retryablehttpTransport(base http.RoundTripper, d time.Duration) http.RoundTripper {
 	c := retryablehttp.NewClient()
 	c.HTTPClient = &http.Client{Transport: base}
@@ -192,21 +192,21 @@ func (silence) Errorf(string, ...any) {}
 func (silence) Warnf(string, ...any)  {}
 func (silence) Debugf(string, ...any) {}
 
-// backoffLoop is the loop that a careful user writes on cenkalti/backoff: it
-// makes the body replayable, and drains and closes what it supersedes.
+// backoffLoop is a careful hand-written loop around cenkalti/backoff. It makes
+// the body replayable, and discards and closes responses.
 func backoffLoop(base http.RoundTripper, d time.Duration) do {
-	const maxDrain = 64 << 10
+	const maxDiscard = 64 << 10
 	return func(req *http.Request) (*http.Response, error) {
 		getBody, err := replayable(req)
 		if err != nil {
 			return nil, err
 		}
-		var superseded *http.Response
+		var unwanted *http.Response
 		attempt := func() (*http.Response, error) {
-			if superseded != nil {
-				io.CopyN(io.Discard, superseded.Body, maxDrain)
-				superseded.Body.Close()
-				superseded = nil
+			if unwanted != nil {
+				io.CopyN(io.Discard, unwanted.Body, maxDiscard)
+				unwanted.Body.Close()
+				unwanted = nil
 			}
 			again := req.WithContext(req.Context())
 			if getBody != nil {
@@ -219,7 +219,7 @@ func backoffLoop(base http.RoundTripper, d time.Duration) do {
 				return nil, err
 			}
 			if resp.StatusCode == http.StatusServiceUnavailable {
-				superseded = resp
+				unwanted = resp
 				return resp, fmt.Errorf("status %d", resp.StatusCode)
 			}
 			return resp, nil
@@ -235,8 +235,8 @@ func backoffLoop(base http.RoundTripper, d time.Duration) do {
 	}
 }
 
-// replayable returns what gives the body of req again and again; nil if it has
-// none. It closes the body.
+// replayable returns a function that returns the body of req any number of times,
+// or nil if there is no body. It closes the body.
 func replayable(req *http.Request) (func() (io.ReadCloser, error), error) {
 	if req.Body == nil || req.Body == http.NoBody {
 		return nil, nil
@@ -252,8 +252,8 @@ func replayable(req *http.Request) (func() (io.ReadCloser, error), error) {
 	return func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(data)), nil }, nil
 }
 
-// twice makes a second call when the first ends in a 503, without a wait: what
-// one failure costs at the least. It is for contenders that don't retry.
+// twice makes a second call immediately if the first returns a 503. That is the
+// least that a failure can cost. It is for contenders that do not retry.
 func twice(s send) send {
 	return func(j *job) (int, int64, error) {
 		status, size, err := s(j)

@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// amount writes x with three significant digits and a unit that fits m.
+// amount formats x with three significant digits and the unit of m.
 func amount(x float64, m metric) string {
 	switch m {
 	case ratio:
@@ -19,7 +19,7 @@ func amount(x float64, m metric) string {
 	return number(x)
 }
 
-// ratio is the metric of a quotient.
+// ratio is the metric of quotients.
 const ratio metric = ""
 
 func scaled(x, step float64, units ...string) string {
@@ -48,7 +48,7 @@ func number(x float64) string {
 	return fmt.Sprintf("%.0f", x)
 }
 
-// heading is the column title of a metric.
+// heading returns the column title of a metric.
 func (m metric) heading() string {
 	return map[metric]string{
 		nsPerOp: "time", bytesPerOp: "memory", allocsPerOp: "allocations",
@@ -58,7 +58,7 @@ func (m metric) heading() string {
 	}[m]
 }
 
-// A table has a head and rows of as many cells.
+// A table has a head and rows of the same length.
 type table struct {
 	head []string
 	rows [][]string
@@ -66,7 +66,7 @@ type table struct {
 
 func (t *table) add(cells ...string) { t.rows = append(t.rows, cells) }
 
-// markdown writes t so that it can also be read as it is.
+// markdown writes t as Markdown.
 func (t *table) markdown(b *strings.Builder) {
 	line := func(cells []string) {
 		b.WriteString("| " + strings.Join(cells, " | ") + " |\n")
@@ -78,7 +78,7 @@ func (t *table) markdown(b *strings.Builder) {
 	}
 }
 
-// text writes t for a terminal.
+// text writes t with aligned columns.
 func (t *table) text(b *strings.Builder) {
 	width := make([]int, len(t.head))
 	for _, row := range append([][]string{t.head}, t.rows...) {

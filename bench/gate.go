@@ -10,22 +10,21 @@ import (
 	"time"
 )
 
-// A finding is what the gate found out about a contender at one kind of work.
-// The zero finding is: all is well.
+// A finding is the result of the gate for a contender at a workload. The zero
+// finding means that the contender is correct.
 type finding struct {
-	wrong string // why it can't do the work correctly; no figure is given then
-	note  string // what stands beside its figures
-	lazy  bool   // it leaves out a part of the work, and is nobody's best peer
+	wrong string // why the contender is incorrect; it then gets no figure
+	note  string // shown next to the figures
+	lazy  bool   // it omits a part of the work, and is never the best peer
 }
 
-// gatePatience is how long a single call may take that should take a moment.
+// gatePatience limits a call that should take milliseconds.
 const gatePatience = 5 * time.Second
 
-// gate tells whether c does one kind of work correctly: whether the request
-// body arrives whole and is closed; whether replays carry the same bytes, also
-// when the transport answers early and goes on reading; and, if failing,
-// whether the response that a retry supersedes is drained, within a bound, and
-// closed.
+// gate checks that c works correctly. The request body must arrive whole and be
+// closed. A replay must have the same bytes, also if the transport has returned
+// early and still reads the previous attempt's body. If failing, the discarded
+// response must be read, within a bound, and closed.
 func gate(c contender, kind bodyKind, failing bool) finding {
 	done := make(chan finding, 1)
 	go func() { done <- examine(c, kind, failing) }()
@@ -55,7 +54,7 @@ func examine(c contender, kind bodyKind, failing bool) finding {
 		}
 	}
 	if failing {
-		found = found.and(replays[0].superseded()).and(examineBound(c, kind))
+		found = found.and(replays[0].discarded()).and(examineBound(c, kind))
 	}
 	return found
 }
@@ -79,11 +78,11 @@ func examineSuccess(c contender, kind bodyKind) finding {
 	case err != nil:
 		return finding{wrong: "fails: " + err.Error()}
 	case status != http.StatusOK || len(r.got) != 1:
-		return finding{wrong: fmt.Sprintf("status %d after %d attempts where the first succeeds", status, len(r.got))}
+		return finding{wrong: fmt.Sprintf("status %d after %d attempts although the first succeeds", status, len(r.got))}
 	case kind != noBody && !bytes.Equal(r.got[0], gateData):
 		return finding{wrong: "sends a wrong body"}
 	case kind == streamed && j.src.off > 0 && !j.src.closed:
-		return finding{note: "never closes the request's body"}
+		return finding{note: "never closes the request body"}
 	}
 	return finding{}
 }
@@ -91,35 +90,35 @@ func examineSuccess(c contender, kind bodyKind) finding {
 func examineReplay(c contender, kind bodyKind, r *recorder) string {
 	when := ""
 	if r.early {
-		when = " when the server answers early"
+		when = " after an early response"
 	}
 	status, _, err := c.open(r, time.Nanosecond)(newJob(memoryURL, kind, bodyOf(gateData)))
 	if len(r.got) == 2 && kind != noBody && !bytes.Equal(r.got[1], gateData) {
-		return fmt.Sprintf("replays a wrong body%s: %d of %d bytes are right", when, agreeing(r.got[1], gateData), len(gateData))
+		return fmt.Sprintf("replays a wrong body%s: %d of %d bytes are correct", when, agreeing(r.got[1], gateData), len(gateData))
 	}
 	switch {
 	case err != nil:
-		return "can't replay the body: " + err.Error()
+		return "cannot replay the body: " + err.Error()
 	case status != http.StatusOK || len(r.got) != 2:
 		return fmt.Sprintf("does not retry a 503: status %d after %d attempts", status, len(r.got))
 	}
 	return ""
 }
 
-// hugeBody stands for an error body that never ends.
+// hugeBody is the size of an error body that stands for an endless one.
 const hugeBody = 64 << 20
 
-// examineBound tells whether c reads an error body to its end, however far that is.
+// examineBound checks that c does not read an error body of any size to its end.
 func examineBound(c contender, kind bodyKind) finding {
 	r := &recorder{failures: 1, errorSize: hugeBody}
 	examineReplay(c, kind, r)
 	if len(r.errors) == 1 && r.errors[0].left == 0 {
-		return finding{note: "drains without a bound: an error body that does not end holds up the call for ever", lazy: true}
+		return finding{note: "discards without a bound: an endless error body blocks the call forever", lazy: true}
 	}
 	return finding{}
 }
 
-// agreeing returns how many bytes got and want have in common from the start.
+// agreeing returns the length of the common prefix of got and want.
 func agreeing(got, want []byte) int {
 	for i := range min(len(got), len(want)) {
 		if got[i] != want[i] {
@@ -129,15 +128,15 @@ func agreeing(got, want []byte) int {
 	return min(len(got), len(want))
 }
 
-// A recorder is a transport that keeps what it is sent.
+// A recorder is a transport that keeps the request bodies.
 type recorder struct {
-	failures  int // the first attempts, which get a 503
+	failures  int // the number of attempts that get a 503
 	errorSize int // of its body; 0: errorBodySize
 
-	// early lets the first attempt have its answer when a part of its body has
-	// been read. The rest is read while the second attempt is under way, as
-	// net/http does it, here in turns and in one goroutine: what goes wrong
-	// does so every time.
+	// early makes the first attempt return when a part of its body has been
+	// read. As net/http does, the recorder reads the rest during the second
+	// attempt. It alternates between the two in one goroutine, so that a wrong
+	// replay is wrong in every run.
 	early bool
 
 	got    [][]byte
@@ -205,14 +204,14 @@ func closeAll(bodies ...io.ReadCloser) {
 	}
 }
 
-// superseded tells what became of the 503s.
-func (r *recorder) superseded() finding {
+// discarded reports how the contender has treated the 503s.
+func (r *recorder) discarded() finding {
 	for _, body := range r.errors {
 		switch {
 		case !body.closed:
-			return finding{wrong: "never closes the response it supersedes: a connection leaks"}
+			return finding{wrong: "never closes the discarded response: a connection leaks"}
 		case !body.ended && body.left > 0:
-			return finding{note: "does not drain the response it supersedes", lazy: true}
+			return finding{note: "does not read the discarded response", lazy: true}
 		}
 	}
 	return finding{}

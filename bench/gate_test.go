@@ -9,11 +9,11 @@ import (
 	"time"
 )
 
-// A faulty is a transport that retries a 503 once, and gets one thing wrong.
+// A faulty is a transport that retries a 503 once and has one fault.
 type faulty struct {
 	http.RoundTripper
-	body   func(first io.ReadCloser) func() io.ReadCloser // what an attempt sends; nil: the first one's body, always
-	retire func(*http.Response)                           // what becomes of a superseded response
+	body   func(first io.ReadCloser) func() io.ReadCloser // returns the body of an attempt; nil: the first one's body, always
+	retire func(*http.Response)                           // discards a response
 }
 
 func (f faulty) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -39,13 +39,13 @@ func whole(body io.ReadCloser) []byte {
 	return data
 }
 
-// copies gives every attempt a copy of its own: the right way.
+// copies gives each attempt a copy of its own, which is correct.
 func copies(body io.ReadCloser) func() io.ReadCloser {
 	data := whole(body)
 	return func() io.ReadCloser { return io.NopCloser(bytes.NewReader(data)) }
 }
 
-// shared gives every attempt the same reader, rewound.
+// shared gives each attempt the same reader, rewound.
 func shared(body io.ReadCloser) func() io.ReadCloser {
 	r := bytes.NewReader(whole(body))
 	return func() io.ReadCloser {
@@ -54,13 +54,13 @@ func shared(body io.ReadCloser) func() io.ReadCloser {
 	}
 }
 
-// truncated loses the last byte.
+// truncated loses a byte.
 func truncated(body io.ReadCloser) func() io.ReadCloser {
 	data := whole(body)
 	return func() io.ReadCloser { return io.NopCloser(bytes.NewReader(data[1:])) }
 }
 
-// unclosed keeps the caller's body open.
+// unclosed leaves the caller's body open.
 func unclosed(body io.ReadCloser) func() io.ReadCloser {
 	return copies(io.NopCloser(body))
 }
@@ -75,30 +75,30 @@ func readAll(resp *http.Response) {
 	resp.Body.Close()
 }
 
-func TestGate(t *testing.T) {
+func TestGate_FindsFaults(t *testing.T) {
 	tests := []struct {
 		name      string
 		reason    string
 		contender faulty
 		kind      bodyKind
-		want      finding // by how the texts begin
+		want      finding // with prefixes of the texts
 	}{
 		{"right", "nothing to find", faulty{body: copies, retire: discard}, streamed, finding{}},
 		{"right-GetBody", "nothing to find", faulty{body: copies, retire: discard}, getBody, finding{}},
-		{"spent", "the second attempt sends the first one's body, which is at its end", faulty{retire: discard}, streamed,
+		{"spent", "the second attempt sends the first one's body, which has been read", faulty{retire: discard}, streamed,
 			finding{wrong: "replays a wrong body: 0 of"}},
-		{"shared", "right while attempts don't overlap; what the stale one reads is missing from the replay", faulty{body: shared, retire: discard}, streamed,
-			finding{wrong: "replays a wrong body when the server answers early"}},
-		{"truncated", "the first attempt already is wrong", faulty{body: truncated, retire: discard}, getBody,
+		{"shared", "correct unless attempts overlap: the replay lacks the bytes that the first attempt still reads", faulty{body: shared, retire: discard}, streamed,
+			finding{wrong: "replays a wrong body after an early response"}},
+		{"truncated", "even the first attempt is wrong", faulty{body: truncated, retire: discard}, getBody,
 			finding{wrong: "sends a wrong body"}},
 		{"unclosed", "a file would stay open", faulty{body: unclosed, retire: discard}, streamed,
-			finding{note: "never closes the request's body"}},
-		{"leaking", "a 503 that nobody closes holds its connection", faulty{body: copies, retire: func(*http.Response) {}}, noBody,
-			finding{wrong: "never closes the response it supersedes"}},
-		{"undrained", "it saves the work of draining, and costs a connection", faulty{body: copies, retire: func(r *http.Response) { r.Body.Close() }}, noBody,
-			finding{note: "does not drain", lazy: true}},
-		{"unbounded", "an error body that does not end would hold up the call for ever", faulty{body: copies, retire: readAll}, noBody,
-			finding{note: "drains without a bound", lazy: true}},
+			finding{note: "never closes the request body"}},
+		{"leaking", "a 503 that is not closed keeps its connection", faulty{body: copies, retire: func(*http.Response) {}}, noBody,
+			finding{wrong: "never closes the discarded response"}},
+		{"unread", "it saves work and costs a connection", faulty{body: copies, retire: func(r *http.Response) { r.Body.Close() }}, noBody,
+			finding{note: "does not read", lazy: true}},
+		{"unbounded", "an endless error body would block the call forever", faulty{body: copies, retire: readAll}, noBody,
+			finding{note: "discards without a bound", lazy: true}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -114,21 +114,19 @@ func TestGate(t *testing.T) {
 	}
 }
 
-// begins is strings.HasPrefix, but nothing begins with nothing.
+// begins is strings.HasPrefix, except that only "" begins with "".
 func begins(s, prefix string) bool {
 	return strings.HasPrefix(s, prefix) && (s == "") == (prefix == "")
 }
 
-func TestGateFindsNoRetry(t *testing.T) {
+func TestGate_FindsNoRetry(t *testing.T) {
 	c := contender{name: "plain", open: roundTripper(bare)}
 	if got := gate(c, noBody, true); !strings.HasPrefix(got.wrong, "does not retry") {
-		t.Errorf("a transport that makes one attempt: got %+v, want it to be found out", got)
+		t.Errorf("a transport that makes one attempt: got %+v, want a finding", got)
 	}
 }
 
-// TestOwnPassesEverywhere: what this library promises holds at every workload
-// before its speed is looked at.
-func TestOwnPassesEverywhere(t *testing.T) {
+func TestGate_FindsNothingInHttpretry(t *testing.T) {
 	for _, w := range workloads {
 		for _, c := range contenders {
 			if c.name != ownName {
@@ -141,9 +139,9 @@ func TestOwnPassesEverywhere(t *testing.T) {
 	}
 }
 
-// TestContendersSend: every contender is set up well enough to make a GET, to
-// send a body, and to retry a 503.
-func TestContendersSend(t *testing.T) {
+// Each contender is configured well enough to make a GET, to send a body and to
+// retry a 503.
+func TestContenders_SendAndRetry(t *testing.T) {
 	for _, c := range contenders {
 		for _, kind := range []bodyKind{noBody, getBody, streamed} {
 			if got := examineSuccess(c, kind); got.wrong != "" {

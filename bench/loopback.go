@@ -7,19 +7,19 @@ import (
 	"time"
 )
 
-// loopbackCalls are how many calls one run makes; its percentiles are those of
-// these.
+// loopbackCalls is the number of calls in a run, of which the percentiles are
+// taken.
 const loopbackCalls = 500
 
-// loopback is one call after the other to a real server.
+// loopback returns a workload of sequential calls to a server.
 func loopback(name string, kind bodyKind) workload {
 	return workload{
 		name:    name,
-		about:   call{kind: kind}.String() + "; a server and a connection on loopback, one call after the other",
+		about:   call{kind: kind}.String() + "; a server on loopback, one connection, sequential calls",
 		metrics: []metric{p50, p90, p99, bytesPerOp, allocsPerOp},
 		gate:    func(x contender) finding { return gate(x, kind, false) },
 		open: func(x contender) (trial, func()) {
-			srv := newServer(http.HandlerFunc(echoLength))
+			srv := newServer(http.HandlerFunc(respond))
 			base := network()
 			s := x.open(base, shortWait)
 			j := newJob(srv.URL, kind, call{kind: kind}.body())
@@ -32,13 +32,13 @@ func loopback(name string, kind bodyKind) workload {
 	}
 }
 
-// echoLength reads the request and answers with a short text.
-func echoLength(w http.ResponseWriter, req *http.Request) {
+// respond reads the request and responds with a short text.
+func respond(w http.ResponseWriter, req *http.Request) {
 	io.Copy(io.Discard, req.Body)
 	io.WriteString(w, "done\n")
 }
 
-// latencies makes a few calls to warm up, and then those that count.
+// latencies makes some calls to warm up, and measures the calls after that.
 func latencies(s send, j *job) (sample, error) {
 	if err := repeatFresh(s, j, loopbackCalls/10, nil); err != nil {
 		return nil, err

@@ -1,6 +1,6 @@
-// Bench measures httpretry beside other ways of retrying HTTP requests. It
-// prints a table for each kind of work, and writes docs/benchmarks.md with its
-// charts, and the raw figures for benchstat.
+// Bench compares httpretry with other ways to retry HTTP requests. It prints a
+// table for each workload and writes docs/benchmarks.md, its charts, and the raw
+// figures for benchstat.
 //
 //	go -C bench run .
 //	go -C bench run . -only 'POST.*/(bare|httpretry|rehttp)$' -runs 20
@@ -19,9 +19,9 @@ import (
 const defaultOut = "../docs"
 
 func main() {
-	runs := flag.Int("runs", 12, "how many times each contender does each work; 10 is the least for figures worth showing")
-	only := flag.String("only", "", "measure only what this regular expression finds in work/contender; bare is measured beside it")
-	out := flag.String("out", "", "the folder for page, charts and raw figures (default "+defaultOut+", or nowhere with -only)")
+	runs := flag.Int("runs", 12, "runs of each contender at each workload; publish no fewer than 10")
+	only := flag.String("only", "", "measure only the workload/contender pairs that match this regular expression, and bare")
+	out := flag.String("out", "", "write page, charts and raw figures to this directory (default "+defaultOut+", or none with -only)")
 	flag.Parse()
 	if err := run(*runs, *only, *out); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -31,7 +31,7 @@ func main() {
 
 func run(runs int, only, out string) error {
 	if runs < 1 {
-		return fmt.Errorf("-runs is %d: it must be at least 1", runs)
+		return fmt.Errorf("invalid -runs %d: must be at least 1", runs)
 	}
 	wanted, err := regexp.Compile(only)
 	if err != nil {
@@ -53,7 +53,7 @@ func run(runs int, only, out string) error {
 	return r.write(out)
 }
 
-// progress is f if somebody sits in front of it.
+// progress returns f if it is a terminal.
 func progress(f *os.File) io.Writer {
 	if info, err := f.Stat(); err != nil || info.Mode()&os.ModeCharDevice == 0 {
 		return io.Discard
@@ -61,7 +61,7 @@ func progress(f *os.File) io.Writer {
 	return f
 }
 
-// measureAll measures what wanted finds in work/contender.
+// measureAll measures the workload/contender pairs that wanted matches.
 func measureAll(ws []workload, cs []contender, wanted *regexp.Regexp, runs int, progress io.Writer) *report {
 	r := &report{runs: runs, results: map[string][]*result{}}
 	var ms []*measurement
@@ -87,7 +87,7 @@ func measureAll(ws []workload, cs []contender, wanted *regexp.Regexp, runs int, 
 	return r
 }
 
-// write writes the page and what belongs to it into a folder.
+// write writes the page, the charts and the raw figures to a directory.
 func (r *report) write(folder string) error {
 	files := map[string][]byte{
 		"benchmarks.md":  []byte(r.page()),

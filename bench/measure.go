@@ -10,8 +10,7 @@ import (
 	"time"
 )
 
-// A metric names what a figure means, in the form that benchstat reads: the
-// unit comes last.
+// A metric is the unit of a figure, as benchstat reads it.
 type metric string
 
 const (
@@ -30,35 +29,35 @@ const (
 	stackHeld   metric = "stack-B/waiting-call"
 )
 
-// A sample is what one run of one contender at one workload came to.
+// A sample has the figures of one run.
 type sample map[metric]float64
 
 // A trial makes one run.
 type trial func() (sample, error)
 
-// A workload is one kind of work, the same for every contender.
+// A workload is a kind of work that all contenders do.
 type workload struct {
 	name  string
-	about string // one sentence for the page, without a full stop
+	about string // a sentence for the page, without the full stop
 
-	// metrics are what it measures. Contenders are ranked by the first.
+	// metrics are measured. The first ranks the contenders.
 	metrics []metric
 
 	gate func(contender) finding
 	open func(contender) (run trial, free func())
 
-	// maxRuns, if not 0, bounds the runs of what hardly varies and takes long.
+	// maxRuns, if not 0, limits the runs of a slow workload with little variance.
 	maxRuns int
 }
 
-// A result is what one contender came to at one workload.
+// A result has the samples of a contender at a workload.
 type result struct {
 	contender contender
 	finding
 	samples []sample
 }
 
-// series returns the runs of one metric, nil if nothing was measured.
+// series returns the figures of a metric, or nil if there are none.
 func (r *result) series(m metric) []float64 {
 	if r == nil || r.wrong != "" {
 		return nil
@@ -72,12 +71,12 @@ func (r *result) series(m metric) []float64 {
 	return xs
 }
 
-// A measurement is one workload, while it is measured.
+// A measurement is a workload that is being measured.
 type measurement struct {
 	workload
 	runs    int
 	results []*result
-	trials  []trial // one for each result; nil: it can't do the work
+	trials  []trial // one for each result; nil if the contender is incorrect
 	order   *rand.Rand
 	free    []func()
 }
@@ -100,8 +99,8 @@ func begin(w workload, cs []contender, runs int) *measurement {
 	return m
 }
 
-// round makes a run of each contender. Every round has an order of its own:
-// nobody always comes after the one that leaves most garbage.
+// round makes a run of each contender. The order varies, so that no contender
+// always follows the one that leaves the most garbage.
 func (m *measurement) round() {
 	for _, i := range m.order.Perm(len(m.results)) {
 		m.results[i].add(m.trials[i])
@@ -114,9 +113,9 @@ func (m *measurement) end() {
 	}
 }
 
-// measure makes the runs of several workloads. They take turns, and in each
-// their contenders do: what disturbs the machine for some seconds meets them
-// all, and none in most of its runs.
+// measure makes the runs of several workloads. It interleaves the workloads, and
+// the contenders within each: interference for some seconds affects all of them,
+// and none in most of its runs.
 func measure(ms []*measurement, progress io.Writer) {
 	most := 0
 	for _, m := range ms {
@@ -146,17 +145,16 @@ func (r *result) add(run trial) {
 	r.samples = append(r.samples, s)
 }
 
-// One run of a workload that is bound by the processor is a few batches, of
-// which the fastest counts: what another process takes from the others says
-// nothing about the contender.
+// A run of a CPU-bound workload consists of batches, of which the fastest
+// counts, to exclude the interference of other processes.
 const (
 	batches   = 15
 	batchTime = 5 * time.Millisecond
 )
 
-// timed returns a trial of f, which does n operations in each of width
-// goroutines, for an n that takes about batchTime. The time is that of one
-// operation while the other goroutines are at theirs.
+// timed returns a trial of f, which does n operations in each of width goroutines,
+// for an n that takes about batchTime. The figure is the time of one operation
+// while the other goroutines do theirs.
 func timed(width int, f func(n int) error) trial {
 	n := 0
 	return func() (sample, error) {
@@ -170,7 +168,8 @@ func timed(width int, f func(n int) error) trial {
 	}
 }
 
-// calibrate returns how many operations f does in batchTime, after warming it up.
+// calibrate warms f up and returns the number of operations that it does in
+// batchTime.
 func calibrate(f func(n int) error) (int, error) {
 	for n := 1; ; n *= 4 {
 		start := time.Now()

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-func TestMeasureTakesTurns(t *testing.T) {
+func TestMeasure_Interleaves(t *testing.T) {
 	var turns []string
 	w := workload{
 		metrics: []metric{nsPerOp},
@@ -42,18 +42,18 @@ func TestMeasureTakesTurns(t *testing.T) {
 		}
 	}
 	if got, want := results[3].wrong, "broke"; got != want {
-		t.Errorf("a contender that breaks in a run: got the finding %q, want %q", got, want)
+		t.Errorf("a contender that fails in a run: got the finding %q, want %q", got, want)
 	}
 	all := strings.Join(turns, " ")
 	if aaa := "a a a"; strings.Contains(strings.ReplaceAll(all, " breaks", ""), aaa) || strings.Contains(all, "wrong") {
-		t.Errorf("got the turns %q, want the contenders to alternate, without the one that is wrong", all)
+		t.Errorf("got the runs %q, want the contenders interleaved, without the incorrect one", all)
 	}
 	if !strings.HasSuffix(all, "free breaks free b free a") {
-		t.Errorf("got the turns %q, want each contender to be freed at the end", all)
+		t.Errorf("got the runs %q, want each contender to be freed at the end", all)
 	}
 }
 
-func TestTimedCountsPerOperation(t *testing.T) {
+func TestTimeBatches_CountsPerOperation(t *testing.T) {
 	var kept []byte
 	s, err := timeBatches(func(n int) error {
 		for range n {
@@ -74,9 +74,8 @@ func TestTimedCountsPerOperation(t *testing.T) {
 	}
 }
 
-// TestWorkloadsRun: every workload brings every metric that it names, for the
-// contender it is all about and for the floor.
-func TestWorkloadsRun(t *testing.T) {
+// Each workload measures all of its metrics, for httpretry and for bare.
+func TestWorkloads_MeasureTheirMetrics(t *testing.T) {
 	var short []workload
 	for _, w := range workloads {
 		if w.maxRuns == 0 { // the others take seconds
@@ -100,7 +99,7 @@ func TestWorkloadsRun(t *testing.T) {
 	}
 }
 
-func TestConnectionsAreCounted(t *testing.T) {
+func TestConnections_AreCounted(t *testing.T) {
 	leaking := contender{name: "leaking", open: roundTripper(func(base http.RoundTripper, _ time.Duration) http.RoundTripper {
 		return faulty{RoundTripper: base, retire: func(*http.Response) {}}
 	})}
@@ -135,8 +134,7 @@ func TestConnectionsAreCounted(t *testing.T) {
 	}
 }
 
-// TestWeigh: what a call keeps while it waits is what is weighed.
-func TestWeigh(t *testing.T) {
+func TestWeigh_MeasuresTheMemoryOfACall(t *testing.T) {
 	const kept = 16 << 10
 	heavy := contender{name: "heavy", open: func(base http.RoundTripper, d time.Duration) send {
 		return func(j *job) (int, int64, error) {
@@ -156,6 +154,6 @@ func TestWeigh(t *testing.T) {
 		t.Fatalf("weigh: %v", err)
 	}
 	if got := s[heapHeld]; got < kept || got > kept+4<<10 {
-		t.Errorf("got %v bytes on the heap for a waiting call, want the %d that it keeps and a little more", got, kept)
+		t.Errorf("got %v bytes on the heap for a waiting call, want the %d that it keeps and at most 4 KiB more", got, kept)
 	}
 }

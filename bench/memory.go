@@ -8,11 +8,10 @@ import (
 
 const memoryURL = "http://memory.test/v1/things"
 
-// A memory is a transport without a network that does what a transport must: it
-// reads the request body, with a buffer of net/http's size, closes it, and
-// makes a response.
+// A memory is a transport without a network. It reads the request body with a
+// buffer of net/http's size, closes it, and returns a response.
 type memory struct {
-	failing bool // every other response is a 503, the first one too
+	failing bool // every other response is a 503, including the first
 	calls   int  // not for parallel use if failing
 }
 
@@ -68,7 +67,7 @@ func (b *errorBody) Close() error {
 	return nil
 }
 
-// copyBuffers are of the size that net/http copies request bodies with.
+// copyBuffers have the size of net/http's copy buffer.
 var copyBuffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
 
 func discardBody(req *http.Request) error {
@@ -89,9 +88,9 @@ func discardBody(req *http.Request) error {
 	}
 }
 
-// nothing is a transport that costs next to nothing: it closes the body, and
-// returns the response that [withResponse] left in the request. What is
-// measured on it is the contender alone.
+// nothing is a transport of negligible cost, which shows the cost of the
+// contender alone. It closes the body and returns the response that
+// [withResponse] has put into the request.
 type nothing struct{}
 
 // RoundTrip implements [http.RoundTripper].
@@ -103,12 +102,12 @@ func (nothing) RoundTrip(req *http.Request) (*http.Response, error) {
 	if resp == nil { // the contender made a request of its own
 		return response(req, http.StatusOK, http.NoBody), nil
 	}
-	resp.Body = http.NoBody // some contenders put theirs in its place
+	resp.Body = http.NoBody // some contenders replace it
 	return resp, nil
 }
 
-// withResponse puts a response for nothing into the request's Response, which
-// otherwise holds the redirect that led to it and is empty here. Copies of the
+// withResponse puts a response for [nothing] into the request's Response field,
+// which otherwise holds the redirect that led to the request. Copies of the
 // request keep it.
 func withResponse(j *job) *job {
 	j.req.Response = response(j.req, http.StatusOK, http.NoBody)

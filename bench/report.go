@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// A report is everything that was measured.
+// A report has all results.
 type report struct {
 	runs      int
 	machine   machine
@@ -15,15 +15,15 @@ type report struct {
 	results   map[string][]*result // by the workload's name
 }
 
-// A machine is where a report was measured.
+// A machine describes the machine of a report.
 type machine struct {
 	goVersion, os, arch, cpu string
 	cores                    int
 	versions                 map[string]string // of the contenders' modules
 }
 
-// thisMachine describes where the program runs. cpuinfo is the text of Linux's
-// /proc/cpuinfo, "" if there is none.
+// thisMachine describes this machine. cpuinfo is the text of /proc/cpuinfo on
+// Linux, and "" elsewhere.
 func thisMachine(cpuinfo string) machine {
 	m := machine{
 		goVersion: runtime.Version(), os: runtime.GOOS, arch: runtime.GOARCH,
@@ -43,7 +43,7 @@ func thisMachine(cpuinfo string) machine {
 	return m
 }
 
-// result returns what one contender came to at one workload, nil if it was not
+// result returns the result of a contender at a workload, or nil if it was not
 // measured.
 func (r *report) result(workload, contender string) *result {
 	for _, res := range r.results[workload] {
@@ -54,18 +54,19 @@ func (r *report) result(workload, contender string) *result {
 	return nil
 }
 
-// median is NaN if it was not measured.
+// median returns a median, or NaN if it was not measured.
 func (r *report) median(workload, contender string, m metric) float64 {
 	return summarize(r.result(workload, contender).series(m)).median
 }
 
-// overBare is by how much own exceeds bare, run by run.
+// overBare summarizes the difference between httpretry and bare, run by run.
 func (r *report) overBare(workload string, m metric) summary {
 	return paired(r.result(workload, ownName).series(m), r.result(workload, bareName).series(m))
 }
 
-// bestPeer returns who of the peers that do all the work, and do it correctly,
-// needs least of m, and how much that is; "" and NaN if there is none.
+// bestPeer returns the peer with the smallest figure, and that figure. Peers that
+// are incorrect or omit a part of the work do not count. It returns "" and NaN if
+// no peer is left.
 func (r *report) bestPeer(workload string, m metric) (name string, least float64) {
 	least = math.NaN()
 	for _, res := range r.results[workload] {

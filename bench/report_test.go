@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// sheet is a report of one workload in which each contender has the given times.
+// sheet returns a report of one workload in which the contenders have these times.
 func sheet(work string, times map[string][]float64) *report {
 	r := &report{runs: 2, results: map[string][]*result{}, workloads: []workload{{name: work, about: "work", metrics: perOp}}}
 	for _, c := range contenders {
@@ -22,7 +22,7 @@ func sheet(work string, times map[string][]float64) *report {
 	return r
 }
 
-func TestBestPeer(t *testing.T) {
+func TestReport_BestPeer(t *testing.T) {
 	r := sheet("GET", map[string][]float64{
 		bareName: {1}, "http.Client": {2}, ownName: {3},
 		"rehttp": {4}, "heimdall": {5}, "go-retryablehttp": {6}, "failsafehttp": {7, 9},
@@ -30,11 +30,11 @@ func TestBestPeer(t *testing.T) {
 	r.result("GET", "rehttp").wrong = "replays a wrong body"
 	r.result("GET", "heimdall").lazy = true
 	if name, x := r.bestPeer("GET", nsPerOp); name != "go-retryablehttp" || x != 6 {
-		t.Errorf("best peer: got %s with %v, want go-retryablehttp with 6: the faster ones make one attempt, are ours, wrong or lazy", name, x)
+		t.Errorf("best peer: got %s with %v, want go-retryablehttp with 6: the faster ones make one attempt, are httpretry, incorrect or lazy", name, x)
 	}
 }
 
-func TestTargetsAreComputed(t *testing.T) {
+func TestReport_Targets(t *testing.T) {
 	tests := []struct {
 		name   string
 		reason string
@@ -45,10 +45,10 @@ func TestTargetsAreComputed(t *testing.T) {
 	}{
 		{"met", "39 ns more", sheet("GET", map[string][]float64{bareName: {10, 20}, ownName: {49, 59}}), "GET: no allocation", true, true},
 		{"not-met", "41 ns more", sheet("GET", map[string][]float64{bareName: {10, 20}, ownName: {51, 61}}), "GET: no allocation", false, true},
-		{"unknown", "nobody measured it", sheet("GET", nil), "GET: no allocation", false, false},
+		{"unknown", "not measured", sheet("GET", nil), "GET: no allocation", false, false},
 		{"ratio-met", "a third of the best", sheet(streamWork, map[string][]float64{ownName: {10}, "rehttp": {30}, "resty-v2": {90}}), "a third", true, true},
 		{"ratio-not-met", "more than a third of the best", sheet(streamWork, map[string][]float64{ownName: {11}, "rehttp": {30}, "resty-v2": {90}}), "a third", false, true},
-		{"no-peer", "no peer to be compared with", sheet(streamWork, map[string][]float64{ownName: {11}}), "a third", false, false},
+		{"no-peer", "no peer to compare with", sheet(streamWork, map[string][]float64{ownName: {11}}), "a third", false, false},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -66,7 +66,7 @@ func TestTargetsAreComputed(t *testing.T) {
 	}
 }
 
-func TestAmount(t *testing.T) {
+func TestAmount_Units(t *testing.T) {
 	tests := []struct {
 		x    float64
 		m    metric
@@ -89,9 +89,9 @@ func TestAmount(t *testing.T) {
 	}
 }
 
-// TestWrite: the page has a row for each contender, the charts are SVG, and the
-// raw figures are in the format of the Go benchmarks.
-func TestWrite(t *testing.T) {
+// The page has a row for each contender, the charts are SVG, and the raw figures
+// have the format of Go benchmarks.
+func TestReport_Write(t *testing.T) {
 	r := measureAll(workloads, contenders, regexp.MustCompile("^GET/(httpretry|rehttp)$"), 2, io.Discard)
 	r.machine = thisMachine("model name\t: Imaginary 3000\n")
 	folder := filepath.Join(t.TempDir(), "new")
@@ -120,7 +120,7 @@ func TestWrite(t *testing.T) {
 	}
 }
 
-func TestRunRejects(t *testing.T) {
+func TestRun_RejectsInvalidFlags(t *testing.T) {
 	for _, tt := range []struct {
 		runs int
 		only string

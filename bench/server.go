@@ -8,8 +8,7 @@ import (
 	"time"
 )
 
-// A server is a real HTTP server on loopback that keeps count of its
-// connections.
+// A server is an HTTP server on loopback that counts its connections.
 type server struct {
 	*httptest.Server
 
@@ -45,14 +44,14 @@ func (s *server) note(c net.Conn, state http.ConnState) {
 	}
 }
 
-// opens returns how many connections were opened since the start.
+// opens returns the number of connections that have been opened.
 func (s *server) opens() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.opened
 }
 
-// leaked returns how many connections stay open for patience.
+// leaked returns the number of connections that are still open after patience.
 func (s *server) leaked(patience time.Duration) int {
 	s.mu.Lock()
 	gone := s.gone
@@ -66,14 +65,14 @@ func (s *server) leaked(patience time.Duration) int {
 	return len(s.open)
 }
 
-// stop ends the server and every connection, also one that is being served.
+// stop closes the server and all connections, including active ones.
 func (s *server) stop() {
 	s.CloseClientConnections()
 	s.Close()
 }
 
-// network returns a transport with a connection pool of its own, otherwise like
-// [http.DefaultTransport].
+// network returns a transport like [http.DefaultTransport], with a connection
+// pool of its own and without a proxy.
 func network() *http.Transport {
 	t := http.DefaultTransport.(*http.Transport).Clone()
 	t.Proxy = nil

@@ -5,8 +5,8 @@ import (
 	"slices"
 )
 
-// quantile returns the value below which the fraction q of xs lies, with linear
-// interpolation between neighbours; NaN if there are none. It leaves xs as it is.
+// quantile returns the q-quantile of xs, with linear interpolation, or NaN if xs
+// is empty. It does not modify xs.
 func quantile(xs []float64, q float64) float64 {
 	if len(xs) == 0 {
 		return math.NaN()
@@ -27,12 +27,12 @@ func summarize(xs []float64) summary {
 	return summary{quantile(xs, 0.25), quantile(xs, 0.5), quantile(xs, 0.75)}
 }
 
-// spread is the distance between the quartiles: the noise of the runs.
+// spread returns the distance between the quartiles.
 func (s summary) spread() float64 { return s.high - s.low }
 
-// paired summarizes the differences between runs that were made next to each
-// other. What slows both down for a while, another process or a hotter
-// processor, drops out. It looks at as many as both have.
+// paired summarizes the differences between runs of the same round, so that
+// interference that affects both cancels out. Runs without a partner do not
+// count.
 func paired(xs, ys []float64) summary {
 	n := min(len(xs), len(ys))
 	d := make([]float64, n)

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-func TestQuantile(t *testing.T) {
+func TestQuantile_Interpolates(t *testing.T) {
 	tests := []struct {
 		name   string
 		reason string
@@ -15,8 +15,8 @@ func TestQuantile(t *testing.T) {
 		want   float64
 	}{
 		{"single", "one run is its own median", []float64{3}, 0.5, 3},
-		{"odd", "the one in the middle, whatever the order", []float64{9, 1, 5}, 0.5, 5},
-		{"even", "half-way between the two in the middle", []float64{4, 1, 3, 2}, 0.5, 2.5},
+		{"odd", "the middle one, in any order", []float64{9, 1, 5}, 0.5, 5},
+		{"even", "half-way between the middle two", []float64{4, 1, 3, 2}, 0.5, 2.5},
 		{"quartile", "interpolated between neighbours", []float64{0, 10, 20, 30}, 0.25, 7.5},
 		{"lowest", "the least", []float64{2, 1}, 0, 1},
 		{"highest", "the largest", []float64{2, 1}, 1, 2},
@@ -34,18 +34,18 @@ func TestQuantile(t *testing.T) {
 		})
 	}
 	if got := quantile(nil, 0.5); !math.IsNaN(got) {
-		t.Errorf("quantile of nothing: got %v, want NaN: there is no figure to show", got)
+		t.Errorf("quantile of nothing: got %v, want NaN", got)
 	}
 }
 
-func TestPaired(t *testing.T) {
+func TestPaired_ComparesWithinARound(t *testing.T) {
 	tests := []struct {
 		name   string
 		reason string
 		xs, ys []float64
 		want   summary
 	}{
-		{"drift", "what slows down both does not count", []float64{11, 111, 1011}, []float64{1, 101, 1001}, summary{10, 10, 10}},
+		{"drift", "interference that affects both cancels out", []float64{11, 111, 1011}, []float64{1, 101, 1001}, summary{10, 10, 10}},
 		{"ragged", "runs without a partner don't count", []float64{5, 6, 900}, []float64{4, 5}, summary{1, 1, 1}},
 		{"sign", "less is negative", []float64{1}, []float64{3}, summary{-2, -2, -2}},
 	}

@@ -6,13 +6,13 @@ import (
 	"strings"
 )
 
-// A target is something that the library promises to reach, and what it reached.
+// A target is a limit that the library promises to keep, with the measurement.
 type target struct {
 	promise  string
 	measured string
 	met      bool
 	known    bool   // it was measured
-	note     string // what has to be known beside the figure: what physics allows, or who does less work
+	note     string // qualifies the figure: a lower bound, or peers that omit work
 }
 
 const (
@@ -23,12 +23,12 @@ const (
 	maxUploadBytes = 2 << 20
 	maxWaitBytes   = 2 << 10
 
-	// alloc and its bytes are averages over many calls: what the runtime
-	// allocates meanwhile must not count. One allocation more would be 1.
+	// Allocations are averages over many calls. Those of the runtime must not
+	// count, and one more per call would be 1.
 	allocNoise = 0.05
 )
 
-// targets computes them all from r, in the order in which the page lists them.
+// targets returns all targets, in the order of the page.
 func (r *report) targets() []target {
 	var ts []target
 	for _, w := range []string{"GET", "POST", "GET-cancellable", "POST-cancellable", "GET-parallel", "POST-parallel"} {
@@ -46,7 +46,7 @@ func (r *report) targets() []target {
 	for _, w := range []string{"connections-1KiB", "connections-60KiB", "connections-endless"} {
 		ts = append(ts, r.connectionTarget(w))
 	}
-	for _, w := range []string{"waiting-no-body", "waiting-GetBody", "waiting-1KiB-recorded"} {
+	for _, w := range []string{"waiting-no-body", "waiting-GetBody", "waiting-1KiB-buffered"} {
 		ts = append(ts, r.waitingTarget(w))
 	}
 	return ts
@@ -57,7 +57,7 @@ func percentile(m metric) string {
 	return map[metric]string{p50: "median", p90: "90th percentile", p99: "99th percentile"}[m]
 }
 
-// judged completes t; a figure that is NaN was not measured.
+// judged completes t. A figure that is NaN was not measured.
 func (t target) judged(met bool, figures ...float64) target {
 	t.known = true
 	for _, x := range figures {
@@ -102,17 +102,17 @@ const uploadWork = "upload-64MiB"
 func (r *report) uploadMemory() target {
 	over := r.overBare(uploadWork, peakBytes).median
 	return target{
-		promise:  fmt.Sprintf("%s: under %s of memory more than bare", uploadWork, amount(maxUploadBytes, peakBytes)),
+		promise:  fmt.Sprintf("%s: less than %s of memory over bare", uploadWork, amount(maxUploadBytes, peakBytes)),
 		measured: amount(over, peakBytes),
 	}.judged(over < maxUploadBytes, over)
 }
 
 func (r *report) uploadStart() target {
-	return r.noDifference(uploadWork, firstByteNs, uploadWork+": the first byte as early as bare")
+	return r.noDifference(uploadWork, firstByteNs, uploadWork+": the first byte is not later than bare's")
 }
 
-// noDifference is met unless the difference from bare is more than the spread of
-// bare's own runs, and there in three rounds of four.
+// noDifference returns a target that is met unless the difference from bare
+// exceeds the spread of bare's own runs in at least three rounds out of four.
 func (r *report) noDifference(w string, m metric, promise string) target {
 	over, own := r.overBare(w, m), summarize(r.result(w, bareName).series(m))
 	return target{
@@ -128,20 +128,20 @@ func (r *report) retryTarget(w string) target {
 	fast, leastNs := r.bestPeer(w, nsPerOp)
 	thrifty, leastAllocs := r.bestPeer(w, allocsPerOp)
 	return target{
-		promise: w + ": fewer allocations and less time than every peer that drains the body within a bound",
+		promise: w + ": fewer allocations and less time than every peer that discards the response within a bound",
 		note:    r.lazier(w, ns),
 		measured: fmt.Sprintf("%s against %s (%s); %s allocations against %s (%s)", amount(ns, nsPerOp), amount(leastNs, nsPerOp), fast,
 			amount(allocs, allocsPerOp), amount(leastAllocs, allocsPerOp), thrifty),
 	}.judged(ns < leastNs && allocs < leastAllocs, ns, leastNs, allocs, leastAllocs)
 }
 
-// lazier names the contenders that take less time than ns because they leave out a
+// lazier names the contenders that take less time than ns because they omit a
 // part of the work.
 func (r *report) lazier(w string, ns float64) string {
 	var faster []string
 	for _, res := range r.results[w] {
 		if name := res.contender.name; res.lazy && r.median(w, name, nsPerOp) < ns {
-			faster = append(faster, fmt.Sprintf("%s takes %s and %s allocations: it %s", name,
+			faster = append(faster, fmt.Sprintf("%s takes %s and %s allocations, because it %s", name,
 				amount(r.median(w, name, nsPerOp), nsPerOp), amount(r.median(w, name, allocsPerOp), allocsPerOp), res.note))
 		}
 	}
@@ -158,7 +158,7 @@ func (r *report) connectionTarget(w string) target {
 	if w == "connections-endless" {
 		most = 2
 		t.promise = w + ": two connections per call, none leaked"
-		t.note = "HTTP/1.1 can't end a response early: a connection whose response never ends can only be closed, so two is the floor"
+		t.note = "HTTP/1.1 cannot end a response early. A connection whose response never ends must be closed, so two is the minimum"
 	}
 	return t.judged(opened <= most && leaked == 0, opened, leaked)
 }
@@ -166,11 +166,11 @@ func (r *report) connectionTarget(w string) target {
 func (r *report) waitingTarget(w string) target {
 	over := r.overBare(w, bytesHeld).median
 	t := target{
-		promise:  fmt.Sprintf("%s: under %s beyond request and goroutine", w, amount(maxWaitBytes, bytesHeld)),
+		promise:  fmt.Sprintf("%s: less than %s beyond request and goroutine", w, amount(maxWaitBytes, bytesHeld)),
 		measured: amount(over, bytesHeld),
 	}
-	if w == "waiting-1KiB-recorded" {
-		t.note = "the recording itself is 1 KiB of it: it is what the retry will send"
+	if w == "waiting-1KiB-buffered" {
+		t.note = "1 KiB of it is the buffered body, which the retry sends"
 	}
 	return t.judged(over < maxWaitBytes, over)
 }

@@ -14,11 +14,11 @@ import (
 
 const (
 	uploadSize   = 64 << 20
-	uploadPeriod = 1<<20 - 3 // its pattern repeats at no power of two
+	uploadPeriod = 1<<20 - 3 // not a power of two
 
-	// uploads make up a run, in which the least time counts, and the most
-	// memory: half of them wait a millisecond for the server's goroutine, with
-	// any contender.
+	// uploads is the number of uploads in a run, of which the shortest time and
+	// the largest memory count. With any contender, half of the uploads wait a
+	// millisecond for the server's goroutine.
 	uploads = 5
 )
 
@@ -26,20 +26,19 @@ var uploadPattern = pattern(uploadPeriod)
 
 func uploadBody() source { return source{data: uploadPattern, size: uploadSize} }
 
-// upload sends 64 MiB to a real server, on a connection that stands already.
+// upload returns a workload that sends 64 MiB to a server on an open connection.
 func upload() workload {
 	return workload{
 		name:    "upload-64MiB",
-		about:   "POST of 64 MiB from a reader that can be read once, length unknown, to a server on loopback: the peak of the heap above what it was, and the time until the server reads the first byte of the body, the least of a few uploads",
+		about:   "POST of 64 MiB from a reader that can be read once, of unknown length, to a server on loopback: the growth of the heap at its peak, and the shortest time of several uploads until the server reads the first byte of the body",
 		metrics: []metric{peakBytes, firstByteNs, nsPerOp},
-		// Whether it can be replayed does not matter: it is larger than what any
-		// layer should keep.
+		// Replays are not checked: nobody should buffer a body of this size.
 		gate: uploadGate,
 		open: openUpload,
 	}
 }
 
-// uploadGate asks for one upload to arrive whole.
+// uploadGate checks that an upload arrives whole.
 func uploadGate(x contender) finding {
 	found := examineSuccess(x, streamed)
 	if found.wrong != "" {
@@ -94,8 +93,8 @@ func uploadOnce(s send, url string, r *receiver) (sample, error) {
 	}, err
 }
 
-// A receiver is a handler that checks an upload, and notes when its first byte
-// came.
+// A receiver is a handler that checks an upload and records the arrival of its
+// first byte.
 type receiver struct {
 	first atomic.Value // time.Time
 	heap  heapPeak
@@ -134,8 +133,8 @@ func (r *receiver) receive(body io.Reader) error {
 	}
 }
 
-// A heapPeak finds the largest size of the heap, live objects and garbage that
-// is not collected yet, while a body goes by.
+// A heapPeak finds the largest size of the heap during an upload, including
+// garbage that has not been collected.
 type heapPeak struct {
 	before uint64
 	most   atomic.Uint64
@@ -143,12 +142,12 @@ type heapPeak struct {
 
 func (h *heapPeak) start() {
 	runtime.GC()
-	runtime.GC() // the second one empties what the pools kept through the first
+	runtime.GC() // pools keep their contents through the first
 	h.before = heapSize()
 	h.most.Store(h.before)
 }
 
-// watch looks at the heap about once in every 256 KiB of the body.
+// watch reads the size of the heap about once per 256 KiB of the body.
 func (h *heapPeak) watch(off int) {
 	const step = 256 << 10
 	if off%step >= 32<<10 {

@@ -14,30 +14,31 @@ import (
 const (
 	waitingCalls = 10_000
 
-	// The backoff need not end: what can be cancelled is cancelled as soon as the
-	// memory has been measured. A machine too busy for the first gets more.
+	// The backoff need not end: calls are canceled when the memory has been
+	// measured. If the machine is too busy for waitingTime, it is doubled.
 	waitingTime    = 2 * time.Second
 	maxWaitingTime = 32 * time.Second
 )
 
 var errTooBusy = errors.New("the machine was too busy to find all calls waiting at the same time")
 
-// waiting has 10,000 goroutines make a call each, which gets a 503 and waits
-// for its retry, and weighs them. A contender that does not retry waits for its
-// response instead: what that holds is the request and the goroutine.
+// waiting returns a workload in which 10,000 goroutines make a call each. Each
+// gets a 503 and waits for its retry, and the memory of all is measured. A
+// contender that does not retry waits for its response instead, which takes the
+// memory of the request and the goroutine.
 func waiting(name string, kind bodyKind) workload {
 	return workload{
 		name: name,
-		about: fmt.Sprintf("%s; %d goroutines wait in backoff: heap and stacks per call. "+
-			"The contenders that don't retry wait for their response instead, which is what the request and the goroutine hold. "+
-			"The transport makes the stack as large as net/http's does",
-			map[bodyKind]string{noBody: "GET", getBody: "POST of 1 KiB with GetBody", streamed: "POST of 1 KiB from a reader that can be read once"}[kind],
+		about: fmt.Sprintf("%s; %d goroutines wait for a retry: heap and stacks per call. "+
+			"Contenders that do not retry wait for their response instead, which takes the memory of the request and the goroutine. "+
+			"The transport grows the stack as net/http does",
+			map[bodyKind]string{noBody: "GET", getBody: "POST of 1 KiB made by http.NewRequest", streamed: "POST of 1 KiB from a reader that can be read once"}[kind],
 			waitingCalls),
 		metrics: []metric{bytesHeld, heapHeld, stackHeld},
 		gate:    func(x contender) finding { return gate(x, kind, false) },
 		open: func(x contender) (trial, func()) {
 			body := bodyOf(pattern(postSize))
-			// The runtime keeps descriptors of goroutines, which the first would pay for.
+			// The runtime keeps descriptors of goroutines: the first run would pay for them.
 			weigh(x, kind, body, waitingTime)
 			return func() (s sample, err error) {
 				for wait := waitingTime; wait <= maxWaitingTime; wait *= 2 {
@@ -84,9 +85,9 @@ func weigh(x contender, kind bodyKind, body source, wait time.Duration) (sample,
 	return sample{bytesHeld: onHeap + onStacks, heapHeld: onHeap, stackHeld: onStacks}, nil
 }
 
-// memoryInUse is what is reachable, and what goroutines' stacks take.
+// memoryInUse returns the size of the reachable heap and of all stacks.
 func memoryInUse() (heap, stacks float64) {
-	for range 3 { // pools let go of what they hold at the second
+	for range 3 { // pools are emptied by the second
 		runtime.GC()
 	}
 	var m runtime.MemStats
@@ -94,18 +95,19 @@ func memoryInUse() (heap, stacks float64) {
 	return float64(m.HeapAlloc), float64(m.StackInuse)
 }
 
-// A waitingBase answers the first waitingCalls attempts with a 503, all others
-// with a 200; or, if block, not before the request's context is done.
+// A waitingBase responds with a 503 to the first waitingCalls attempts and with a
+// 200 to all others. If block is set, it waits for the end of the request's
+// context instead.
 type waitingBase struct {
 	block    bool
 	attempts atomic.Int64
-	last     int // how many goroutines settled saw
+	last     int // the number of goroutines at the last call of settled
 }
 
 // RoundTrip implements [http.RoundTripper].
 func (b *waitingBase) RoundTrip(req *http.Request) (*http.Response, error) {
 	growStack()
-	_, cancel := context.WithCancelCause(req.Context()) // as net/http does: it leaves memory in the request's
+	_, cancel := context.WithCancelCause(req.Context()) // as net/http does; it adds memory to the request's context
 	defer cancel(nil)
 	n := b.attempts.Add(1)
 	if b.block {
@@ -122,16 +124,16 @@ func (b *waitingBase) RoundTrip(req *http.Request) (*http.Response, error) {
 	return response(req, http.StatusOK, http.NoBody), nil
 }
 
-// settled reports whether every call has made its attempt, and the goroutines
-// that served it are gone: they are no fewer than when it was asked last.
+// settled reports whether all calls have made their attempt and the number of
+// goroutines no longer falls.
 func (b *waitingBase) settled(before int) bool {
 	last, now := b.last, runtime.NumGoroutine()
 	b.last = now
 	return b.attempts.Load() >= waitingCalls && now >= before+waitingCalls && now == last
 }
 
-// growStack takes as much of the stack as makes it 4 KiB, which is what it is
-// after a call of [http.Transport]. It is not given back while a call waits.
+// growStack grows the stack to 4 KiB, its size after a call of
+// [http.Transport]. It does not shrink while a call waits.
 //
 //go:noinline
 func growStack() byte {

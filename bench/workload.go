@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// shortWait is the backoff where a wait is not what is measured: the shortest
-// that every contender accepts, and the same for all.
+// shortWait is the backoff where the wait is not measured: the shortest that
+// every contender accepts.
 const shortWait = time.Nanosecond
 
 const (
@@ -20,7 +20,7 @@ const (
 
 var perOp = []metric{nsPerOp, bytesPerOp, allocsPerOp}
 
-// workloads are measured, and shown, in this order.
+// workloads are measured and listed in this order.
 var workloads = []workload{
 	layerAlone("GET", call{kind: noBody}),
 	layerAlone("POST", call{kind: getBody}),
@@ -41,32 +41,32 @@ var workloads = []workload{
 	connections("connections-endless", endless),
 	waiting("waiting-no-body", noBody),
 	waiting("waiting-GetBody", getBody),
-	waiting("waiting-1KiB-recorded", streamed),
+	waiting("waiting-1KiB-buffered", streamed),
 }
 
-// A call is what varies among the workloads that are bound by the processor.
+// A call is the variable part of the CPU-bound workloads.
 type call struct {
 	kind        bodyKind
-	cancellable bool // the request's context can be cancelled, and is not
-	parallel    bool // from as many goroutines as there are cores
-	failing     bool // a 503 comes first
+	cancellable bool // the request's context can be canceled, and is not
+	parallel    bool // from one goroutine per core
+	failing     bool // the first response is a 503
 }
 
 // String describes the call.
 func (c call) String() string {
 	s := map[bodyKind]string{
 		noBody:   "GET",
-		getBody:  "POST of 1 KiB with GetBody",
-		streamed: "POST of 64 KiB from a reader that can be read once, length unknown",
+		getBody:  "POST of 1 KiB made by http.NewRequest",
+		streamed: "POST of 64 KiB from a reader that can be read once, of unknown length",
 	}[c.kind]
 	if c.cancellable {
-		s += ", with a context that can be cancelled"
+		s += ", with a context that can be canceled"
 	}
 	if c.parallel {
-		s += ", from every core at once"
+		s += ", from all cores simultaneously"
 	}
 	if c.failing {
-		s += fmt.Sprintf(", a 503 with %d bytes first, then a 200, backoff %v", errorBodySize, shortWait)
+		s += fmt.Sprintf("; a 503 with %d bytes, then a 200; backoff %v", errorBodySize, shortWait)
 	}
 	return s
 }
@@ -78,19 +78,19 @@ func (c call) body() source {
 	return bodyOf(pattern(postSize))
 }
 
-// layerAlone is c on a transport that costs nothing.
+// layerAlone returns a workload of c on a transport of negligible cost.
 func layerAlone(name string, c call) workload {
 	return workload{
-		name: name, about: c.String() + "; the transport costs nothing", metrics: perOp,
+		name: name, about: c.String() + "; a transport of negligible cost", metrics: perOp,
 		gate: func(x contender) finding { return gate(x, c.kind, false) },
 		open: func(x contender) (trial, func()) { return c.open(x, nothing{}, withResponse) },
 	}
 }
 
-// inMemory is c on a transport that does what a transport must, in memory.
+// inMemory returns a workload of c on a transport in memory.
 func inMemory(name string, c call) workload {
 	return workload{
-		name: name, about: c.String() + "; the transport reads the body and makes a response, in memory", metrics: perOp,
+		name: name, about: c.String() + "; a transport in memory, which reads the body and makes a response", metrics: perOp,
 		gate: func(x contender) finding { return gate(x, c.kind, c.failing) },
 		open: func(x contender) (trial, func()) {
 			return c.open(x, &memory{failing: c.failing}, func(j *job) *job { return j })
@@ -113,8 +113,8 @@ func (c call) open(x contender, base http.RoundTripper, prepare func(*job) *job)
 	}
 	jobs := make([]*job, workers)
 	for i := range jobs {
-		// Of several only the last is used: neighbours in memory would share
-		// cache lines, and slow each other down.
+		// Only the last of several is used: jobs next to each other in memory
+		// would share cache lines and slow each other down.
 		for range 8 {
 			jobs[i] = prepare(newJob(memoryURL, c.kind, c.body()).withContext(ctx))
 		}
@@ -122,7 +122,7 @@ func (c call) open(x contender, base http.RoundTripper, prepare func(*job) *job)
 	return timed(workers, func(n int) error { return together(s, jobs, n) }), cancel
 }
 
-// together makes n calls with each of the jobs at the same time.
+// together makes n calls with each of the jobs simultaneously.
 func together(s send, jobs []*job, n int) error {
 	if len(jobs) == 1 {
 		return repeat(s, jobs[0], n)
