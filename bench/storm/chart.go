@@ -16,22 +16,22 @@ import (
 	"gonum.org/v1/plot/vg/vgsvg"
 )
 
-// A chart shows what happens in a few scenarios, second by second.
+// A chart shows a quantity of several scenarios over time.
 type chart struct {
 	file, title string
 	quantity    quantity
 	from, to    time.Duration
-	zero        time.Duration // what the x axis counts from
+	zero        time.Duration // the origin of the x axis
 	x           string
 	lines       []line
 }
 
-// A quantity is what the y axis shows.
+// A quantity is shown on the y axis.
 type quantity struct {
 	name        string
 	of          func(second) float64
-	limit, step float64 // the top of the axis, and how far its ticks are apart
-	capacity    bool    // the server's capacity is one of these, and is drawn too
+	limit, step float64 // the top of the axis and the distance of its ticks
+	capacity    bool    // the server's capacity is drawn as well
 }
 
 var (
@@ -44,19 +44,19 @@ var (
 		of: func(s second) float64 { return 100 * share(s.served, s.calls) },
 	}
 	answers = quantity{
-		name: "answers per second", limit: 600, step: 100, capacity: true,
+		name: "responses per second", limit: 600, step: 100, capacity: true,
 		of: func(s second) float64 { return float64(s.worked - s.wasted) },
 	}
 )
 
-// A line is a scenario under a name that is short enough for a legend.
+// A line is a scenario with a short name for the legend.
 type line struct {
 	label, scenario string
 	color           color.Color
 }
 
-// The colours are those of Okabe and Ito, which the colour-blind can tell apart
-// too. A scenario has the same one in every chart.
+// The colors of Okabe and Ito can be told apart by the color-blind. A scenario has
+// the same color in every chart.
 var (
 	black      = color.RGBA{A: 255}
 	vermillion = color.RGBA{R: 213, G: 94, B: 0, A: 255}
@@ -69,23 +69,23 @@ var (
 
 var charts = []chart{
 	stormChart("load", "Load, by how clients retry", load,
-		line{"at once", immediately, orange}, line{"exponential, no jitter", noJitter, vermillion},
+		line{"immediate", immediately, orange}, line{"exponential, no jitter", noJitter, vermillion},
 		line{"exponential, ±10 %", withDefault, blue}, line{"… and a budget of 0.1", fleetName(fleetBucket, 1000), green},
 		line{"no retries", noRetries, black}),
-	stormChart("served", "Calls that are served in the end, by when they begin", served,
+	stormChart("served", "Calls that are eventually served, by start time", served,
 		line{"no retries", noRetries, black}, line{"exponential, ±10 %", withDefault, blue},
 		line{"… and TokenBudget{}", fleetName(zeroBucket, 1), purple},
 		line{"… and a budget of 0.1", fleetName(fleetBucket, 1000), green}),
-	stormChart("server", "Load, by what the server does", load,
-		line{"503 when it is full", withDefault, blue}, line{"… Retry-After: 5", asked5, sky}, line{"… Retry-After: 20", asked20, purple},
-		line{"503 in time", early, vermillion}, line{"… Retry-After: 5", earlyAsked, orange}),
+	stormChart("server", "Load, by settings of the server", load,
+		line{"503 when full", withDefault, blue}, line{"… Retry-After: 5", asked5, sky}, line{"… Retry-After: 20", asked20, purple},
+		line{"early 503", early, vermillion}, line{"… Retry-After: 5", earlyAsked, orange}),
 	stormChart("fleet", "Load, by the budget of each process", load,
 		line{"zero value, 1000 processes", fleetName(zeroBucket, 1000), vermillion},
 		line{"zero value, 10 processes", fleetName(zeroBucket, 10), orange},
 		line{"zero value, 1 process", fleetName(zeroBucket, 1), purple},
-		line{"no floor, 1000 processes", fleetName(ratioBucket, 1000), green},
-		line{"no floor, 10 processes", fleetName(ratioBucket, 10), sky},
-		line{"no floor, 1 process", fleetName(ratioBucket, 1), black}),
+		line{"ratio only, 1000 processes", fleetName(ratioBucket, 1000), green},
+		line{"ratio only, 10 processes", fleetName(ratioBucket, 10), sky},
+		line{"ratio only, 1 process", fleetName(ratioBucket, 1), black}),
 	herdChart(),
 }
 
@@ -98,7 +98,7 @@ func stormChart(name, title string, q quantity, lines ...line) chart {
 
 func herdChart() chart {
 	c := chart{
-		file: "retry-storms-herd.svg", title: "Answers to 10 000 calls that begin at the same time", quantity: answers,
+		file: "retry-storms-herd.svg", title: "Responses to 10 000 simultaneous calls", quantity: answers,
 		from: time.Second, to: 40 * time.Second, zero: time.Second, x: "seconds",
 	}
 	for i, k := range kinds {
@@ -118,7 +118,7 @@ func (c chart) svg(r *report) ([]byte, error) {
 	p.Y.Tick.Marker = plot.TickerFunc(c.quantity.ticks)
 	p.BackgroundColor = nil
 	p.Add(plotter.NewGrid())
-	// A line may be anywhere in the plot, so the legend stands beside it.
+	// Lines may be anywhere in the plot, so the legend is next to it.
 	legend := plot.NewLegend()
 	legend.Top, legend.Left = true, true
 	legend.TextStyle.Font.Size = vg.Points(9)
@@ -144,7 +144,7 @@ func (c chart) svg(r *report) ([]byte, error) {
 	legend.Draw(draw.Crop(area, area.Rectangle.Size().X-beside+8, 0, 0, -34))
 	var b bytes.Buffer
 	_, err := canvas.WriteTo(&b)
-	// Not every reader has the font that the plotter names.
+	// Readers may not have the font of the plotter.
 	return []byte(strings.ReplaceAll(b.String(), "font-family:Liberation Sans", "font-family:Liberation Sans,Arial,sans-serif")), err
 }
 
@@ -173,7 +173,7 @@ func (c chart) addLine(p *plot.Plot, legend *plot.Legend, l line, r result) erro
 	return nil
 }
 
-// addCapacity draws how many answers the server of r can give.
+// addCapacity draws the capacity of the server of r.
 func (c chart) addCapacity(p *plot.Plot, legend *plot.Legend, r result) error {
 	var points plotter.XYs
 	for at := c.from; at <= c.to; at += time.Second {

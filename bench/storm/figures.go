@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// sum adds up the seconds from from up to to, both of which are whole seconds.
+// sum adds up the seconds between from and to, which are whole seconds.
 func (r result) sum(from, to time.Duration) second {
 	last := min(int(to/time.Second), len(r.seconds))
 	first := min(int(from/time.Second), last)
@@ -16,14 +16,14 @@ func (r result) sum(from, to time.Duration) second {
 	return s
 }
 
-// since adds up the seconds from from to the end.
+// since adds up the seconds after from.
 func (r result) since(from time.Duration) second {
 	return r.sum(from, time.Duration(len(r.seconds))*time.Second)
 }
 
-// recovery returns how long after the end of the outage the server has
-// recovered: from then on, at least 99 % of the calls that begin in each second
-// are served. It returns false if it has not when the figures end.
+// recovery returns the time from the end of the outage until the server has
+// recovered: at least 99 % of the calls that begin in each later second are
+// served. It returns false if the figures end before that.
 func (r result) recovery() (time.Duration, bool) {
 	end := before + outage
 	at := end + after
@@ -36,14 +36,13 @@ func (r result) recovery() (time.Duration, bool) {
 	return at - end, at < end+after
 }
 
-// laterLoad is the load on the server in the last minute of the figures, as a
-// part of its capacity.
+// laterLoad returns the load of the last minute, as a share of capacity.
 func (r result) laterLoad() float64 {
 	end := before + outage + after
 	return float64(r.sum(end-time.Minute, end).load) / 60 / r.server.perSecond()
 }
 
-// amplification is how many attempts there were for each call since from.
+// amplification returns the attempts per call since from.
 func (r result) amplification(from time.Duration) float64 {
 	s := r.since(from)
 	return float64(s.load) / float64(s.calls)
@@ -53,7 +52,7 @@ func (r result) attemptsPerCall(from time.Duration) string {
 	return fmt.Sprintf("%.2f", r.amplification(from))
 }
 
-// share is part divided by whole, and 1 if whole is 0.
+// share returns part divided by whole, and 1 if whole is 0.
 func share(part, whole int) float64 {
 	if whole == 0 {
 		return 1
@@ -61,7 +60,7 @@ func share(part, whole int) float64 {
 	return float64(part) / float64(whole)
 }
 
-// everServed is the share of all calls that were served.
+// everServed returns the share of all calls that were served.
 func (r result) everServed() string {
 	all := r.since(0)
 	return percent(share(all.served, all.calls))
@@ -77,9 +76,8 @@ func (r result) recovers() string {
 	return fmt.Sprintf("%.0f s", took.Seconds())
 }
 
-// bound is how many attempts a call makes at most, by the formula of the page:
-// each process may make minPerSecond retries in each second that r took, and
-// burst more.
+// bound returns the maximum of attempts per call by the formula of the page. Each
+// process may make minPerSecond retries in each second of r, plus burst.
 func (r result) bound() float64 {
 	ratio, minPerSecond, burst := r.budget.inForce()
 	perProcess := minPerSecond*float64(len(r.seconds)) + burst

@@ -6,15 +6,15 @@ import (
 	"time"
 )
 
-// No two calls do anything at the same instant, so that the order of events
-// does not depend on how the runtime schedules goroutines, and a simulation
-// comes out the same to the bit on every machine. Time is divided into ticks,
-// and a call has a nanosecond of its own in each half of every tick: in the
-// first half it begins, makes its attempts, is turned away and times out; in
-// the second it is answered. Waits and timeouts are whole ticks.
+// No two calls act at the same instant, so that the order of events does not
+// depend on the scheduler, and the result of a simulation is the same on every
+// machine. Time is divided into ticks, and a call has a nanosecond of its own in
+// each half of a tick. In the first half it begins, makes attempts, is rejected
+// and times out. In the second it gets its response. Waits and timeouts are
+// whole ticks.
 const (
 	tick  = 100 * time.Microsecond
-	slots = int(tick / time.Nanosecond / 2) // how many calls may be under way at once
+	slots = int(tick / time.Nanosecond / 2) // the maximum of concurrent calls
 )
 
 // A call is one request of a client, with all its attempts.
@@ -22,14 +22,13 @@ type call struct {
 	client int
 	begin  time.Duration // since the start of the simulation
 	slot   time.Duration // its nanosecond within the first half of a tick
-	rand   *rand.Rand    // its own, so that nobody else's draws matter
+	rand   *rand.Rand    // of its own, so that other calls do not affect it
 }
 
-// own returns the first instant from t on that is c's in the first half of a
-// tick.
+// own returns the first instant of c at or after t in the first half of a tick.
 func (c *call) own(t time.Duration) time.Duration { return wholeTicks(t-c.slot) + c.slot }
 
-// answered is own for the second half.
+// answered is like own for the second half.
 func (c *call) answered(t time.Duration) time.Duration {
 	return wholeTicks(t-c.slot-tick/2) + c.slot + tick/2
 }
@@ -45,7 +44,7 @@ func withCall(ctx context.Context, c *call) context.Context {
 
 func callOf(ctx context.Context) *call { return ctx.Value(callKey{}).(*call) }
 
-// What there are streams of random numbers for.
+// The streams of random numbers.
 const (
 	ofClient = iota // when its calls begin
 	ofCall          // the jitter of its waits

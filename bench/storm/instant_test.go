@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// A call's instants are its own, and come soon.
-func TestInstants(t *testing.T) {
+// No two calls have an instant in common, and the next one is at most a tick away.
+func TestCall_InstantsAreItsOwn(t *testing.T) {
 	for _, slot := range []time.Duration{0, 1, 17, time.Duration(slots) - 1} {
 		c := &call{slot: slot}
 		for _, at := range []time.Duration{0, 1, slot, slot + 1, tick / 2, tick/2 + slot, tick - 1, tick, time.Second, time.Second + 1, 3*time.Second - 1} {
@@ -22,8 +22,7 @@ func TestInstants(t *testing.T) {
 	}
 }
 
-// The figures rest on every timeout and wait being whole ticks.
-func TestScenariosWaitForWholeTicks(t *testing.T) {
+func TestScenario_WaitsAreWholeTicks(t *testing.T) {
 	for _, s := range scenarios(1) {
 		for name, d := range map[string]time.Duration{"timeout": s.timeout, "patience": s.patience, "retryAfter": s.server.retryAfter} {
 			if d%tick != 0 {

@@ -1,12 +1,11 @@
-// Storm simulates what retries do to a server that loses half of its capacity
-// for a while, and writes docs/retry-storms.md with its charts.
+// Storm simulates the effect of retries on a server that loses half of its
+// capacity for a while, and writes docs/retry-storms.md with its charts.
 //
 //	go -C bench run ./storm
 //	go -C bench run ./storm -seed 2 -out "$(mktemp -d)"
 //
-// The clients are those of package httpretry. Time is virtual, as in a test,
-// and random numbers come from the seed, so that the same seed gives the same
-// page, to the byte.
+// The clients are those of package httpretry. Time is virtual, as in a test, and
+// random numbers come from a seed, so that the same seed gives the same page.
 package main
 
 import (
@@ -19,24 +18,24 @@ import (
 )
 
 var (
-	seed = flag.Uint64("seed", 1, "where the random numbers begin")
-	out  = flag.String("out", "../docs", "the folder for page and charts")
+	seed = flag.Uint64("seed", 1, "the seed of the random numbers")
+	out  = flag.String("out", "../docs", "write page and charts to this directory")
 )
 
-// gcPercent makes a simulation take two thirds of the time that it takes with the
-// default of 100: each collection looks at thousands of goroutines.
+// gcPercent shortens a simulation by a third compared with the default of 100,
+// because each collection scans thousands of goroutines.
 const gcPercent = 400
 
-// Virtual time comes from testing/synctest, which needs a *testing.T, and Main is
-// the only function of package testing that gives one to a program. It also
-// parses the flags, and prints PASS at the end.
+// Virtual time comes from testing/synctest, which needs a *testing.T.
+// [testing.Main] is the only function that provides one to a program. It also
+// parses the flags and prints PASS at the end.
 func main() {
 	debug.SetGCPercent(gcPercent)
 	all := func(string, string) (bool, error) { return true, nil }
 	testing.Main(all, []testing.InternalTest{{Name: "storm", F: write}}, nil, nil)
 }
 
-// write simulates everything and writes what came of it.
+// write runs all scenarios and writes the page and the charts.
 func write(t *testing.T) {
 	r := simulate(t, *seed)
 	if t.Failed() {
@@ -53,7 +52,7 @@ func write(t *testing.T) {
 	}
 }
 
-// files returns page and charts, by name.
+// files returns the page and the charts, by file name.
 func (r *report) files() (map[string][]byte, error) {
 	page, err := r.page()
 	files := map[string][]byte{"retry-storms.md": page}

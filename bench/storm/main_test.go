@@ -17,9 +17,9 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// The page and its charts are what the program writes. It is run as the page
-// says, in a process of its own, since the race detector would take minutes.
-func TestPage(t *testing.T) {
+// The page and its charts are up to date. The program runs in a process of its
+// own, because it would take minutes with the race detector.
+func TestPage_IsUpToDate(t *testing.T) {
 	written := t.TempDir()
 	run := exec.CommandContext(t.Context(), "go", "run", ".", "-out", written)
 	run.Env = append(os.Environ(), "GOFLAGS=") // without -race
@@ -32,11 +32,11 @@ func TestPage(t *testing.T) {
 	}
 	for _, page := range pages {
 		if filepath.Ext(page) == ".svg" && runtime.GOARCH != "amd64" {
-			continue // other processors may round the last digit of a coordinate differently
+			continue // other processors may round coordinates differently
 		}
 		committed := filepath.Join("..", "..", "docs", filepath.Base(page))
 		if !bytes.Equal(read(t, page), read(t, committed)) {
-			t.Errorf("%s is not what the program writes: go -C bench run ./storm", committed)
+			t.Errorf("%s is not up to date: run go -C bench run ./storm", committed)
 		}
 	}
 }

@@ -7,7 +7,7 @@ import (
 	"text/template"
 )
 
-// The text of the page, with the tables and figures left out.
+// pageText is the template of the page.
 //
 //go:embed page.md.tmpl
 var pageText string
@@ -37,18 +37,18 @@ func (r *report) page() ([]byte, error) {
 	return []byte(b.String()), nil
 }
 
-// figure returns a function that gives a figure of the scenario with a name.
+// figure returns a function that returns a figure of the scenario with a name.
 func (r *report) figure(of func(result) string) func(name string) (string, error) {
 	return func(name string) (string, error) {
 		res, ok := r.results[name]
 		if !ok {
-			return "", fmt.Errorf("there is no scenario %q", name)
+			return "", fmt.Errorf("unknown scenario %q", name)
 		}
 		return of(res), nil
 	}
 }
 
-// table writes rows, of which the first is the head, as Markdown.
+// table returns a Markdown table. The first row is the head.
 func table(rows [][]string) string {
 	var b strings.Builder
 	for i, row := range rows {
@@ -61,7 +61,7 @@ func table(rows [][]string) string {
 }
 
 func (r *report) stormTable(scenarios []scenario) string {
-	rows := [][]string{{"retries", "served in the outage", "served after it", "load at the end", "attempts per call", "work in vain", "recovers after"}}
+	rows := [][]string{{"retries", "served in the outage", "served after it", "load at the end", "attempts per call", "wasted work", "recovers after"}}
 	for _, s := range scenarios {
 		res := r.results[s.name]
 		all := res.since(before)
@@ -96,7 +96,7 @@ func (r *report) fleetRow(b bucket, processes int) []string {
 }
 
 func (r *report) herdTable() string {
-	rows := [][]string{{"jitter", "served", "attempts per call", "answers in the busiest second", "seconds with an answer"}}
+	rows := [][]string{{"jitter", "served", "attempts per call", "responses in the busiest second", "seconds with a response"}}
 	for _, k := range kinds {
 		res := r.results[herdName(k.name)]
 		most, busy := 0, 0

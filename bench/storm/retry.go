@@ -7,16 +7,18 @@ import (
 	"github.com/httpretry/httpretry/internal/jitter"
 )
 
-// A kind returns the jitter that draws r, in [0, 1), in place of a random number.
+// A kind returns a jitter that uses r, in [0, 1), as its random number.
 type kind func(r float64) httpretry.Jitter
 
-// The kinds are those of package httpretry, with the same arithmetic. Its own
-// draw from the global source, which can't be seeded.
+// The kinds are those of package httpretry, with the same arithmetic. The
+// package itself uses the global random source, which cannot be seeded.
 var kinds = []struct {
 	name string
 	kind kind
 }{
-	{"no jitter", func(float64) httpretry.Jitter { return httpretry.None() }},
+	{"no jitter", func(float64) httpretry.Jitter {
+		return func(backoff, _ time.Duration) time.Duration { return backoff }
+	}},
 	{"±10 %", tenPercent},
 	{"Full", func(r float64) httpretry.Jitter {
 		return func(backoff, _ time.Duration) time.Duration { return jitter.Full(backoff, r) }
@@ -31,13 +33,13 @@ var kinds = []struct {
 	}},
 }
 
-// tenPercent is the jitter of a RetryConfig that names none.
+// tenPercent is the default jitter of a RetryConfig.
 func tenPercent(r float64) httpretry.Jitter {
 	return func(backoff, _ time.Duration) time.Duration { return jitter.Proportional(backoff, 0.1, r) }
 }
 
-// exponential is a RetryConfig with the default waits, and with jitter of kind
-// k from the call's own random numbers.
+// exponential returns a RetryConfig with the default waits and jitter of kind k,
+// which uses the random numbers of the call.
 func exponential(maxRetries int, k kind) httpretry.Policy {
 	return httpretry.PolicyFunc(func(a httpretry.Attempt) (time.Duration, bool) {
 		r := callOf(a.Request.Context()).rand.Float64()
@@ -46,14 +48,14 @@ func exponential(maxRetries int, k kind) httpretry.Policy {
 	})
 }
 
-// atOnce does not wait.
-func atOnce(maxRetries int) httpretry.Policy {
+// immediate returns a policy that does not wait.
+func immediate(maxRetries int) httpretry.Policy {
 	return httpretry.PolicyFunc(func(a httpretry.Attempt) (time.Duration, bool) {
 		return 0, a.Number <= maxRetries
 	})
 }
 
-// A bucket is the settings of a TokenBudget, and what they are called.
+// A bucket has the settings of a TokenBudget and a name for them.
 type bucket struct {
 	name                       string
 	ratio, minPerSecond, burst float64
@@ -64,9 +66,8 @@ func (b bucket) full() httpretry.Budget {
 	return &httpretry.TokenBudget{Ratio: b.ratio, MinPerSecond: b.minPerSecond, Burst: b.burst}
 }
 
-// inForce returns the settings that a TokenBudget makes of b's: its defaults in
-// place of zeros, and zero in place of what is negative. TestBound holds it to
-// the real one.
+// inForce returns the settings that a TokenBudget uses for b: the defaults for
+// zeros, and zero for negative values.
 func (b bucket) inForce() (ratio, minPerSecond, burst float64) {
 	or := func(v, byDefault float64) float64 {
 		if v == 0 {

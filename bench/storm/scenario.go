@@ -12,19 +12,19 @@ import (
 	"github.com/httpretry/httpretry"
 )
 
-// A scenario is a fleet of clients, the server they call, and what befalls it.
+// A scenario is a fleet of clients and the server that they call.
 type scenario struct {
 	name string
 
-	clients   int // all together
-	processes int // they are divided among these, each with one RetryTransport and one budget
+	clients   int // of all processes
+	processes int // each has a RetryTransport, a budget and an equal share of the clients
 	seed      uint64
 
-	// A client makes calls as they come to it, whether or not earlier ones
-	// have ended: at random, one in every period on average. If period is 0,
-	// each client makes one call, and all do so at the same time.
+	// A client makes calls at random times, one per period on average, whether
+	// or not earlier ones have ended. If period is 0, each client makes a single
+	// call, and all calls begin simultaneously.
 	period time.Duration
-	length time.Duration // no call begins later
+	length time.Duration // no call begins after this time
 
 	timeout  time.Duration // of an attempt
 	patience time.Duration // the deadline of a call
@@ -33,18 +33,19 @@ type scenario struct {
 	server   capacity
 }
 
-// callsPerSecond is the mean over all clients.
+// callsPerSecond returns the mean rate of all clients.
 func (s scenario) callsPerSecond() float64 {
 	return float64(s.clients) / s.period.Seconds()
 }
 
-// A result is what happened in a scenario, second by second.
+// A result has the figures of a scenario, by second.
 type result struct {
 	scenario
 	seconds []second
 }
 
-// run simulates s in virtual time. It fails t if chance had a part in it.
+// run simulates s in virtual time. It fails t if the result depends on the
+// scheduler.
 func (s scenario) run(t *testing.T) result {
 	var seen tally
 	synctest.Test(t, func(*testing.T) {
@@ -63,7 +64,7 @@ func (s scenario) run(t *testing.T) result {
 		calls.Wait()
 	})
 	if seen.clashes > 0 {
-		t.Errorf("%s: %d times, two calls did something at one instant: their order is left to chance", s.name, seen.clashes)
+		t.Errorf("%s: two calls acted at the same instant %d times, in an order that the scheduler decided", s.name, seen.clashes)
 	}
 	return result{s, seen.seconds}
 }
@@ -81,7 +82,7 @@ func (s scenario) start(base http.RoundTripper) []*http.Client {
 	return clients
 }
 
-// call reports whether c got its answer.
+// call makes the call c and reports whether it is served.
 func (s scenario) call(client *http.Client, c *call) bool {
 	ctx, cancel := context.WithTimeout(withCall(context.Background(), c), s.patience)
 	defer cancel()
@@ -97,9 +98,9 @@ func (s scenario) call(client *http.Client, c *call) bool {
 	return resp.StatusCode == http.StatusOK
 }
 
-// calls returns the calls of all clients, in the order in which they begin.
-// They depend on nothing but the seed and the clients, so that scenarios that
-// differ in something else have the same ones.
+// calls returns the calls of all clients, in the order of their start. They
+// depend only on the seed and the clients, so that scenarios that differ in other
+// settings have the same calls.
 func (s scenario) calls() []*call {
 	var calls []*call
 	for client := range s.clients {
@@ -114,7 +115,7 @@ func (s scenario) calls() []*call {
 		c.begin = c.own(c.begin)
 		c.rand = stream(s.seed, ofCall, i)
 	}
-	slices.SortFunc(calls, byBegin) // own may have swapped two that begin in the same tick
+	slices.SortFunc(calls, byBegin) // own may swap calls that begin in the same tick
 	return calls
 }
 

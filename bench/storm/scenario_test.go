@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// smaller is s at a tenth of its size: as busy, and as long.
+// smaller returns s at a tenth of its size, with the same load and duration.
 func (s scenario) smaller() scenario {
 	s.clients /= 10
 	s.processes = max(1, s.processes/10)
@@ -17,10 +17,9 @@ func (s scenario) smaller() scenario {
 	return s
 }
 
-// However goroutines are scheduled, the same seed gives the same result. Run
-// with the race detector and without, it is the same too: TestBound compares
-// with the page.
-func TestSameSeedSameResult(t *testing.T) {
+// The result depends only on the seed, not on the scheduler or on the race
+// detector: TestResult_Bound compares with the page.
+func TestScenario_SameSeedGivesSameResult(t *testing.T) {
 	all := slices.Concat(storms(1), shedding(1)[2:], fleets(1)[3:4], herds(1)[:2])
 	for _, s := range all {
 		t.Run(s.name, func(t *testing.T) {
@@ -45,8 +44,8 @@ func TestSameSeedSameResult(t *testing.T) {
 	}
 }
 
-// What the page says in words, for more than one seed.
-func TestStorms(t *testing.T) {
+// The conclusions of the page hold for other seeds.
+func TestScenario_RecoversAsThePageSays(t *testing.T) {
 	for _, seed := range []uint64{1, 2} {
 		for _, s := range slices.Concat(storms(seed), shedding(seed), fleets(seed)) {
 			t.Run(s.name, func(t *testing.T) {
@@ -65,7 +64,7 @@ func TestStorms(t *testing.T) {
 	}
 }
 
-// recovers is what the page says about s.
+// recovers returns the conclusion of the page about s.
 func (s scenario) recovers() (recovers bool, reason string) {
 	switch {
 	case s.name == noRetries:
@@ -80,9 +79,9 @@ func (s scenario) recovers() (recovers bool, reason string) {
 	return most < s.server.perSecond(), fmt.Sprintf("the budget allows %.0f attempts per second, the server answers %.0f", most, s.server.perSecond())
 }
 
-// No budget allows more than the formula of the page says, and none is much
-// stingier. The figures are those of the page, however they were compiled.
-func TestBound(t *testing.T) {
+// Budgets allow at most as many attempts as the formula of the page, and hardly
+// fewer. The figures are those of the page, also with the race detector.
+func TestResult_Bound(t *testing.T) {
 	page := string(read(t, "../../docs/retry-storms.md"))
 	all := blackouts(1)[1:]
 	for i, b := range buckets {
@@ -92,7 +91,7 @@ func TestBound(t *testing.T) {
 				r := all[i*len(fleetSizes)+j].run(t)
 				got, most := r.amplification(0), r.bound()
 				if got > most || got < 0.97*most {
-					t.Errorf("got %.3f attempts per call, want about %.3f and no more", got, most)
+					t.Errorf("got %.3f attempts per call, want at most %.3f and little less", got, most)
 				}
 				row := (&report{results: map[string]result{r.name: r}}).fleetRow(b, n)
 				if !strings.Contains(page, strings.Join(row[:4], " | ")) {

@@ -8,23 +8,23 @@ import (
 	"time"
 )
 
-// A capacity is how much a server can do, and when it can do less.
+// A capacity describes a server and its outage.
 type capacity struct {
-	cost  time.Duration // of an answer: it can give 1 s / cost of them in a second
-	queue time.Duration // how much work may wait; what comes beyond it is turned away with a 503
+	cost  time.Duration // of a response: the server gives 1 s / cost responses per second
+	queue time.Duration // of work that waits; further requests get a 503
 
-	// From lost on, and for as long as outage, percent of all this is left.
+	// From lost on, for the duration of outage, percent of the capacity is left.
 	lost, outage time.Duration
 	percent      int
 
-	retryAfter time.Duration // what a 503 asks its client to wait; 0: nothing
+	retryAfter time.Duration // of a 503; 0: none
 }
 
-// perSecond is how many answers it can give in a second while nothing is lost.
+// perSecond returns the responses per second outside the outage.
 func (c capacity) perSecond() float64 { return float64(time.Second) / float64(c.cost) }
 
-// done returns how much work a server that is never idle has done by t,
-// measured by the time that it takes while nothing is lost.
+// done returns the work that a server without idle time has done by t, as the
+// time that it takes outside the outage.
 func (c capacity) done(t time.Duration) time.Duration {
 	bad := min(max(t-c.lost, 0), c.outage)
 	return t - bad + c.left(bad)
@@ -44,18 +44,17 @@ func (c capacity) when(work time.Duration) time.Duration {
 
 func (c capacity) left(d time.Duration) time.Duration { return d * time.Duration(c.percent) / 100 }
 
-// A server is a [http.RoundTripper] in the place of a network with a server
-// behind it. It works on one request after the other, in the order in which
-// they come. What it has accepted it works on to the end, also when nobody
-// waits for the answer any more, which it can't know. Neither the network nor
-// turning a request away takes any time.
+// A server is an [http.RoundTripper] that simulates a server and the network. It
+// processes one request at a time, in order. It processes accepted requests to
+// the end even if the client has gone, which it does not know. The network and
+// rejections take no time.
 type server struct {
 	capacity
 	start time.Time
 	tally *tally
 
 	mu       sync.Mutex
-	promised time.Duration // the work that will be done when all that was accepted is
+	promised time.Duration // the work done when all accepted requests have been processed
 }
 
 // RoundTrip implements [http.RoundTripper].
@@ -80,8 +79,8 @@ func (s *server) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 }
 
-// accept returns when a request that comes now will be answered, and false if
-// there is no room for it.
+// accept returns the time of the response to a request that arrives now, and
+// false if the queue is full.
 func (s *server) accept(now time.Duration) (time.Duration, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-func TestCapacity(t *testing.T) {
+func TestCapacity_WorkOverTime(t *testing.T) {
 	const sec = time.Second
 	half := capacity{lost: 10 * sec, outage: 30 * sec, percent: 50}
 	dark := capacity{lost: 10 * sec, outage: 30 * sec}
@@ -42,9 +42,9 @@ func TestCapacity(t *testing.T) {
 	}
 }
 
-// Six clients ask at the same time, and give up after a second. An answer
-// takes 300 ms, and there is room for a second of work.
-func TestServer(t *testing.T) {
+// Six clients send a request simultaneously, with a timeout of a second. A
+// response takes 300 ms, and the queue holds a second of work.
+func TestServer_QueuesAndRejects(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var seen tally
 		s := &server{start: time.Now(), tally: &seen, capacity: capacity{
@@ -90,7 +90,7 @@ func TestServer(t *testing.T) {
 	})
 }
 
-func TestTallyFindsClashes(t *testing.T) {
+func TestTally_FindsClashes(t *testing.T) {
 	a, b := &call{}, &call{}
 	var seen tally
 	seen.arrives(a, 5)

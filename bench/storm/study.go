@@ -8,9 +8,9 @@ import (
 	"github.com/httpretry/httpretry"
 )
 
-// The figures cover some time before, during and after the outage. For tail
-// after that there are still calls, so that the last ones that count meet the
-// same traffic as the others.
+// The figures cover the time before, during and after the outage. Calls continue
+// for tail after that, so that the last calls that count meet the same traffic
+// as the others.
 const (
 	before = 10 * time.Second
 	outage = 30 * time.Second
@@ -21,8 +21,8 @@ const (
 	herdMaxRetries = 5
 )
 
-// storm is what most scenarios have in common. The server is busy four fifths
-// of the time until it loses half of its capacity.
+// storm returns the common part of most scenarios: a server with 80 % utilization
+// that loses half of its capacity.
 func storm(seed uint64) scenario {
 	return scenario{
 		clients: 10_000, processes: 1, seed: seed,
@@ -36,7 +36,7 @@ func storm(seed uint64) scenario {
 	}
 }
 
-// sheds is a server that turns away early what it could only answer late.
+// sheds makes the server reject early the requests that it could only answer late.
 func sheds(s *scenario) { s.server.queue = 250 * time.Millisecond }
 
 func asks(wait time.Duration) change { return func(s *scenario) { s.server.retryAfter = wait } }
@@ -67,10 +67,10 @@ var (
 	fleetSizes = []int{1, 10, 1000}
 )
 
-// The names of scenarios that the text or a chart picks out.
+// Names of scenarios that the text or a chart uses.
 const (
 	noRetries   = "no retries"
-	immediately = "at once"
+	immediately = "immediate"
 	noJitter    = "exponential, no jitter"
 	withDefault = "exponential, ±10 %: the default"
 	asked5      = "default, `Retry-After: 5`"
@@ -80,13 +80,13 @@ const (
 	earlyAsked  = "default, early 503, `Retry-After: 5`"
 )
 
-// storms are the ways to retry, before a server that accepts more than it can
-// answer in time.
+// storms returns scenarios with different retry settings and a server that accepts
+// more requests than it can answer in time.
 func storms(seed uint64) []scenario {
 	base := storm(seed)
 	all := []scenario{
 		base.with(noRetries, retries(httpretry.Never)),
-		base.with(immediately, retries(atOnce(maxRetries))),
+		base.with(immediately, retries(immediate(maxRetries))),
 	}
 	for _, k := range kinds {
 		name := "exponential, " + k.name
@@ -103,7 +103,7 @@ func storms(seed uint64) []scenario {
 	)
 }
 
-// shedding are ways to retry before a server that turns away in time.
+// shedding returns scenarios with a server that rejects early.
 func shedding(seed uint64) []scenario {
 	base := storm(seed)
 	return []scenario{
@@ -114,7 +114,7 @@ func shedding(seed uint64) []scenario {
 	}
 }
 
-// fleet is the default with a budget in each of some processes.
+// fleet returns a scenario with the default policy and a budget per process.
 func fleet(seed uint64, b bucket, processes int) scenario {
 	return storm(seed).with(fleetName(b, processes), budgeted(b, processes))
 }
@@ -136,8 +136,8 @@ func fleets(seed uint64) []scenario {
 	return all
 }
 
-// blackouts are the same before a server that answers nothing at all: every
-// call wants all of its retries.
+// blackouts returns scenarios with a server that never responds, so that each call
+// makes all of its retries.
 func blackouts(seed uint64) []scenario {
 	dark := func(s *scenario) {
 		s.length = time.Minute
@@ -156,8 +156,8 @@ func blackoutName(b bucket, processes int) string {
 	return "blackout, " + fleetName(b, processes)
 }
 
-// herds are clients that make their calls all at the same time, with each
-// kind of jitter, before a server that turns away in time.
+// herds returns scenarios with simultaneous calls and a server that rejects early,
+// for each kind of jitter.
 func herds(seed uint64) []scenario {
 	herd := func(s *scenario) {
 		s.period, s.patience = 0, 2*time.Minute
@@ -172,13 +172,13 @@ func herds(seed uint64) []scenario {
 
 func herdName(kind string) string { return "herd, " + kind }
 
-// A report is what all scenarios brought.
+// A report has the results of all scenarios.
 type report struct {
 	seed    uint64
 	results map[string]result // by name
 }
 
-// scenarios returns each once, also those that are in more than one study.
+// scenarios returns the scenarios of all studies, each once.
 func scenarios(seed uint64) []scenario {
 	var all []scenario
 	seen := map[string]bool{}
@@ -193,7 +193,7 @@ func scenarios(seed uint64) []scenario {
 	return all
 }
 
-// simulate runs every scenario, as many at once as t allows.
+// simulate runs all scenarios, in parallel.
 func simulate(t *testing.T, seed uint64) *report {
 	r := &report{seed, map[string]result{}}
 	all := scenarios(seed)

@@ -5,13 +5,13 @@ import (
 	"time"
 )
 
-// A second is what happened in one.
+// A second has the counts of one second.
 type second struct {
 	calls  int // that began in it
-	served int // of those, the ones that had their answer in the end
+	served int // of those, the calls that were eventually served
 	load   int // attempts that reached the server
-	worked int // attempts that the server had accepted, counted when their client got an answer or gave up
-	wasted int // of those, the ones that the client had given up
+	worked int // accepted attempts, counted when the client got the response or timed out
+	wasted int // of those, the attempts that had timed out
 }
 
 func (s *second) add(x second) {
@@ -22,13 +22,13 @@ func (s *second) add(x second) {
 	s.wasted += x.wasted
 }
 
-// A tally counts what happens in a simulation.
+// A tally counts the events of a simulation.
 type tally struct {
 	mu      sync.Mutex
 	seconds []second
-	last    time.Duration // when something happened, and in which call
+	last    time.Duration // the time of the last event, and its call
 	by      *call
-	clashes int // how often two calls did something at one instant
+	clashes int // events of different calls at the same instant
 }
 
 func (t *tally) begins(c *call, now time.Duration) {
@@ -51,7 +51,7 @@ func (t *tally) serves(c *call, now time.Duration) {
 	t.count(c, now, c.begin, second{served: 1})
 }
 
-// count adds x, which happens now, to the second at.
+// count adds the event x, which happens now, to the second at.
 func (t *tally) count(c *call, now, at time.Duration, x second) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
