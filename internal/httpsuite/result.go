@@ -1,0 +1,161 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+)
+
+// An outcome is how a test ended.
+type outcome string
+
+const (
+	passed     outcome = "pass"
+	failed     outcome = "fail"
+	skipped    outcome = "skip"
+	unfinished outcome = "" // the binary ended first, after a panic or a timeout
+)
+
+// events are what one run of the test binary reported. A subtest belongs to
+// its test.
+type events struct {
+	outcomes map[string]outcome
+	output   map[string]string // by test; "" holds that of the binary itself
+}
+
+// parse reads the events that test2json wrote.
+func parse(out []byte) (events, error) {
+	e := events{make(map[string]outcome), make(map[string]string)}
+	for d := json.NewDecoder(bytes.NewReader(out)); d.More(); {
+		var event struct{ Action, Test, Output string }
+		if err := d.Decode(&event); err != nil {
+			return e, fmt.Errorf("reading the events of test2json: %w", err)
+		}
+		test, _, sub := strings.Cut(event.Test, "/")
+		switch o := outcome(event.Action); {
+		case event.Action == "output":
+			e.output[test] += event.Output
+		case sub || test == "":
+		case o == passed || o == failed || o == skipped:
+			e.add(test, o)
+		}
+	}
+	return e, nil
+}
+
+// add adds one outcome of a test. A test that ran several times has passed if
+// it passed each time.
+func (e events) add(test string, o outcome) {
+	if e.outcomes[test] != failed {
+		e.outcomes[test] = o
+	}
+}
+
+// A result is what the tests did in one mode.
+type result struct {
+	events
+	mode     string
+	tests    []string // all that there are
+	unsteady []string // those that failed among the others and passed on their own
+	calls    int64
+	took     time.Duration
+}
+
+// outcome returns how a test ended. One that is known to hang was left out and
+// has failed.
+func (r *result) outcome(test string) outcome {
+	if d := known(r.mode, test); d != nil && d.hangs {
+		return failed
+	}
+	return r.outcomes[test]
+}
+
+// failed returns the tests that neither passed nor were skipped.
+func (r *result) failed() []string {
+	return slices.DeleteFunc(slices.Clone(r.tests), func(test string) bool {
+		o := r.outcome(test)
+		return o == passed || o == skipped
+	})
+}
+
+// unstarted reports whether the binary ended before it ran a test: the test
+// has no output beyond that of a parallel test that waits for its turn.
+func (r *result) unstarted(test string) bool {
+	lines := strings.Count(r.output[test], "\n")
+	return r.outcome(test) == unfinished && (lines == 0 || lines == 2 && strings.Contains(r.output[test], "=== PAUSE"))
+}
+
+// count returns the number of tests with an outcome.
+func (r *result) count(o outcome) int {
+	n := 0
+	for _, test := range r.tests {
+		if r.outcome(test) == o {
+			n++
+		}
+	}
+	return n
+}
+
+const header = "mode        passed  failed  skipped  unfinished   calls    time"
+
+// String returns the result's line in the table.
+func (r *result) String() string {
+	return fmt.Sprintf("%-10s  %6d  %6d  %7d  %10d  %6d  %6s", r.mode, r.count(passed), r.count(failed),
+		r.count(skipped), r.count(unfinished), r.calls, r.took.Round(time.Second))
+}
+
+// report writes the failures to w and returns an error if one of them is new.
+func report(w io.Writer, results []*result, verbose bool) error {
+	unexpected := 0
+	for _, r := range results {
+		unstarted := 0
+		for _, test := range r.failed() {
+			d := known(r.mode, test)
+			switch {
+			case d == nil && r.unstarted(test):
+				unstarted++
+				continue
+			case d != nil:
+				fmt.Fprintf(w, "\n%s, %s: known: %s\n", test, r.mode, d.reason)
+			case slices.Contains(r.unsteady, test):
+				fmt.Fprintf(w, "\n%s, %s: unsteady: it passes on its own\n", test, r.mode)
+			default:
+				fmt.Fprintf(w, "\n%s, %s: NEW\n", test, r.mode)
+				unexpected++
+			}
+			if d == nil || verbose {
+				fmt.Fprint(w, indent(r.output[test]))
+			}
+		}
+		if unstarted > 0 {
+			fmt.Fprintf(w, "\n%s: %d more tests did not run\n", r.mode, unstarted)
+			unexpected += unstarted
+		}
+	}
+	if unexpected > 0 {
+		return fmt.Errorf("%d new failures", unexpected)
+	}
+	return nil
+}
+
+// outputLines is how many lines of a test's output are printed. The first hold
+// its own messages; a panic adds a trace of every goroutine.
+const outputLines = 40
+
+// indent returns the first lines of a test's output, indented.
+func indent(output string) string {
+	var b strings.Builder
+	n := 0
+	for line := range strings.Lines(output) {
+		if n++; n > outputLines {
+			b.WriteString("\t…\n")
+			break
+		}
+		b.WriteString("\t" + strings.TrimSuffix(line, "\n") + "\n")
+	}
+	return b.String()
+}

@@ -1,0 +1,243 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	_ "embed"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"time"
+)
+
+const (
+	module = "github.com/httpretry/httpretry"
+	inside = "net/http/internal/httpretry" // the import path of its copy
+)
+
+//go:embed testdata/hook.go
+var hook string
+
+//go:embed testdata/modes.go
+var modes string
+
+// A suite is the test binary of net/http, built with the overlay.
+type suite struct {
+	version string // of Go
+	dir     string // of net/http, where its tests find their files
+	temp    string
+	binary  string
+}
+
+// build builds the tests of net/http in the directory temp.
+func build(ctx context.Context, temp string, race bool) (*suite, error) {
+	env, err := command(ctx, "go", "env", "GOROOT", "GOVERSION")
+	if err != nil {
+		return nil, err
+	}
+	goroot, version, _ := strings.Cut(strings.TrimSpace(string(env)), "\n")
+	s := &suite{
+		version: version,
+		dir:     filepath.Join(goroot, "src", "net", "http"),
+		temp:    temp,
+		binary:  filepath.Join(temp, "http.test"),
+	}
+	files, err := s.files(ctx)
+	if err != nil {
+		return nil, err
+	}
+	overlay, err := writeOverlay(temp, files)
+	if err != nil {
+		return nil, err
+	}
+	args := []string{"test", "-c", "-vet=off", "-o", s.binary, "-overlay", overlay}
+	if race {
+		args = append(args, "-race")
+	}
+	_, err = command(ctx, "go", append(args, "net/http")...)
+	return s, err
+}
+
+// files returns the files of the overlay: their text by their path.
+func (s *suite) files(ctx context.Context) (map[string]string, error) {
+	client := filepath.Join(s.dir, "client.go")
+	source, err := os.ReadFile(client)
+	if err != nil {
+		return nil, err
+	}
+	hooked, err := hookClient(string(source))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", client, err)
+	}
+	files := map[string]string{
+		client:                               hooked,
+		filepath.Join(s.dir, "httpsuite.go"): hook,
+		filepath.Join(s.dir, "httpsuite_test.go"): moveImports(modes),
+	}
+	return files, s.addModule(ctx, files)
+}
+
+// hookClient renames the method that the hook replaces in the source of
+// net/http's client.go.
+func hookClient(source string) (string, error) {
+	const method = "func (c *Client) transport() RoundTripper {"
+	if n := strings.Count(source, method); n != 1 {
+		return "", fmt.Errorf("contains %q %d times, want once", method, n)
+	}
+	return strings.Replace(source, method, "func (c *Client) ownTransport() RoundTripper {", 1), nil
+}
+
+// addModule adds the root package, and the packages of the module that it
+// imports, to files.
+func (s *suite) addModule(ctx context.Context, files map[string]string) error {
+	out, err := command(ctx, "go", "list", "-deps", "-json=ImportPath,Dir,GoFiles,Standard", module)
+	if err != nil {
+		return err
+	}
+	for d := json.NewDecoder(bytes.NewReader(out)); d.More(); {
+		var p struct {
+			ImportPath, Dir string
+			GoFiles         []string
+			Standard        bool
+		}
+		if err := d.Decode(&p); err != nil {
+			return err
+		}
+		if p.Standard {
+			continue
+		}
+		dir := filepath.Join(s.dir, "internal", "httpretry", strings.TrimPrefix(p.ImportPath, module))
+		for _, name := range p.GoFiles {
+			source, err := os.ReadFile(filepath.Join(p.Dir, name))
+			if err != nil {
+				return err
+			}
+			files[filepath.Join(dir, name)] = moveImports(string(source))
+		}
+	}
+	return nil
+}
+
+// moveImports changes the imports of the module's packages to those of their
+// copies.
+func moveImports(source string) string {
+	return strings.ReplaceAll(source, `"`+module, `"`+inside)
+}
+
+// writeOverlay writes the files to temp and returns the path of the overlay
+// that puts them into their places.
+func writeOverlay(temp string, files map[string]string) (string, error) {
+	replace := make(map[string]string)
+	for path, text := range files {
+		copied := filepath.Join(temp, fmt.Sprintf("%d.go", len(replace)))
+		if err := os.WriteFile(copied, []byte(text), 0o666); err != nil {
+			return "", err
+		}
+		replace[path] = copied
+	}
+	overlay, err := json.Marshal(map[string]any{"Replace": replace})
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(temp, "overlay.json")
+	return path, os.WriteFile(path, overlay, 0o666)
+}
+
+// list returns the names of the tests that match pattern.
+func (s *suite) list(ctx context.Context, pattern string) ([]string, error) {
+	out, err := command(ctx, s.binary, "-test.list", pattern)
+	if err != nil {
+		return nil, err
+	}
+	var tests []string
+	for line := range strings.Lines(string(out)) {
+		if strings.HasPrefix(line, "Test") {
+			tests = append(tests, strings.TrimSpace(line))
+		}
+	}
+	return tests, nil
+}
+
+// test runs the tests in a mode. Those that are known to hang in it are left
+// out, and those that fail run again on their own.
+func (s *suite) test(ctx context.Context, mode string, o options, tests []string) (*result, error) {
+	start := time.Now()
+	r := &result{mode: mode, tests: tests}
+	skip := hangs(mode)
+	out, err := s.exec(ctx, mode, o.timeout, "-test.run", o.run, "-test.skip", anyOf(skip))
+	if err != nil {
+		return nil, err
+	}
+	if r.events, err = parse(out); err != nil {
+		return nil, err
+	}
+	for _, test := range r.failed() {
+		if known(mode, test) != nil || r.outcome(test) == unfinished {
+			continue
+		}
+		out, err := s.exec(ctx, mode, o.timeout, "-test.run", anyOf([]string{test}), "-test.count", fmt.Sprint(o.repeat))
+		if err != nil {
+			return nil, err
+		}
+		again, err := parse(out)
+		if err != nil {
+			return nil, err
+		}
+		if o.repeat > 0 && again.outcomes[test] == passed {
+			r.unsteady = append(r.unsteady, test)
+		}
+	}
+	r.calls, err = s.calls(mode)
+	r.took = time.Since(start)
+	return r, err
+}
+
+// anyOf returns a regular expression that matches the names of exactly those
+// tests.
+func anyOf(tests []string) string {
+	quoted := make([]string, len(tests))
+	for i, t := range tests {
+		quoted[i] = regexp.QuoteMeta(t)
+	}
+	return "^(" + strings.Join(quoted, "|") + ")$"
+}
+
+// exec runs the test binary in a mode and returns its events as JSON.
+func (s *suite) exec(ctx context.Context, mode string, timeout time.Duration, args ...string) ([]byte, error) {
+	args = append([]string{"tool", "test2json", s.binary, "-test.v=test2json", "-test.timeout", timeout.String()}, args...)
+	cmd := exec.CommandContext(ctx, "go", args...)
+	cmd.Dir = s.dir
+	cmd.Env = append(cmd.Environ(), "HTTPSUITE_MODE="+mode, "HTTPSUITE_CALLS="+s.callsFile(mode))
+	out, err := cmd.Output()
+	if _, failed := err.(*exec.ExitError); failed && ctx.Err() == nil {
+		err = nil // the events say which test failed
+	}
+	return out, err
+}
+
+// calls returns how often a Client asked for its transport in a mode.
+func (s *suite) calls(mode string) (int64, error) {
+	info, err := os.Stat(s.callsFile(mode))
+	if err != nil {
+		return 0, fmt.Errorf("no client went through the mode %s: %w", mode, err)
+	}
+	return info.Size(), nil
+}
+
+func (s *suite) callsFile(mode string) string { return filepath.Join(s.temp, "calls."+mode) }
+
+// command runs a command and returns its output.
+func command(ctx context.Context, name string, args ...string) ([]byte, error) {
+	cmd := exec.CommandContext(ctx, name, args...)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return nil, fmt.Errorf("%s %s: %w\n%s", name, args[0], err, &stderr)
+	}
+	return out, nil
+}
