@@ -86,27 +86,25 @@ func TestParse_JoinsSubtests(t *testing.T) {
 
 func TestReport_FailsOnNewFailures(t *testing.T) {
 	tests := []struct {
-		name, mode string
-		result     result
-		want       string
-		fail       bool
+		name, mode, test string
+		result           result
+		want             string
+		fail             bool
 	}{
-		{"passed", "never", result{events: outcomes("TestA", passed)}, "", false},
-		{"failed", "never", result{events: outcomes("TestA", failed)}, "TestA, never: NEW", true},
-		{"not run", "never", result{events: outcomes("TestB", passed)}, "never: 1 more tests did not run", true},
-		{"unfinished", "never", result{events: events{output: map[string]string{"TestA": "panic: test timed out\n"}}}, "TestA, never: NEW", true},
-		{"unsteady", "never", result{events: outcomes("TestA", failed), unsteady: []string{"TestA"}}, "TestA, never: unsteady", false},
-		{"known", "never", result{events: outcomes("TestClientTimeout", failed)}, "TestClientTimeout, never: known", false},
-		{"known in another mode", "other", result{events: outcomes("TestClientTimeout", failed)}, "TestClientTimeout, other: NEW", true},
+		{"passed", "never", "TestA", result{events: outcomes("TestA", passed)}, "", false},
+		{"failed", "never", "TestA", result{events: outcomes("TestA", failed)}, "never, TestA: NEW", true},
+		{"not run", "never", "TestA", result{}, "never: 1 more tests did not run", true},
+		{"unfinished", "never", "TestA", result{events: events{output: map[string]string{"TestA": "panic: test timed out\n"}}}, "never, TestA: NEW", true},
+		{"unsteady", "never", "TestA", result{events: outcomes("TestA", failed), unsteady: []string{"TestA"}}, "never, TestA: unsteady", false},
+		{"known", "never", "TestClientTimeout", result{events: outcomes("TestClientTimeout", failed)}, "TestClientTimeout: known", false},
+		{"known in another mode", "other", "TestClientTimeout", result{events: outcomes("TestClientTimeout", failed)}, "TestClientTimeout: NEW", true},
+		{"left out", "everything", "TestTransportCancelRequest", result{events: outcomes("TestTransportCancelRequest", passed)}, "TestTransportCancelRequest: known", false},
+		{"left out and the rest failed", "everything", "TestTransportCancelRequest", result{events: outcomes("TestTransportCancelRequest", failed)}, "TestTransportCancelRequest: NEW", true},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			var out strings.Builder
-			tt.result.mode = tt.mode
-			tt.result.tests = []string{"TestA"}
-			if strings.Contains(tt.want, "TestClientTimeout") {
-				tt.result.tests = []string{"TestClientTimeout"}
-			}
+			tt.result.mode, tt.result.tests = tt.mode, []string{tt.test}
 			err := report(&out, []*result{&tt.result}, false)
 			if (err != nil) != tt.fail || !strings.Contains(out.String(), tt.want) {
 				t.Errorf("got error %v and report %q, want failure %t and %q", err, &out, tt.fail, tt.want)

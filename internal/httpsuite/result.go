@@ -17,7 +17,8 @@ const (
 	passed     outcome = "pass"
 	failed     outcome = "fail"
 	skipped    outcome = "skip"
-	unfinished outcome = "" // the binary ended first, after a panic or a timeout
+	leftOut    outcome = "left out" // in part, because it would not end
+	unfinished outcome = ""         // the binary ended first, after a panic or a timeout
 )
 
 // events are what one run of the test binary reported. A subtest belongs to
@@ -65,13 +66,13 @@ type result struct {
 	took     time.Duration
 }
 
-// outcome returns how a test ended. One that is known to hang was left out and
-// has failed.
+// outcome returns how a test ended.
 func (r *result) outcome(test string) outcome {
-	if d := known(r.mode, test); d != nil && d.hangs {
-		return failed
+	o := r.outcomes[test]
+	if d := known(r.mode, test); d != nil && d.skip != "" && o != failed {
+		return leftOut
 	}
-	return r.outcomes[test]
+	return o
 }
 
 // failed returns the tests that neither passed nor were skipped.
@@ -104,42 +105,49 @@ const header = "mode        passed  failed  skipped  unfinished   calls    time"
 
 // String returns the result's line in the table.
 func (r *result) String() string {
-	return fmt.Sprintf("%-10s  %6d  %6d  %7d  %10d  %6d  %6s", r.mode, r.count(passed), r.count(failed),
+	return fmt.Sprintf("%-10s  %6d  %6d  %7d  %10d  %6d  %6s", r.mode, r.count(passed), r.count(failed)+r.count(leftOut),
 		r.count(skipped), r.count(unfinished), r.calls, r.took.Round(time.Second))
 }
 
-// report writes the failures to w and returns an error if one of them is new.
+// report explains every failure to w and returns an error if one of them is
+// new.
 func report(w io.Writer, results []*result, verbose bool) error {
 	unexpected := 0
 	for _, r := range results {
 		unstarted := 0
 		for _, test := range r.failed() {
-			d := known(r.mode, test)
-			switch {
-			case d == nil && r.unstarted(test):
-				unstarted++
-				continue
-			case d != nil:
-				fmt.Fprintf(w, "\n%s, %s: known: %s\n", test, r.mode, d.reason)
-			case slices.Contains(r.unsteady, test):
-				fmt.Fprintf(w, "\n%s, %s: unsteady: it passes on its own\n", test, r.mode)
-			default:
-				fmt.Fprintf(w, "\n%s, %s: NEW\n", test, r.mode)
+			why, isNew := r.explain(test)
+			if isNew {
 				unexpected++
 			}
-			if d == nil || verbose {
+			if isNew && r.unstarted(test) {
+				unstarted++
+				continue
+			}
+			fmt.Fprintf(w, "\n%s, %s: %s\n", r.mode, test, why)
+			if isNew || verbose {
 				fmt.Fprint(w, indent(r.output[test]))
 			}
 		}
 		if unstarted > 0 {
 			fmt.Fprintf(w, "\n%s: %d more tests did not run\n", r.mode, unstarted)
-			unexpected += unstarted
 		}
 	}
 	if unexpected > 0 {
 		return fmt.Errorf("%d new failures", unexpected)
 	}
 	return nil
+}
+
+// explain says why a test failed, and whether that is new.
+func (r *result) explain(test string) (why string, isNew bool) {
+	switch d := known(r.mode, test); {
+	case d.explains(r.outcome(test)):
+		return "known\n" + d.reason, false
+	case slices.Contains(r.unsteady, test):
+		return "unsteady: it passes on its own", false
+	}
+	return "NEW", true
 }
 
 // outputLines is how many lines of a test's output are printed. The first hold

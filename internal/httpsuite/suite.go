@@ -9,7 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -162,48 +162,45 @@ func (s *suite) list(ctx context.Context, pattern string) ([]string, error) {
 	return tests, nil
 }
 
-// test runs the tests in a mode. Those that are known to hang in it are left
-// out, and those that fail run again on their own.
+// test runs the tests in a mode.
 func (s *suite) test(ctx context.Context, mode string, o options, tests []string) (*result, error) {
 	start := time.Now()
 	r := &result{mode: mode, tests: tests}
-	skip := hangs(mode)
-	out, err := s.exec(ctx, mode, o.timeout, "-test.run", o.run, "-test.skip", anyOf(skip))
+	out, err := s.exec(ctx, mode, o.timeout, "-test.run", o.run, "-test.skip", skip(mode))
 	if err != nil {
 		return nil, err
 	}
 	if r.events, err = parse(out); err != nil {
 		return nil, err
 	}
-	for _, test := range r.failed() {
-		if known(mode, test) != nil || r.outcome(test) == unfinished {
-			continue
-		}
-		out, err := s.exec(ctx, mode, o.timeout, "-test.run", anyOf([]string{test}), "-test.count", fmt.Sprint(o.repeat))
-		if err != nil {
-			return nil, err
-		}
-		again, err := parse(out)
-		if err != nil {
-			return nil, err
-		}
-		if o.repeat > 0 && again.outcomes[test] == passed {
-			r.unsteady = append(r.unsteady, test)
-		}
+	if err := s.repeat(ctx, r, o); err != nil {
+		return nil, err
 	}
 	r.calls, err = s.calls(mode)
 	r.took = time.Since(start)
 	return r, err
 }
 
-// anyOf returns a regular expression that matches the names of exactly those
-// tests.
-func anyOf(tests []string) string {
-	quoted := make([]string, len(tests))
-	for i, t := range tests {
-		quoted[i] = regexp.QuoteMeta(t)
+// repeat runs the tests with a new failure again, each on its own, and notes
+// those that pass.
+func (s *suite) repeat(ctx context.Context, r *result, o options) error {
+	for _, test := range r.failed() {
+		if _, isNew := r.explain(test); !isNew || r.outcome(test) != failed || o.repeat <= 0 {
+			continue
+		}
+		out, err := s.exec(ctx, r.mode, o.timeout, "-test.run", "^"+test+"$", "-test.skip", skip(r.mode), "-test.count", strconv.Itoa(o.repeat))
+		if err != nil {
+			return err
+		}
+		again, err := parse(out)
+		if err != nil {
+			return err
+		}
+		if again.outcomes[test] == passed {
+			r.unsteady = append(r.unsteady, test)
+		}
 	}
-	return "^(" + strings.Join(quoted, "|") + ")$"
+	return nil
 }
 
 // exec runs the test binary in a mode and returns its events as JSON.
