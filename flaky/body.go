@@ -7,16 +7,16 @@ import (
 	"time"
 )
 
-// A pace says how fast a body goes, and how far into a chunk it is. The zero
-// pace is as fast as can be.
+// A pace slows a body down and holds its position within the current chunk. The
+// zero pace does not slow it.
 type pace struct {
-	chunk int // bytes; 0: no limit
-	every time.Duration
-	left  int  // bytes of the chunk begun that have yet to go
-	begun bool // whether there was a first chunk
+	chunk int           // size of a chunk in bytes; 0: no chunks
+	every time.Duration // wait before each chunk but the first
+	left  int           // bytes left in the current chunk
+	begun bool          // whether the first chunk has begun
 }
 
-// quota returns how many of n bytes may go together.
+// quota returns how many of n bytes may be transferred together.
 func (p *pace) quota(n int) int {
 	switch {
 	case p.chunk == 0:
@@ -27,8 +27,8 @@ func (p *pace) quota(n int) int {
 	return min(n, p.left)
 }
 
-// spend takes n bytes, at most the quota and not 0, out of the chunk begun, or
-// begins another, for which it waits.
+// spend takes n bytes from the current chunk. If that is used up, it waits and
+// begins the next chunk. n must be between 1 and the quota.
 func (p *pace) spend(ctx context.Context, n int) error {
 	if p.chunk == 0 {
 		return nil
@@ -45,15 +45,16 @@ func (p *pace) spend(ctx context.Context, n int) error {
 	return nil
 }
 
-// A responseBody is the body of a response as a step wants it to arrive.
+// A responseBody applies the truncation and the pace of a step to the body of a
+// response.
 type responseBody struct {
-	// ctx is done when the request's context is, or when the body has ended,
-	// broken or been closed. Its cause is what Read returns from then on.
+	// ctx is done when the request's context is done, or when the body has
+	// ended, failed or been closed. Read then returns its cause.
 	ctx       context.Context
 	cancel    context.CancelCauseFunc
 	src       io.ReadCloser
 	truncated bool
-	left      int64 // bytes before the body breaks off, if truncated
+	left      int64 // bytes before the truncation
 	pace      pace
 }
 
@@ -69,8 +70,7 @@ func (b *responseBody) Read(p []byte) (int, error) {
 	}
 	n, err := b.read(p[:b.pace.quota(len(p))])
 	if n > 0 {
-		// The wait comes after the bytes were read, so that there is none
-		// before the end of the body.
+		// Wait after reading, so as not to wait before the end of the body.
 		if late := b.pace.spend(b.ctx, n); late != nil {
 			n, err = 0, late
 		}
@@ -81,9 +81,8 @@ func (b *responseBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// read reads from the source as far as the truncation allows. Where the body is
-// to break off it looks for one byte more, since a body that ends there by
-// itself is whole.
+// read reads from the source up to the truncation. There it reads one byte
+// more, because a body that ends there is not truncated.
 func (b *responseBody) read(p []byte) (int, error) {
 	if !b.truncated || len(p) == 0 {
 		return b.src.Read(p)
@@ -100,7 +99,7 @@ func (b *responseBody) read(p []byte) (int, error) {
 	return 0, err
 }
 
-// Close ends a Read that is waiting.
+// Close also ends a Read that is waiting for the next chunk.
 func (b *responseBody) Close() error {
 	b.cancel(http.ErrBodyReadAfterClose)
 	return b.src.Close()

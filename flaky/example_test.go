@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -13,8 +14,8 @@ import (
 	"github.com/httpretry/httpretry/flaky"
 )
 
-// A client meets a refused connection, then a server that is too busy, then
-// success, without any network.
+// A client gets a refused connection, then a response from an overloaded server,
+// then a success, all without a network.
 func Example() {
 	script := flaky.New(
 		flaky.Refuse(),
@@ -39,8 +40,7 @@ func Example() {
 	// 3 requests
 }
 
-// The same failures over real connections: a handler in front of the one that
-// is to be reached.
+// A Handler makes the connections to a real server fail.
 func ExampleScript_Handler() {
 	hello := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprint(w, "hello")
@@ -89,7 +89,7 @@ func ExampleFunc() {
 	// Output: 200 200 500 200 200 500
 }
 
-// What a request brought can be looked at afterwards.
+// The record of a request includes its body.
 func ExampleScript_Requests() {
 	script := flaky.New()
 	client := &http.Client{Transport: script.Transport(nil)}
@@ -106,7 +106,7 @@ func ExampleScript_Requests() {
 	// Output: POST http://example.test/items text/plain "hello"
 }
 
-// A step can be kept and varied.
+// A step can be reused with modifications.
 func ExampleStep() {
 	busy := flaky.Status(503).WithBody("busy")
 	script := flaky.New(
@@ -133,19 +133,19 @@ func ExampleStep() {
 	// 503 "" "busy" <nil>
 }
 
-// A request that is never answered ends when its client loses patience.
+// A request without a response ends with the timeout of its client.
 func ExampleHang() {
 	client := &http.Client{
 		Transport: flaky.New(flaky.Hang()).Transport(nil),
 		Timeout:   10 * time.Millisecond,
 	}
 	_, err := client.Get("http://example.test/")
-	var timeout interface{ Timeout() bool }
-	fmt.Println(errors.As(err, &timeout) && timeout.Timeout())
+	timeout, ok := errors.AsType[net.Error](err)
+	fmt.Println(ok && timeout.Timeout())
 	// Output: true
 }
 
-// Any error that a transport can return.
+// A Transport can return any error.
 func ExampleError() {
 	script := flaky.New(flaky.Error(io.ErrUnexpectedEOF))
 	client := &http.Client{Transport: script.Transport(nil)}

@@ -1,18 +1,18 @@
-// Package flaky makes HTTP fail on purpose, by a script, so that code can
-// be tested with exactly the failures it will meet.
+// Package flaky provides HTTP transports and handlers that fail according to
+// a script, for testing code against the failures that it will encounter.
 //
-// A [Script] is a list of steps: the first request meets the first [Step], the
-// second the second, and so on. The same script can stand in two places, and a
-// step means the same in both as far as the place allows:
+// A [Script] is a list of steps. The first request gets the first [Step], the
+// second request the second, and so on. A script can be used in two places,
+// and its steps behave the same in both as far as possible:
 //
-//   - [Script.Transport] is an [http.RoundTripper], with or without a real one
-//     beneath. There is no network in it and its waits are those of package
-//     time, so it works under the virtual time of testing/synctest.
-//   - [Script.Handler] is an [http.Handler] that does to real connections what
-//     failing servers do to them, under HTTP/1.1 and HTTP/2, with and without
-//     TLS.
+//   - [Script.Transport] returns an [http.RoundTripper], which optionally wraps
+//     a real one. It uses no network of its own, and it waits with package time,
+//     so it works in a testing/synctest bubble.
+//   - [Script.Handler] returns an [http.Handler] that makes real connections
+//     fail as they do in front of a failing server, over HTTP/1.1 and HTTP/2,
+//     with or without TLS.
 //
-// Afterwards [Script.Requests] tells what arrived, and when.
+// [Script.Requests] returns the requests that arrived, with their times.
 package flaky
 
 import (
@@ -22,22 +22,22 @@ import (
 	"time"
 )
 
-// A Script decides what happens to each request, and records what it saw. All
-// transports and handlers made from one Script share its steps and its record.
+// A Script chooses a [Step] for each request and records the request. All
+// transports and handlers of a Script share its steps and its record.
 //
-// The zero Script lets every request pass. A Script is safe for concurrent use
-// and must not be copied after its first use. It keeps every request for as
-// long as it lives, each with up to a MiB of its body: it is made for tests and
-// demonstrations, not for a server that runs for weeks.
+// The zero Script passes every request. A Script is safe for concurrent use and
+// must not be copied after first use. It retains every request, with up to
+// 1 MiB of its body, so it is suitable for tests and demonstrations but not for
+// long-running servers.
 type Script struct {
 	step func(n int, r *http.Request) Step // nil: every request passes
 
 	mu      sync.Mutex
-	records []*record // in order of arrival
+	records []*record // in order of arrival; guarded by mu
 }
 
-// New returns a Script of the given steps: the first request to arrive meets
-// the first step. Requests that arrive after the last step meet [Pass].
+// New returns a Script of the given steps. The first request to arrive gets the
+// first step, and so on. Requests after the last step get [Pass].
 func New(steps ...Step) *Script {
 	steps = slices.Clone(steps)
 	return Func(func(n int, _ *http.Request) Step {
@@ -48,22 +48,22 @@ func New(steps ...Step) *Script {
 	})
 }
 
-// Func returns a Script that asks f which step a request meets. n says as which
-// one it arrived, counting from 1.
+// Func returns a Script that calls f for each request to choose its step. n is
+// the number of the request in order of arrival, starting at 1.
 //
-// f is called once for each request, for several at the same time, and not
-// always in the order of n. It must neither change r nor read its body.
+// f is called once for each request, possibly concurrently and not necessarily
+// in order of n. It must not modify r or read its body.
 func Func(f func(n int, r *http.Request) Step) *Script {
 	return &Script{step: f}
 }
 
-// Requests returns what has arrived up to now, in order of arrival, also the
-// requests that are still under way. The caller owns the result.
+// Requests returns the requests that have arrived so far, in order of arrival.
+// They include requests that are still in progress. The caller owns the result.
 //
-// The client of net/http repeats some requests by itself: an idempotent one
-// whose connection had served another before and is cut before the answer
-// begins. Behind such a client [Script.Handler] sees more requests than the
-// caller sent, and they meet a step each. [Script.Transport] does not.
+// An [http.Transport] itself resends an idempotent request if the server closes
+// a reused connection before the response begins. A [Script.Handler] may thus
+// see more requests than the caller sent, and each of them takes a step. A
+// [Script.Transport] does not.
 func (s *Script) Requests() []Request {
 	s.mu.Lock()
 	records := slices.Clone(s.records)
@@ -76,7 +76,7 @@ func (s *Script) Requests() []Request {
 	return requests
 }
 
-// meet records that r has arrived and returns the step it meets.
+// meet records the arrival of r and returns its step.
 func (s *Script) meet(r *http.Request) (Step, *record) {
 	rec := &record{seen: newRequest(r)}
 	s.mu.Lock()

@@ -33,7 +33,7 @@ func newRequest(t *testing.T, method, path string, body io.Reader) *http.Request
 }
 
 // statuses sends n requests, one after the other, and returns the statuses of
-// the answers.
+// the responses.
 func statuses(t *testing.T, rt http.RoundTripper, n int) []int {
 	t.Helper()
 	var got []int
@@ -48,10 +48,10 @@ func statuses(t *testing.T, rt http.RoundTripper, n int) []int {
 	return got
 }
 
-func TestScriptOrder(t *testing.T) {
+func TestScript_AssignsStepsInOrder(t *testing.T) {
 	steps := []flaky.Step{flaky.Status(503), {}, flaky.Status(429)}
 	script := flaky.New(steps...)
-	steps[0] = flaky.Status(500) // the script keeps the steps it was made of
+	steps[0] = flaky.Status(500) // the script must have a copy
 
 	tests := []struct {
 		name   string
@@ -60,17 +60,17 @@ func TestScriptOrder(t *testing.T) {
 		want   []int
 	}{{
 		name:   "steps",
-		reason: "request i meets step i; the zero Step and what comes after the last step pass",
+		reason: "request i gets step i; the zero Step and requests after the last step pass",
 		script: script,
 		want:   []int{503, 200, 429, 200, 200},
 	}, {
 		name:   "no steps",
-		reason: "every request comes after the last step",
+		reason: "every request is after the last step",
 		script: flaky.New(),
 		want:   []int{200},
 	}, {
 		name:   "zero Script",
-		reason: "the zero value lets everything pass",
+		reason: "the zero value passes every request",
 		script: new(flaky.Script),
 		want:   []int{200, 200},
 	}, {
@@ -80,7 +80,7 @@ func TestScriptOrder(t *testing.T) {
 		want:   []int{501, 502, 503},
 	}, {
 		name:   "Error(nil)",
-		reason: "no error is no failure",
+		reason: "a nil error is not a failure",
 		script: flaky.New(flaky.Error(nil)),
 		want:   []int{200},
 	}}
@@ -88,7 +88,7 @@ func TestScriptOrder(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			got := statuses(t, tt.script.Transport(nil), len(tt.want))
 			if diff := cmp.Diff(tt.want, got); diff != "" {
-				t.Errorf("statuses (%s): got + want -\n%s", tt.reason, diff)
+				t.Errorf("statuses (%s) (-want +got):\n%s", tt.reason, diff)
 			}
 			if got, want := len(tt.script.Requests()), len(tt.want); got != want {
 				t.Errorf("recorded requests: got %d, want %d", got, want)
@@ -97,16 +97,16 @@ func TestScriptOrder(t *testing.T) {
 	}
 }
 
-// A script is one sequence, however many transports it stands in.
-func TestScriptShared(t *testing.T) {
+// All transports of a script share its sequence of steps.
+func TestScript_SharesStepsBetweenTransports(t *testing.T) {
 	script := flaky.New(flaky.Status(501), flaky.Status(502))
 	got := append(statuses(t, script.Transport(nil), 1), statuses(t, script.Transport(nil), 1)...)
 	if diff := cmp.Diff([]int{501, 502}, got); diff != "" {
-		t.Errorf("statuses through two transports: got + want -\n%s", diff)
+		t.Errorf("statuses through two transports (-want +got):\n%s", diff)
 	}
 }
 
-func TestScriptConcurrent(t *testing.T) {
+func TestScript_ConcurrentUse(t *testing.T) {
 	const n = 64
 	var mu sync.Mutex
 	met := make(map[int]string)
@@ -142,7 +142,7 @@ func TestScriptConcurrent(t *testing.T) {
 	}
 	for i, r := range requests {
 		if r.URL.Path != met[i+1] {
-			t.Errorf("request %d: recorded as %s, but Func was asked about %s: not in order of arrival", i+1, r.URL.Path, met[i+1])
+			t.Errorf("request %d: recorded as %s, but Func got %s: not in order of arrival", i+1, r.URL.Path, met[i+1])
 		}
 		if string(r.Body) != "body" {
 			t.Errorf("request %d: got body %q, want %q", i+1, r.Body, "body")
@@ -150,7 +150,7 @@ func TestScriptConcurrent(t *testing.T) {
 	}
 }
 
-func TestRequests(t *testing.T) {
+func TestRequests_AreCopies(t *testing.T) {
 	script := flaky.New()
 	req := newRequest(t, "POST", "/a?b=c", strings.NewReader("hello"))
 	req.Header.Set("X-Test", "1")
@@ -169,7 +169,7 @@ func TestRequests(t *testing.T) {
 		got := []any{r.Method, r.URL.String(), r.Host, r.Header, r.ContentLength, string(r.Body), r.BodySize, r.BodyErr}
 		want := []any{"POST", "http://example.test/a?b=c", "example.test", http.Header{"X-Test": {"1"}}, int64(5), "hello", int64(5), nil}
 		if diff := cmp.Diff(want, got); diff != "" {
-			t.Errorf("request (%s): got + want -\n%s", reason, diff)
+			t.Errorf("request (%s) (-want +got):\n%s", reason, diff)
 		}
 	}
 	check("as it was sent")
@@ -183,7 +183,7 @@ func TestRequests(t *testing.T) {
 	check("after the caller changed a snapshot")
 }
 
-func TestRequestHost(t *testing.T) {
+func TestRequests_HostOverridesURL(t *testing.T) {
 	script := flaky.New()
 	req := newRequest(t, "GET", "/", nil)
 	req.Host = "other.test"
@@ -197,8 +197,8 @@ func TestRequestHost(t *testing.T) {
 	}
 }
 
-// Of a large body the first MiB is kept, and all of it is counted.
-func TestRequestBodyBound(t *testing.T) {
+// The record keeps the first MiB of a large body and counts all of its bytes.
+func TestRequests_KeepOneMiBOfBody(t *testing.T) {
 	const mib = 1 << 20
 	body := bytes.Repeat([]byte("0123456789abcdef"), 3*mib/16)
 	for _, size := range []int{mib - 1, mib, mib + 1, 3 * mib} {
@@ -220,8 +220,8 @@ func TestRequestBodyBound(t *testing.T) {
 	}
 }
 
-// A step can be kept and varied.
-func TestStepImmutable(t *testing.T) {
+// Methods of a Step return modified copies.
+func TestStep_IsImmutable(t *testing.T) {
 	base := flaky.Status(503).WithHeader("A", "1")
 	one := base.WithHeader("A", "2").WithBody("x").Truncate(0)
 	two := base.WithHeader("B", "3")
@@ -245,7 +245,7 @@ func TestStepImmutable(t *testing.T) {
 				}
 				resp.Body.Close()
 				if diff := cmp.Diff(tt.header, resp.Header); diff != "" {
-					t.Errorf("header: got + want -\n%s", diff)
+					t.Errorf("header (-want +got):\n%s", diff)
 				}
 				resp.Header.Set("A", "changed by the caller")
 			}
@@ -253,12 +253,12 @@ func TestStepImmutable(t *testing.T) {
 	}
 }
 
-func TestStatusPanics(t *testing.T) {
+func TestStatus_PanicsOnInvalidCode(t *testing.T) {
 	for _, code := range []int{-1, 0, 100, 199, 1000} {
 		func() {
 			defer func() {
 				if recover() == nil {
-					t.Errorf("Status(%d): got a step, want a panic, since no final response has that status", code)
+					t.Errorf("Status(%d): got a step, want a panic: no final response has that status", code)
 				}
 			}()
 			flaky.Status(code)
@@ -266,5 +266,5 @@ func TestStatusPanics(t *testing.T) {
 	}
 }
 
-// errBroken is a failure that no other code returns.
+// errBroken is an error that only tests return.
 var errBroken = errors.New("broken on purpose")

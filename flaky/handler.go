@@ -8,35 +8,35 @@ import (
 	"strconv"
 )
 
-// Handler returns an [http.Handler] that does to each request what the script
-// says. [Pass] hands requests on to next; if next is nil, it answers with an
-// empty 200.
+// Handler returns an [http.Handler] that applies the script to each request.
+// [Pass] calls next. If next is nil, Pass responds with an empty 200.
 //
-// It has to be run by a server, of HTTP/1.1 or HTTP/2: steps that cut the
-// connection panic with [http.ErrAbortHandler], and [Reset] takes the
-// connection over. It starts no goroutine. To take effect, [Step.Truncate]
-// and [Step.Slow] wrap the ResponseWriter that next gets; the wrapper is an
-// [http.Flusher], and an [http.ResponseController] finds its way through. What
-// next writes to a connection that it has taken over is not changed.
+// The handler must be run by an [http.Server], because steps that close the
+// connection panic with [http.ErrAbortHandler] and [Reset] hijacks the
+// connection. It starts no goroutines. [Step.Truncate] and [Step.Slow] wrap the
+// ResponseWriter that next gets. The wrapper implements [http.Flusher] and works
+// with [http.ResponseController]. It does not affect writes to a hijacked
+// connection.
 func (s *Script) Handler(next http.Handler) http.Handler {
 	return &handler{script: s, next: next}
 }
 
 type handler struct {
 	script *Script
-	next   http.Handler // nil: an empty 200
+	next   http.Handler // may be nil
 }
 
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	step, rec := h.script.meet(r)
-	step = step.orAnswer(h.next != nil)
+	step = step.orStatus(h.next != nil)
 	r = rec.request(r)
 	switch {
 	case step.readsBody() || step.kind == hanging:
-		// An error is on record, and leaves the step as it is.
+		// The record keeps an error. It does not change the step, as a server
+		// may respond without regard to the body.
 		_, _ = io.Copy(io.Discard, r.Body)
-	case step.kind == answering:
-		answerEarly(w, r)
+	case step.kind == responding:
+		respondEarly(w, r)
 	}
 
 	if err := sleep(r.Context(), step.delay); err != nil {
@@ -45,8 +45,8 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch step.kind {
 	case passing:
 		step.serve(h.next, w, r)
-	case answering:
-		step.serve(http.HandlerFunc(step.answer), w, r)
+	case responding:
+		step.serve(http.HandlerFunc(step.respond), w, r)
 	case resetting:
 		reset(w)
 	case hanging:
@@ -57,19 +57,21 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// answerEarly makes the answer go out though the body of r was not read.
-func answerEarly(w http.ResponseWriter, r *http.Request) {
+// respondEarly makes the server send the response although the body of r was
+// not read.
+func respondEarly(w http.ResponseWriter, r *http.Request) {
 	if r.ProtoMajor != 1 || r.Body == http.NoBody {
 		return
 	}
-	// A server that means to keep the connection reads the body before it lets
-	// the answer out. Full duplex would keep both, but then the server may panic
-	// on the next request, once it has skipped the body behind the answer.
+	// To keep the connection, an http.Server reads the request body before it
+	// sends the response. EnableFullDuplex would avoid that, but the server may
+	// then panic on the next request, after it has discarded the rest of the
+	// body.
 	w.Header().Set("Connection", "close")
 }
 
-// answer is the handler of a step that answers.
-func (s Step) answer(w http.ResponseWriter, r *http.Request) {
+// respond writes the response of a [Status] step.
+func (s Step) respond(w http.ResponseWriter, r *http.Request) {
 	for key, values := range s.header {
 		for _, v := range values {
 			w.Header().Add(key, v)
@@ -82,11 +84,12 @@ func (s Step) answer(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Length", strconv.Itoa(len(s.body)))
 	w.WriteHeader(s.status)
 	if r.Method != http.MethodHead && s.body != "" {
-		_, _ = io.WriteString(w, s.body) // the client may have gone
+		_, _ = io.WriteString(w, s.body) // the client may have disconnected
 	}
 }
 
-// serve runs next, whose response arrives as the step wants it.
+// serve calls next and applies the truncation and the pace of the step to its
+// response.
 func (s Step) serve(next http.Handler, w http.ResponseWriter, r *http.Request) {
 	if !s.shapesBody() || r.Method == http.MethodHead {
 		next.ServeHTTP(w, r)
@@ -101,14 +104,16 @@ func (s Step) serve(next http.Handler, w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// reset ends the connection in a way that the client's next read fails with
+// reset closes the connection so that the client's next read fails with
 // ECONNRESET.
 func reset(w http.ResponseWriter) {
 	conn, _, err := http.NewResponseController(w).Hijack()
-	if err != nil { // as under HTTP/2, where the stream is what can be reset
+	if err != nil {
+		// RFC 9113, section 6.4: over HTTP/2 the stream can be reset alone.
 		panic(http.ErrAbortHandler)
 	}
-	// Below TLS: its Close would say goodbye first.
+	// The Close of a TLS connection would send a close_notify alert first (RFC
+	// 8446, section 6.1), so close the connection below it.
 	for {
 		c, ok := conn.(interface{ NetConn() net.Conn })
 		if !ok {
@@ -117,27 +122,27 @@ func reset(w http.ResponseWriter) {
 		conn = c.NetConn()
 	}
 	if c, ok := conn.(*net.TCPConn); ok {
-		_ = c.SetLinger(0) // makes Close send RST, not FIN
+		_ = c.SetLinger(0) // Close sends RST in place of FIN
 	}
 	_ = conn.Close()
 }
 
-// A responseWriter lets a response's body out as its step wants it. A failed
-// Write is final.
+// A responseWriter applies the truncation and the pace of a step to a response.
+// The first error of a write is sticky.
 type responseWriter struct {
 	http.ResponseWriter
 	ctx    context.Context // of the request that the handler got
 	cancel context.CancelCauseFunc
-	step   Step // its limit and pace are used up while writing
-	status int  // 0: not written yet
-	err    error
+	step   Step  // writes consume its limit and pace
+	status int   // 0: not written yet
+	err    error // of the first write that failed
 }
 
-// Unwrap is what [http.ResponseController] looks for.
+// Unwrap supports [http.ResponseController].
 func (w *responseWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 func (w *responseWriter) WriteHeader(code int) {
-	if w.status == 0 && code >= 200 { // before it there may be 1xx
+	if w.status == 0 && code >= 200 { // a 1xx is not the final response
 		w.status = code
 	}
 	w.ResponseWriter.WriteHeader(code)
@@ -159,8 +164,8 @@ func (w *responseWriter) Write(p []byte) (int, error) {
 	return written, w.err
 }
 
-// writeSome writes as much of p, which is not empty, as may go without a wait
-// after it.
+// writeSome writes as much of p as fits into the current chunk. p must not be
+// empty.
 func (w *responseWriter) writeSome(p []byte) (int, error) {
 	s := &w.step
 	n := s.pace.quota(len(p))
@@ -183,10 +188,11 @@ func (w *responseWriter) writeSome(p []byte) (int, error) {
 	return n, err
 }
 
-// Flush makes w an [http.Flusher]. If the connection fails, so will a Write.
+// Flush implements [http.Flusher]. It drops the error, because a later Write
+// returns it.
 func (w *responseWriter) Flush() { _ = w.FlushError() }
 
-// FlushError is what [http.ResponseController] looks for.
+// FlushError supports [http.ResponseController].
 func (w *responseWriter) FlushError() error {
 	return http.NewResponseController(w.ResponseWriter).Flush()
 }

@@ -22,7 +22,7 @@ import (
 	"github.com/httpretry/httpretry/flaky"
 )
 
-// protocols are the kinds of server that a handler has to work in.
+// protocols are the kinds of server that a handler must work in.
 var protocols = []string{"HTTP/1.1", "HTTP/1.1 over TLS", "HTTP/2"}
 
 // overProtocols runs f as a subtest for each protocol.
@@ -33,7 +33,7 @@ func overProtocols(t *testing.T, f func(t *testing.T, protocol string)) {
 }
 
 // serve runs h on a loopback server. It fails the test if the server logs
-// anything, or if it can't be closed since a handler does not end.
+// anything. It does not end while a handler runs.
 func serve(t *testing.T, protocol string, h http.Handler) *httptest.Server {
 	t.Helper()
 	var noise syncBuffer
@@ -74,8 +74,8 @@ func (b *syncBuffer) String() string {
 	return b.buf.String()
 }
 
-// A StreamError is what net/http's error for a reset HTTP/2 stream lets itself
-// be converted to: a struct of the same fields.
+// A StreamError has the fields of net/http's error for a reset HTTP/2 stream,
+// whose As method sets it.
 type StreamError struct {
 	StreamID uint32
 	Code     uint32
@@ -84,26 +84,26 @@ type StreamError struct {
 
 func (e StreamError) Error() string { return fmt.Sprintf("stream %d: code %d", e.StreamID, e.Code) }
 
-// wasCut reports whether err is what a client sees of a connection, or of an
-// HTTP/2 stream, that was cut without a reset.
-func wasCut(protocol string, err error) bool {
+// wasClosed reports whether err is the error of a client whose connection was
+// closed, or whose HTTP/2 stream was reset, by http.ErrAbortHandler.
+func wasClosed(protocol string, err error) bool {
 	if protocol == "HTTP/2" {
-		var stream StreamError
-		return errors.As(err, &stream) && stream.Code == 2 // INTERNAL_ERROR
+		stream, ok := errors.AsType[StreamError](err)
+		return ok && stream.Code == 2 // INTERNAL_ERROR
 	}
 	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
 }
 
 func wasReset(protocol string, err error) bool {
 	if protocol == "HTTP/2" {
-		return wasCut(protocol, err)
+		return wasClosed(protocol, err)
 	}
 	return errors.Is(err, syscall.ECONNRESET)
 }
 
-// post sends "hello" and returns the answer with its body read, or the error of
-// either. It does so on a connection of its own, so that the client does not
-// repeat what fails.
+// post sends "hello" and returns the response with its body, or the error of
+// either. It uses a new connection, because net/http resends requests that fail
+// on a reused one.
 func post(t *testing.T, srv *httptest.Server) (*http.Response, string, error) {
 	t.Helper()
 	srv.Client().CloseIdleConnections()
@@ -116,7 +116,7 @@ func post(t *testing.T, srv *httptest.Server) (*http.Response, string, error) {
 	return resp, string(body), err
 }
 
-func TestHandlerAnswers(t *testing.T) {
+func TestHandler_Status(t *testing.T) {
 	overProtocols(t, func(t *testing.T, protocol string) {
 		script := flaky.New(
 			flaky.Status(503).WithHeader("Retry-After", "1").WithHeader("Retry-After", "2").WithBody("later"),
@@ -125,7 +125,7 @@ func TestHandlerAnswers(t *testing.T) {
 		)
 		srv := serve(t, protocol, script.Handler(nil))
 
-		type answer struct {
+		type response struct {
 			Proto      string
 			Status     int
 			RetryAfter []string
@@ -133,21 +133,21 @@ func TestHandlerAnswers(t *testing.T) {
 			Body       string
 		}
 		proto := protocol[:len("HTTP/x")]
-		want := []answer{
+		want := []response{
 			{proto, 503, []string{"1", "2"}, 5, "later"},
 			{proto, 204, nil, 0, ""},
 			{proto, 200, nil, 0, ""},
 		}
-		var got []answer
+		var got []response
 		for range want {
 			resp, body, err := post(t, srv)
 			if err != nil {
 				t.Fatal(err)
 			}
-			got = append(got, answer{resp.Proto[:len(proto)], resp.StatusCode, resp.Header["Retry-After"], resp.ContentLength, body})
+			got = append(got, response{resp.Proto[:len(proto)], resp.StatusCode, resp.Header["Retry-After"], resp.ContentLength, body})
 		}
 		if diff := cmp.Diff(want, got); diff != "" {
-			t.Errorf("answers: got + want -\n%s", diff)
+			t.Errorf("responses (-want +got):\n%s", diff)
 		}
 		r := script.Requests()[0]
 		if r.Method != "POST" || r.URL.Path != "/path" || r.Host != srv.Listener.Addr().String() ||
@@ -157,7 +157,7 @@ func TestHandlerAnswers(t *testing.T) {
 	})
 }
 
-func TestHandlerHead(t *testing.T) {
+func TestHandler_HeadKeepsLength(t *testing.T) {
 	next := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "hello") })
 	for name, step := range map[string]flaky.Step{
 		"Status": flaky.Status(200).WithBody("hello").Truncate(1).Slow(1, time.Hour),
@@ -172,16 +172,16 @@ func TestHandlerHead(t *testing.T) {
 				}
 				resp.Body.Close()
 				if resp.ContentLength != 5 {
-					t.Errorf("ContentLength: got %d, want 5, as GET would have", resp.ContentLength)
+					t.Errorf("ContentLength: got %d, want 5, as for GET", resp.ContentLength)
 				}
 			})
 		})
 	}
 }
 
-// A step that cuts the connection does so before a byte of an answer, and
-// reads the request's body first unless it must not.
-func TestHandlerFailures(t *testing.T) {
+// A step that closes the connection does so before the response begins, and
+// reads the request body first, except for Refuse.
+func TestHandler_ClosesConnection(t *testing.T) {
 	tests := []struct {
 		name   string
 		step   flaky.Step
@@ -191,7 +191,7 @@ func TestHandlerFailures(t *testing.T) {
 		{"Error", flaky.Error(errBroken), "hello", wasCut},
 		{"Reset", flaky.Reset(), "hello", wasReset},
 		{"Refuse", flaky.Refuse(), "", func(protocol string, err error) bool {
-			return wasCut(protocol, err) || wasReset(protocol, err) // the body was left unread
+			return wasClosed(protocol, err) || wasReset(protocol, err) // because the body was not read
 		}},
 	}
 	for _, tt := range tests {
@@ -201,7 +201,7 @@ func TestHandlerFailures(t *testing.T) {
 				srv := serve(t, protocol, script.Handler(nil))
 				resp, _, err := post(t, srv)
 				if resp != nil || !tt.failed(protocol, err) {
-					t.Errorf("got response %v, error %v (%T), want the error of a connection cut by %s", resp, err, err, tt.name)
+					t.Errorf("got response %v, error %v (%T), want the error of a connection closed by %s", resp, err, err, tt.name)
 				}
 				requests := script.Requests()
 				if len(requests) != 1 || string(requests[0].Body) != tt.read {
@@ -215,9 +215,9 @@ func TestHandlerFailures(t *testing.T) {
 	}
 }
 
-// A handler that hangs ends when the client goes, and when the server closes
-// its connections.
-func TestHandlerHang(t *testing.T) {
+// Hang ends when the client disconnects, and when the server closes its
+// connections.
+func TestHandler_HangEndsWithConnection(t *testing.T) {
 	for name, step := range map[string]flaky.Step{"Hang": flaky.Hang(), "Hang Early": flaky.Hang().Early()} {
 		for _, ends := range []string{"client", "server"} {
 			t.Run(name+"/"+ends, func(t *testing.T) {
@@ -242,7 +242,7 @@ func TestHandlerHang(t *testing.T) {
 							srv.Config.Close()
 						}
 					}()
-					// More than the buffers between client and server hold.
+					// Larger than the buffers between client and server.
 					body := bytes.NewReader(make([]byte, 8<<20))
 					req, err := http.NewRequestWithContext(ctx, "POST", srv.URL, body)
 					if err != nil {
@@ -251,7 +251,7 @@ func TestHandlerHang(t *testing.T) {
 					resp, err := srv.Client().Do(req)
 					if err == nil {
 						resp.Body.Close()
-						t.Errorf("got status %d, want no answer", resp.StatusCode)
+						t.Errorf("got status %d, want an error", resp.StatusCode)
 					}
 					<-ended
 				})
@@ -260,8 +260,8 @@ func TestHandlerHang(t *testing.T) {
 	}
 }
 
-// An early answer arrives while the client has yet to send its body.
-func TestHandlerEarly(t *testing.T) {
+// An early response arrives before the client has sent its body.
+func TestHandler_EarlyRespondsBeforeBody(t *testing.T) {
 	overProtocols(t, func(t *testing.T, protocol string) {
 		script := flaky.New(flaky.Status(413).WithBody("too large").Early())
 		srv := serve(t, protocol, script.Handler(nil))
@@ -270,7 +270,7 @@ func TestHandlerEarly(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		req.ContentLength = 5 // small enough for a server to wait for it
+		req.ContentLength = 5 // a server waits for a body as small as this
 		resp, err := srv.Client().Do(req)
 		if err != nil {
 			t.Fatal(err)
@@ -279,7 +279,7 @@ func TestHandlerEarly(t *testing.T) {
 		if resp.StatusCode != 413 || string(body) != "too large" || err != nil {
 			t.Errorf("got %d, %q, %v, want 413, %q, nil", resp.StatusCode, body, err, "too large")
 		}
-		_, _ = pw.Write([]byte("hello")) // the transport may have closed the other end
+		_, _ = pw.Write([]byte("hello")) // the transport may have closed pr
 		pw.Close()
 		resp.Body.Close()
 		if got := script.Requests()[0]; len(got.Body) != 0 || got.ContentLength != 5 {
@@ -288,9 +288,9 @@ func TestHandlerEarly(t *testing.T) {
 	})
 }
 
-// An early answer to an upload that no buffer holds arrives whole, and so does
-// the answer to the next.
-func TestHandlerEarlyLarge(t *testing.T) {
+// An early response to an upload larger than every buffer arrives whole, and so
+// does the response to the next request.
+func TestHandler_EarlyDeliversResponseToLargeUpload(t *testing.T) {
 	overProtocols(t, func(t *testing.T, protocol string) {
 		early := flaky.Status(503).WithBody("later").Early()
 		script := flaky.New(early, early, flaky.Status(200).WithBody("thanks"))
@@ -312,13 +312,13 @@ func TestHandlerEarlyLarge(t *testing.T) {
 			got = append(got, r.BodySize)
 		}
 		if diff := cmp.Diff([]int64{0, 0, int64(len(sent))}, got); diff != "" {
-			t.Errorf("bytes read: got + want -\n%s", diff)
+			t.Errorf("bytes read (-want +got):\n%s", diff)
 		}
 	})
 }
 
-// The body breaks off where it should, whoever wrote it and however.
-func TestHandlerTruncate(t *testing.T) {
+// The body is truncated at the same place however the handler writes it.
+func TestHandler_TruncatesBody(t *testing.T) {
 	writers := map[string]func(w http.ResponseWriter){
 		"one write": func(w http.ResponseWriter) { _, _ = io.WriteString(w, "hello") },
 		"declared": func(w http.ResponseWriter) {
@@ -344,17 +344,17 @@ func TestHandlerTruncate(t *testing.T) {
 		{"inside", 3, "hel", true},
 		{"at the last byte", 4, "hell", true},
 		{"at the end", 5, "hello", false},
-		{"behind the end", 6, "hello", false},
+		{"after the end", 6, "hello", false},
 	}
 	for _, tt := range tests {
 		check := func(t *testing.T, protocol string, step flaky.Step, next http.Handler) {
 			srv := serve(t, protocol, flaky.New(step).Handler(next))
 			resp, body, err := post(t, srv)
 			if resp == nil {
-				t.Fatalf("got %v, want a response whose body breaks off", err)
+				t.Fatalf("got %v, want a response with a truncated body", err)
 			}
-			if body != tt.want || tt.broken != wasCut(protocol, err) || !tt.broken && err != nil {
-				t.Errorf("body: got %q, %v, want %q, cut off %v", body, err, tt.want, tt.broken)
+			if body != tt.want || tt.broken != wasClosed(protocol, err) || !tt.broken && err != nil {
+				t.Errorf("body: got %q, %v, want %q, truncated %v", body, err, tt.want, tt.broken)
 			}
 		}
 		t.Run(tt.name+"/Status", func(t *testing.T) {
@@ -372,9 +372,9 @@ func TestHandlerTruncate(t *testing.T) {
 	}
 }
 
-// A handler whose response breaks off hears of it twice: a write fails and the
-// request's context is done.
-func TestHandlerTruncateTellsNext(t *testing.T) {
+// After the truncation of a response, its handler's writes fail and the context
+// of its request is done.
+func TestHandler_TruncationFailsNext(t *testing.T) {
 	overProtocols(t, func(t *testing.T, protocol string) {
 		type outcome struct {
 			N     int
@@ -393,13 +393,13 @@ func TestHandlerTruncateTellsNext(t *testing.T) {
 		_, _, _ = post(t, srv)
 		want := outcome{3, http.ErrAbortHandler, http.ErrAbortHandler, http.ErrAbortHandler}
 		if diff := cmp.Diff(want, <-outcomes, cmp.Comparer(func(a, b error) bool { return a == b })); diff != "" {
-			t.Errorf("what the handler saw: got + want -\n%s", diff)
+			t.Errorf("results of the handler (-want +got):\n%s", diff)
 		}
 	})
 }
 
-// The wrapper that Truncate and Slow need takes nothing from the next handler.
-func TestHandlerWrapper(t *testing.T) {
+// The wrapper of Truncate and Slow hides no feature of the ResponseWriter.
+func TestHandler_WrapperKeepsResponseWriter(t *testing.T) {
 	overProtocols(t, func(t *testing.T, protocol string) {
 		next := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			body, err := io.ReadAll(r.Body)
@@ -426,13 +426,13 @@ func TestHandlerWrapper(t *testing.T) {
 			t.Errorf("got %v, %v, want 204, nil", resp, err)
 		}
 		if got := string(script.Requests()[0].Body); got != "hello" {
-			t.Errorf("recorded body: got %q, want what the handler read", got)
+			t.Errorf("recorded body: got %q, want the part that the handler read", got)
 		}
 	})
 }
 
-// A handler may take the connection over, also through the wrapper.
-func TestHandlerWrapperHijack(t *testing.T) {
+// A handler can hijack the connection through the wrapper.
+func TestHandler_WrapperAllowsHijack(t *testing.T) {
 	next := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		conn, _, err := http.NewResponseController(w).Hijack()
 		if err != nil {
@@ -448,19 +448,19 @@ func TestHandlerWrapperHijack(t *testing.T) {
 	}
 }
 
-// A panic of the next handler is not the script's business.
-func TestHandlerNextPanics(t *testing.T) {
+// A panic of the next handler reaches the server.
+func TestHandler_PassesPanicOfNext(t *testing.T) {
 	overProtocols(t, func(t *testing.T, protocol string) {
 		next := http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })
 		srv := serve(t, protocol, flaky.New(flaky.Pass().Slow(1, 0)).Handler(next))
-		if _, _, err := post(t, srv); !wasCut(protocol, err) {
-			t.Errorf("got %v, want a connection that was cut", err)
+		if _, _, err := post(t, srv); !wasClosed(protocol, err) {
+			t.Errorf("got %v, want a connection that was closed", err)
 		}
 	})
 }
 
-// A pipeListener accepts connections that exist only in memory, so that a
-// server can run in virtual time.
+// A pipeListener accepts connections in memory, so that a server can run in a
+// synctest bubble.
 type pipeListener struct {
 	conns chan net.Conn
 	done  chan struct{}
@@ -493,8 +493,8 @@ func (l *pipeListener) dial(ctx context.Context, _, _ string) (net.Conn, error) 
 	}
 }
 
-// inVirtualTime runs f with a client of a server that runs h. Both, and time,
-// are those of a bubble.
+// inVirtualTime runs f in a synctest bubble with a client of a server that runs
+// h.
 func inVirtualTime(t *testing.T, h http.Handler, f func(t *testing.T, client *http.Client)) {
 	synctest.Test(t, func(t *testing.T) {
 		var noise syncBuffer
@@ -513,7 +513,7 @@ func inVirtualTime(t *testing.T, h http.Handler, f func(t *testing.T, client *ht
 	})
 }
 
-func TestHandlerWaits(t *testing.T) {
+func TestHandler_Waits(t *testing.T) {
 	next := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = io.WriteString(w, "hel")
 		_, _ = io.WriteString(w, "lo")
@@ -522,18 +522,18 @@ func TestHandlerWaits(t *testing.T) {
 		name   string
 		reason string
 		step   flaky.Step
-		header time.Duration // until the header came
-		body   time.Duration // and from there until the body had come
+		header time.Duration // from the request to the header of the response
+		body   time.Duration // from the header to the end of the body
 		want   string
 		err    error
 	}{
-		{"After", "before the answer", flaky.Status(200).WithBody("hello").After(time.Second), time.Second, 0, "hello", nil},
-		{"Pass After", "before handing on", flaky.Pass().After(time.Second), time.Second, 0, "hello", nil},
+		{"After", "before the response", flaky.Status(200).WithBody("hello").After(time.Second), time.Second, 0, "hello", nil},
+		{"Pass After", "before the handler runs", flaky.Pass().After(time.Second), time.Second, 0, "hello", nil},
 		{"Slow", "between chunks", flaky.Status(200).WithBody("hello").Slow(2, time.Second), 0, 2 * time.Second, "hello", nil},
 		{"Pass Slow", "chunks do not depend on writes", flaky.Pass().Slow(2, time.Second), 0, 2 * time.Second, "hello", nil},
-		{"whole chunks", "no wait behind the last", flaky.Status(200).WithBody("hell").Slow(2, time.Second), 0, time.Second, "hell", nil},
-		{"Slow Truncate", "both have their effect", flaky.Pass().Slow(1, time.Second).Truncate(3), 0, 2 * time.Second, "hel", io.ErrUnexpectedEOF},
-		{"all", "every step composes", flaky.Status(503).WithBody("hello").After(time.Second).Slow(1, time.Second).Truncate(2),
+		{"whole chunks", "no wait after the last", flaky.Status(200).WithBody("hell").Slow(2, time.Second), 0, time.Second, "hell", nil},
+		{"Slow Truncate", "they combine", flaky.Pass().Slow(1, time.Second).Truncate(3), 0, 2 * time.Second, "hel", io.ErrUnexpectedEOF},
+		{"all", "all of them combine", flaky.Status(503).WithBody("hello").After(time.Second).Slow(1, time.Second).Truncate(2),
 			time.Second, time.Second, "he", io.ErrUnexpectedEOF},
 	}
 	for _, tt := range tests {
@@ -546,7 +546,7 @@ func TestHandlerWaits(t *testing.T) {
 				}
 				defer resp.Body.Close()
 				if got := time.Since(start); got != tt.header {
-					t.Errorf("header (%s): came after %v, want %v", tt.reason, got, tt.header)
+					t.Errorf("header (%s): arrived after %v, want %v", tt.reason, got, tt.header)
 				}
 				got, err := io.ReadAll(resp.Body)
 				if string(got) != tt.want || err != tt.err {
@@ -560,9 +560,9 @@ func TestHandlerWaits(t *testing.T) {
 	}
 }
 
-// A wait in a handler ends when the client goes: the server can shut down at
-// once.
-func TestHandlerWaitEnds(t *testing.T) {
+// A wait in a handler ends when the client disconnects, so that the server can
+// shut down.
+func TestHandler_WaitEndsWithClient(t *testing.T) {
 	for name, step := range map[string]flaky.Step{
 		"After": flaky.Status(200).After(24 * time.Hour),
 		"Slow":  flaky.Status(200).WithBody("hello").Slow(1, 24*time.Hour),
@@ -578,14 +578,13 @@ func TestHandlerWaitEnds(t *testing.T) {
 					_, err = io.ReadAll(resp.Body)
 					resp.Body.Close()
 				}
-				var timeout net.Error
-				if !errors.As(err, &timeout) || !timeout.Timeout() {
+				if timeout, ok := errors.AsType[net.Error](err); !ok || !timeout.Timeout() {
 					t.Errorf("got %v, want a timeout", err)
 				}
 				t.Cleanup(func() {
-					// Shutdown looks for idle connections now and then.
+					// Shutdown polls for idle connections, at most every 500 ms.
 					if got := time.Since(start); got < time.Minute || got > 2*time.Minute {
-						t.Errorf("the server was done after %v, want a little over 1m", got)
+						t.Errorf("Shutdown returned after %v, want a little over 1m", got)
 					}
 				})
 			})
@@ -593,9 +592,9 @@ func TestHandlerWaitEnds(t *testing.T) {
 	}
 }
 
-// The client of net/http repeats an idempotent request whose connection had
-// served another before, which Requests says.
-func TestHandlerClientRepeats(t *testing.T) {
+// net/http resends an idempotent request whose reused connection was closed, as
+// the comment of Requests says.
+func TestHandler_SeesResentRequests(t *testing.T) {
 	script := flaky.New(flaky.Pass(), flaky.Error(errBroken), flaky.Status(404))
 	srv := serve(t, "HTTP/1.1", script.Handler(nil))
 	for _, want := range []int{200, 404} {
@@ -610,6 +609,6 @@ func TestHandlerClientRepeats(t *testing.T) {
 		}
 	}
 	if got := len(script.Requests()); got != 3 {
-		t.Errorf("recorded requests: got %d, want 3, since net/http repeats one", got)
+		t.Errorf("recorded requests: got %d, want 3, since net/http resends one", got)
 	}
 }

@@ -9,41 +9,37 @@ import (
 	"time"
 )
 
-// maxBody is how many bytes of each request body are kept.
+// maxBody is the number of bytes that a record keeps of a request body.
 const maxBody = 1 << 20
 
-// A Request is what a [Script] saw of a request.
+// A Request is the record that a [Script] made of a request.
 type Request struct {
-	// Time is when the request arrived, before any delay. Under virtual time
-	// the differences between requests are exact.
+	// Time is when the request arrived, before any delay.
 	Time time.Time
 
 	Method string
-	URL    *url.URL // as in [http.Request]: a Handler sees no scheme and no host here
-	Host   string   // for which host; a Transport takes it from the URL if need be
+	URL    *url.URL // without scheme and host if a Handler recorded it
+	Host   string   // as in [http.Request], or the host of URL if that is empty
 	Header http.Header
 
-	// ContentLength is the length that was declared for the body; -1: unknown.
-	// As in [http.Request], 0 in a request that a Transport sees may also
-	// mean unknown.
+	// ContentLength is the declared length of the body, or -1 if it is unknown.
+	// As in [http.Request], a Transport's 0 may also mean that it is unknown.
 	ContentLength int64
 
-	// Body is what was read of the body, at most its first MiB (1<<20 bytes),
-	// and BodySize how many bytes were read altogether. Of a body that nobody
-	// read, see [Refuse] and [Step.Early], there is nothing here, and of one
-	// still being read there is the part read so far. A body that a Transport
-	// hands on and that is then replayed through GetBody counts once: the
-	// last replay that was read from.
+	// Body holds the part of the body that has been read, up to 1 MiB
+	// (1<<20 bytes), and BodySize the number of bytes that have been read. Body
+	// is empty if the body was not read; see [Refuse] and [Step.Early]. If a
+	// body is replayed through GetBody, the record holds the last replay that
+	// was read.
 	Body     []byte
 	BodySize int64
 
-	// BodyErr is the error that reading the body ended in; nil if there was
-	// none. It is also set when a Transport read another number of bytes
-	// than declared.
+	// BodyErr is the error of reading the body, nil if there was none. It is
+	// also set if a Transport read a number of bytes other than ContentLength.
 	BodyErr error
 }
 
-// newRequest describes r as it stands before its body is read.
+// newRequest records r before its body is read.
 func newRequest(r *http.Request) Request {
 	host := r.Host
 	if host == "" && r.URL != nil {
@@ -58,7 +54,7 @@ func newRequest(r *http.Request) Request {
 	}
 }
 
-// cloneURL copies u, including its userinfo, which is immutable and so shared.
+// cloneURL returns a copy of u. The copy shares the userinfo, which is immutable.
 func cloneURL(u *url.URL) *url.URL {
 	if u == nil {
 		return nil
@@ -67,13 +63,13 @@ func cloneURL(u *url.URL) *url.URL {
 	return &c
 }
 
-// A record is the one request that a script saw and goes on filling in while
-// the request's body is read.
+// A record is a recorded request. It is updated while the body of the request
+// is read.
 type record struct {
 	mu     sync.Mutex
 	seen   Request
-	bodies int // how many recordedBody values there are
-	latest int // the number of the one whose bytes count
+	bodies int // number of recordedBody values made so far
+	latest int // number of the latest that was read, which seen describes
 }
 
 func (r *record) snapshot() Request {
@@ -86,8 +82,8 @@ func (r *record) snapshot() Request {
 	return seen
 }
 
-// request returns req with a body that is recorded while it is read. That is
-// req itself if there is no body, and else a copy.
+// request returns a copy of req whose body is recorded as it is read, or req
+// itself if it has no body.
 func (r *record) request(req *http.Request) *http.Request {
 	if req.Body == nil || req.Body == http.NoBody {
 		return req
@@ -106,8 +102,8 @@ func (r *record) request(req *http.Request) *http.Request {
 	return out
 }
 
-// body returns src as a body that is recorded while it is read and that
-// closes src once, however often it is closed itself.
+// body returns a body that records src as it is read. It closes src once, also
+// if it is itself closed several times.
 func (r *record) body(src io.ReadCloser) io.ReadCloser {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -115,9 +111,9 @@ func (r *record) body(src io.ReadCloser) io.ReadCloser {
 	return &recordedBody{rec: r, number: r.bodies, src: src, close: sync.OnceValue(src.Close)}
 }
 
-// note records what a Read of the body with that number returned. The first
-// read from a newer body makes the older ones irrelevant, even though whoever
-// had them may still be reading.
+// note records a Read of the body with that number. After the first Read of a
+// newer body, reads of older ones are ignored; a transport may still read the
+// body of an attempt that has ended.
 func (r *record) note(number int, p []byte, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -136,7 +132,7 @@ func (r *record) note(number int, p []byte, err error) {
 	}
 }
 
-// fail records that the body did not turn out as it should.
+// fail records an error of the body.
 func (r *record) fail(err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

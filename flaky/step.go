@@ -7,94 +7,91 @@ import (
 	"time"
 )
 
-// A Step is what happens to one request. It is an immutable value: methods
-// such as [Step.After] return a changed copy, so that a step can be kept and
-// varied. The zero Step is [Pass].
+// A Step describes how one request fails or succeeds. Steps are immutable:
+// methods such as [Step.After] return a modified copy, so a Step can be reused.
+// The zero Step is [Pass].
 //
-// A step other than Pass first reads the request's body to its end, as most
-// servers do, then waits if [Step.After] says so, then takes effect. If the
-// request's context is done before that, there is no effect: a Transport
-// returns the context's cause, a Handler cuts the connection.
+// Except for Pass, a step first reads the whole request body, as most servers
+// do. It then waits for the delay set by [Step.After], if any, and takes effect.
+// If the request's context is done before then, a Transport returns the cause
+// of the context and a Handler closes the connection.
 //
-// Where a step cuts the connection, a Handler panics with
-// [http.ErrAbortHandler], which the server takes as a wish to do so and does
-// not log. What the client sees of it under HTTP/1.1 is io.EOF, or
-// io.ErrUnexpectedEOF inside a body; or a reset connection, if the server
-// still had something of the request to read. Under HTTP/2 the one stream is
-// reset, with INTERNAL_ERROR.
+// To close the connection, a Handler panics with [http.ErrAbortHandler]. An
+// HTTP/1.1 client then sees io.EOF, or io.ErrUnexpectedEOF within a body, or a
+// connection reset if the server had not read all of the request. Over HTTP/2
+// only the stream is reset, with INTERNAL_ERROR.
 type Step struct {
 	kind   kind
-	status int         // of an answer
-	header http.Header // of an answer; shared by copies, so never modified
-	body   string      // of an answer
-	err    error       // of a failure
-	early  bool
-	delay  time.Duration
+	status int           // of a Status step
+	header http.Header   // of a Status step; shared between copies, never modified
+	body   string        // of a Status step
+	err    error         // of an Error step
+	early  bool          // the request body is not read first
+	delay  time.Duration // before the step takes effect
 
 	truncated bool
 	limit     int64 // of the response body, if truncated
 	pace      pace  // of the response body
 }
 
-// A kind is which of the functions below a step comes from.
+// A kind identifies the constructor of a step.
 type kind uint8
 
 const (
 	passing kind = iota
-	answering
+	responding
 	refusing
 	resetting
 	hanging
 	failing
 )
 
-// Pass hands the request on: to the RoundTripper beneath a Transport, to the
-// next handler behind a Handler. Where there is none, Pass is Status(200).
+// Pass forwards the request to the wrapped RoundTripper or the next handler. If
+// there is none, it is equivalent to Status(200).
 //
-// It reads nothing ahead: the body is recorded while whoever comes next reads
-// it, and [Step.After] holds up the request before any of it is read.
+// It does not read the body in advance. The body is recorded as the RoundTripper
+// or the handler reads it. [Step.After] delays the request before that.
 func Pass() Step { return Step{} }
 
-// Status answers with the given status, no header fields of its own and an
-// empty body. The code is that of a final response, 200 to 999. Like
-// [http.ResponseWriter.WriteHeader], Status panics on a code that can't be.
+// Status responds with the given status code and an empty body. It panics if
+// the code is not that of a final response, from 200 to 999.
 func Status(code int) Step {
 	if code < 200 || code > 999 {
 		panic(fmt.Sprintf("flaky: %d is not the status of a final response", code))
 	}
-	return Step{kind: answering, status: code}
+	return Step{kind: responding, status: code}
 }
 
-// Refuse does what happens when no one listens. The request's body is not read.
+// Refuse simulates a refused connection. The request body is not read.
 //
-// A Transport returns the error of a refused connection: a [*net.OpError] of a
-// dial, around [syscall.ECONNREFUSED]. A Handler comes too late to refuse a
-// connection. It does the nearest thing and cuts the connection without a byte
-// of an answer, which tells the client less: that nothing was processed can't
-// be seen from there.
+// A Transport returns the error of a refused connection, a [*net.OpError] of a
+// dial that wraps [syscall.ECONNREFUSED]. A Handler can't refuse a connection
+// that has been accepted, so it closes it without a response. Unlike a refused
+// connection, that does not tell the client that the request was not processed.
 func Refuse() Step { return Step{kind: refusing} }
 
-// Reset breaks the connection off after the request was read, before the
-// answer begins: the client can't know what became of its request.
+// Reset resets the connection after the request was read and before the
+// response begins, so that the client can't tell whether the request was
+// processed.
 //
-// A Transport returns the error of a reset connection: a [*net.OpError] of a
-// read, around [syscall.ECONNRESET]. A Handler makes the connection end with a
-// TCP RST, and under HTTP/2 resets the stream. Where the connection is not TCP
-// it is closed.
+// A Transport returns the error of a reset connection, a [*net.OpError] of a
+// read that wraps [syscall.ECONNRESET]. A Handler sends a TCP RST or, over
+// HTTP/2, resets the stream. A connection other than TCP is closed.
 func Reset() Step { return Step{kind: resetting} }
 
-// Hang never answers. A Transport returns the cause of the request's context
-// once that is done, and not before. A Handler waits until the client has gone
-// or the server closes the connection, as [http.Server.Close] and
-// CloseClientConnections of httptest.Server do; the Close of httptest.Server
-// alone waits for the client, and so does [http.Server.Shutdown].
+// Hang never responds. A Transport waits until the request's context is done
+// and returns its cause. A Handler waits until the client disconnects or the
+// server closes the connection, as [http.Server.Close] and
+// [net/http/httptest.Server.CloseClientConnections] do.
+// [net/http/httptest.Server.Close] and [http.Server.Shutdown] wait for the
+// client.
 //
-// A Handler takes no notice of [Step.Early] here, since under HTTP/1.1 a
-// client's leaving shows only behind the request's body.
+// A Handler ignores [Step.Early] here, because an HTTP/1.1 server detects that
+// the client has disconnected only after it has read the request body.
 func Hang() Step { return Step{kind: hanging} }
 
-// Error fails with err. A Transport returns err itself, a Handler cuts the
-// connection without a byte of an answer. Error(nil) is Pass().
+// Error fails with err. A Transport returns err itself, and a Handler closes the
+// connection without a response. Error(nil) is equivalent to Pass().
 func Error(err error) Step {
 	if err == nil {
 		return Pass()
@@ -102,13 +99,14 @@ func Error(err error) Step {
 	return Step{kind: failing, err: err}
 }
 
-// WithHeader adds a header field to the answer of a [Status] step; a field of
-// the same name that was added before stays. On other steps it has no effect.
+// WithHeader adds a header field to the response of a [Status] step. Fields of
+// that name that were added before are kept. It has no effect on other steps.
 //
-// Content-Length and Transfer-Encoding follow from the body and can't be set.
+// Content-Length and Transfer-Encoding are derived from the body and can't be
+// set.
 func (s Step) WithHeader(key, value string) Step {
 	key = http.CanonicalHeaderKey(key)
-	if s.kind != answering || key == "Content-Length" || key == "Transfer-Encoding" {
+	if s.kind != responding || key == "Content-Length" || key == "Transfer-Encoding" {
 		return s
 	}
 	s.header = s.header.Clone()
@@ -119,86 +117,85 @@ func (s Step) WithHeader(key, value string) Step {
 	return s
 }
 
-// WithBody sets the body that a [Status] step answers with. On other steps, and
-// where HTTP allows no body (204, 304, an answer to HEAD), it has no effect.
+// WithBody sets the body of the response of a [Status] step. It has no effect on
+// other steps, nor where a response has no body (204, 304, a response to HEAD).
 func (s Step) WithBody(body string) Step {
-	if s.kind == answering {
+	if s.kind == responding {
 		s.body = body
 	}
 	return s
 }
 
-// After delays the step by d. The wait ends at once when the request's context
-// is done. d ≤ 0 means no wait; the last call counts.
+// After delays the step by d. The wait ends early if the request's context is
+// done. If d ≤ 0, there is no wait. Later calls override earlier ones.
 func (s Step) After(d time.Duration) Step {
 	s.delay = d
 	return s
 }
 
-// Truncate lets the response's body break off after n bytes, be it of a
-// [Status] step or what [Pass] brought back. A body of n bytes or fewer comes
-// whole. n < 0 counts as 0; the last call counts. On steps without a response
-// it has no effect.
+// Truncate truncates the response body after n bytes, that of a [Status] step
+// and that of a response passed through by [Pass]. A body of at most n bytes is
+// not affected. A negative n is treated as 0. Later calls override earlier ones.
+// It has no effect on steps without a response.
 //
-// Under a Transport, Read returns [io.ErrUnexpectedEOF] in place of byte n+1.
-// Under a Handler the n bytes are sent and the connection is cut: a client
-// under HTTP/1.1 sees that as io.ErrUnexpectedEOF too, whether the length was
-// declared or the body is chunked. For a handler behind Pass, the writing of
-// byte n+1 fails with [http.ErrAbortHandler], its request's context is done,
-// and the connection is cut when it returns.
+// In a Transport, Read returns [io.ErrUnexpectedEOF] in place of byte n+1. A
+// Handler sends n bytes and closes the connection, which an HTTP/1.1 client
+// also sees as io.ErrUnexpectedEOF, with or without Content-Length. A handler
+// called by Pass gets [http.ErrAbortHandler] when it writes byte n+1, the
+// context of its request is canceled, and the connection is closed when it
+// returns.
 func (s Step) Truncate(n int64) Step {
 	s.truncated, s.limit = true, max(n, 0)
 	return s
 }
 
-// Slow lets the response's body trickle, be it of a [Status] step or what
-// [Pass] brought back: chunk bytes at once, and every further chunk after
-// waiting for the given time. The waits end at once when the request's context
-// is done. chunk < 1 counts as 1; the last call counts. On steps without a
-// response it has no effect.
+// Slow slows the response body down, that of a [Status] step and that of a
+// response passed through by [Pass]. The first chunk bytes are sent immediately,
+// and each further chunk after a wait of the duration every. A wait ends early if
+// the request's context is done. A chunk below 1 is treated as 1. Later calls
+// override earlier ones. It has no effect on steps without a response.
 func (s Step) Slow(chunk int, every time.Duration) Step {
 	s.pace = pace{chunk: max(chunk, 1), every: every}
 	return s
 }
 
-// Early lets a step take effect without reading the request's body, as a server
-// does that turns a large upload away. A Transport then closes the body unread.
-// A Handler answers while the client may still be sending. On [Pass] it has no
-// effect.
+// Early makes a step take effect without reading the request body, like a server
+// that rejects a large upload. A Transport closes the body unread. A Handler
+// responds while the client may still be sending. It has no effect on [Pass].
 //
-// Under HTTP/1.1 a Handler then closes the connection after its answer, and an
-// unread body hides from it that the client has gone, so that a wait before the
-// answer may take its full time.
+// Over HTTP/1.1 a Handler then closes the connection after the response. It can't
+// detect that the client has disconnected while the body is unread, so a delay
+// may run its full length.
 func (s Step) Early() Step {
 	s.early = s.kind != passing
 	return s
 }
 
-// orAnswer returns s, or the answer that stands in for it where s would pass
-// and there is no one to pass to.
-func (s Step) orAnswer(passable bool) Step {
+// orStatus returns s, or Status(200) if s is a Pass and there is nothing to pass
+// to.
+func (s Step) orStatus(passable bool) Step {
 	if s.kind == passing && !passable {
-		s.kind, s.status = answering, http.StatusOK
+		s.kind, s.status = responding, http.StatusOK
 	}
 	return s
 }
 
-// readsBody reports whether the step reads the request's body itself.
+// readsBody reports whether the step reads the request body before it takes
+// effect.
 func (s Step) readsBody() bool {
 	return s.kind != passing && s.kind != refusing && !s.early
 }
 
-// shapesBody reports whether the step changes how a response's body arrives.
+// shapesBody reports whether the step truncates or slows the response body.
 func (s Step) shapesBody() bool { return s.truncated || s.pace.chunk > 0 }
 
-// bodyAllowed reports whether a response with this status may have a body: RFC
-// 9110, section 6.4.1.
+// bodyAllowed reports whether a response with this status may have a body
+// (RFC 9110, section 6.4.1).
 func bodyAllowed(status int) bool {
 	return status >= 200 && status != http.StatusNoContent && status != http.StatusNotModified
 }
 
-// sleep waits for d. It returns the cause of ctx if that is done first, or was
-// done before.
+// sleep waits for d. It returns the cause of ctx if ctx is done before that.
 func sleep(ctx context.Context, d time.Duration) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)

@@ -14,29 +14,28 @@ import (
 	"syscall"
 )
 
-// Transport returns an [http.RoundTripper] that does to each request what the
-// script says. [Pass] hands requests on to base; if base is nil, it answers
-// with an empty 200, and there is no network at all.
+// Transport returns an [http.RoundTripper] that applies the script to each
+// request. [Pass] forwards requests to base. If base is nil, Pass responds with
+// an empty 200 and the network is not used.
 //
-// The contract of RoundTripper holds: the request is not changed, its body is
-// closed exactly once on every path, and the body of a response is to be closed
-// by the caller and can't be read once the request's context is done. If the
-// request's body fails, or turns out longer or shorter than its ContentLength
-// says, the step has no effect and RoundTrip returns an error. Idle connections
-// of base are closed through [http.Client.CloseIdleConnections], as without a
-// script.
+// It keeps the contract of RoundTripper: the request is not modified, and its
+// body is always closed exactly once. The caller must close the response body,
+// and can't read it after the request's context is done. If reading the request
+// body fails or its size differs from ContentLength, RoundTrip returns an error
+// and the step has no effect. [http.Client.CloseIdleConnections] closes the idle
+// connections of base.
 func (s *Script) Transport(base http.RoundTripper) http.RoundTripper {
 	return &transport{script: s, base: base}
 }
 
 type transport struct {
 	script *Script
-	base   http.RoundTripper // nil: an empty 200
+	base   http.RoundTripper // may be nil
 }
 
 func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	step, rec := t.script.meet(req)
-	step = step.orAnswer(t.base != nil)
+	step = step.orStatus(t.base != nil)
 	out := rec.request(req)
 	if step.kind == passing {
 		return t.pass(out, req, step)
@@ -62,17 +61,17 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	case failing:
 		return nil, step.err
 	}
-	return answer(req, step), nil
+	return respond(req, step), nil
 }
 
-// CloseIdleConnections is what [http.Client.CloseIdleConnections] looks for.
+// CloseIdleConnections supports [http.Client.CloseIdleConnections].
 func (t *transport) CloseIdleConnections() {
 	if c, ok := t.base.(interface{ CloseIdleConnections() }); ok {
 		c.CloseIdleConnections()
 	}
 }
 
-// pass hands on out, which is req with a recorded body.
+// pass sends out, which is req with a recorded body, through base.
 func (t *transport) pass(out, req *http.Request, step Step) (*http.Response, error) {
 	if err := sleep(req.Context(), step.delay); err != nil {
 		closeBody(out)
@@ -83,15 +82,16 @@ func (t *transport) pass(out, req *http.Request, step Step) (*http.Response, err
 		return resp, err
 	}
 	resp.Request = req
-	// The body of a 101 is a connection, which has to stay an io.Writer.
+	// The body of a 101 must remain an io.Writer: it is the connection (RFC 9110,
+	// section 15.2.2).
 	if step.shapesBody() && resp.Body != nil && bodyAllowed(resp.StatusCode) {
 		resp.Body = newResponseBody(req.Context(), resp.Body, step)
 	}
 	return resp, nil
 }
 
-// answer makes the response of a step that answers.
-func answer(req *http.Request, step Step) *http.Response {
+// respond returns the response of a [Status] step.
+func respond(req *http.Request, step Step) *http.Response {
 	resp := &http.Response{
 		Status:     strconv.Itoa(step.status) + " " + reason(step.status),
 		StatusCode: step.status,
@@ -117,14 +117,15 @@ func answer(req *http.Request, step Step) *http.Response {
 	return resp
 }
 
-// reason is the text behind a status code, as servers of net/http write it.
+// reason returns the reason phrase that an [http.Server] sends with a status
+// code.
 func reason(code int) string {
 	return cmp.Or(http.StatusText(code), "status code "+strconv.Itoa(code))
 }
 
-// readBody reads and closes the body of req. It does not outlast the context,
-// even if a Read of the body does: that one then ends by itself, in a
-// goroutine of its own, as it does with a real transport.
+// readBody reads and closes the body of req. It returns when the context is
+// done, even if a Read blocks. As with a real transport, that Read then ends in
+// a goroutine of its own.
 func readBody(req *http.Request, rec *record) error {
 	if req.Body == nil || req.Body == http.NoBody {
 		return nil
@@ -134,7 +135,7 @@ func readBody(req *http.Request, rec *record) error {
 		n, err := io.Copy(io.Discard, req.Body)
 		req.Body.Close()
 		if want := req.ContentLength; err == nil && want > 0 && n != want {
-			err = fmt.Errorf("flaky: request body has %d bytes, its ContentLength is %d", n, want)
+			err = fmt.Errorf("flaky: request body has %d bytes, want ContentLength %d", n, want)
 			rec.fail(err)
 		}
 		done <- err
@@ -153,8 +154,8 @@ func closeBody(req *http.Request) {
 	}
 }
 
-// connError is the error of a failed system call on the connection to the host
-// of u, in the layers in which package net returns it.
+// connError returns the error of a failed system call on a connection to the host
+// of u, wrapped as package net wraps it.
 func connError(op, call string, errno syscall.Errno, u *url.URL) error {
 	e := &net.OpError{Op: op, Net: "tcp", Err: os.NewSyscallError(call, errno)}
 	if u != nil {
@@ -170,7 +171,7 @@ func port(u *url.URL) string {
 	return cmp.Or(u.Port(), "80")
 }
 
-// An addr is a [net.Addr] whose host need not be resolved.
+// An addr is a [net.Addr] with an unresolved host.
 type addr string
 
 func (a addr) Network() string { return "tcp" }

@@ -33,12 +33,12 @@ func (b *countedBody) Close() error {
 	return nil
 }
 
-// everyStep is each kind of step, with what a transport makes of it.
+// everyStep lists each kind of step with the result of a Transport.
 var everyStep = []struct {
 	name string
 	step flaky.Step
-	err  error  // what RoundTrip's error is; nil: a response
-	body string // what was read of a request body "hello"
+	err  error  // of RoundTrip; nil: a response
+	body string // the part read of the request body "hello"
 }{
 	{"Pass", flaky.Pass(), nil, "hello"},
 	{"Pass Early", flaky.Pass().Early(), nil, "hello"},
@@ -57,7 +57,7 @@ var everyStep = []struct {
 }
 
 // The contract of http.RoundTripper, for each step.
-func TestTransportContract(t *testing.T) {
+func TestTransport_KeepsContract(t *testing.T) {
 	for _, tt := range everyStep {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -103,9 +103,8 @@ func TestTransportContract(t *testing.T) {
 	}
 }
 
-// A context that is done when a step would take effect is the outcome of every
-// step, with its cause.
-func TestTransportContextDone(t *testing.T) {
+// If the context is done before a step takes effect, the error is its cause.
+func TestTransport_ReturnsCauseOfContext(t *testing.T) {
 	for _, tt := range everyStep {
 		t.Run(tt.name, func(t *testing.T) {
 			ctx, cancel := context.WithCancelCause(t.Context())
@@ -123,7 +122,7 @@ func TestTransportContextDone(t *testing.T) {
 	}
 }
 
-func TestTransportErrors(t *testing.T) {
+func TestTransport_ErrorsOfConnections(t *testing.T) {
 	tests := []struct {
 		name    string
 		url     string
@@ -159,15 +158,13 @@ func TestTransportErrors(t *testing.T) {
 	}
 }
 
-// The deadline of an http.Client ends a step that hangs, and counts as a
-// timeout.
-func TestTransportClientTimeout(t *testing.T) {
+// The Timeout of an http.Client ends Hang with an error that is a timeout.
+func TestTransport_HangEndsWithClientTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		client := &http.Client{Transport: flaky.New(flaky.Hang()).Transport(nil), Timeout: 5 * time.Second}
 		start := time.Now()
 		_, err := client.Do(newRequest(t, "GET", "/", nil))
-		var timeout net.Error
-		if !errors.As(err, &timeout) || !timeout.Timeout() {
+		if timeout, ok := errors.AsType[net.Error](err); !ok || !timeout.Timeout() {
 			t.Errorf("Do: got %v, want a timeout", err)
 		}
 		if got := time.Since(start); got != 5*time.Second {
@@ -176,7 +173,7 @@ func TestTransportClientTimeout(t *testing.T) {
 	})
 }
 
-func TestTransportResponse(t *testing.T) {
+func TestTransport_Response(t *testing.T) {
 	tests := []struct {
 		name   string
 		reason string
@@ -186,13 +183,13 @@ func TestTransportResponse(t *testing.T) {
 		body   string
 	}{{
 		name:   "Pass",
-		reason: "without a base it is an empty 200",
+		reason: "an empty 200 without a base",
 		method: "GET",
 		step:   flaky.Pass().WithBody("ignored").WithHeader("Ignored", "1"),
 		want:   http.Response{Status: "200 OK", StatusCode: 200, Header: http.Header{"Content-Length": {"0"}}},
 	}, {
 		name:   "header and body",
-		reason: "a second field of the same name is added; the framing is not the caller's",
+		reason: "fields of the same name are added; the caller does not set the framing",
 		method: "GET",
 		step: flaky.Status(429).WithHeader("retry-after", "1").WithHeader("Retry-After", "2").
 			WithHeader("Content-Length", "99").WithHeader("Transfer-Encoding", "chunked").WithBody("slow down"),
@@ -201,13 +198,13 @@ func TestTransportResponse(t *testing.T) {
 		body: "slow down",
 	}, {
 		name:   "unknown status",
-		reason: "a status line as a server of net/http writes it",
+		reason: "the reason phrase that an http.Server sends",
 		method: "GET",
 		step:   flaky.Status(599),
 		want:   http.Response{Status: "599 status code 599", StatusCode: 599, Header: http.Header{"Content-Length": {"0"}}},
 	}, {
 		name:   "HEAD",
-		reason: "the length that GET would have, and no body",
+		reason: "the length as for GET, and no body",
 		method: "HEAD",
 		step:   flaky.Status(200).WithBody("hello").Truncate(1),
 		want:   http.Response{Status: "200 OK", StatusCode: 200, ContentLength: 5, Header: http.Header{"Content-Length": {"5"}}},
@@ -232,14 +229,14 @@ func TestTransportResponse(t *testing.T) {
 			tt.want.Proto, tt.want.ProtoMajor, tt.want.ProtoMinor = "HTTP/1.1", 1, 1
 			resp.Body, resp.Request = nil, nil
 			if diff := cmp.Diff(tt.want, *resp, cmpopts.IgnoreUnexported(http.Response{})); diff != "" {
-				t.Errorf("response (%s): got + want -\n%s", tt.reason, diff)
+				t.Errorf("response (%s) (-want +got):\n%s", tt.reason, diff)
 			}
 		})
 	}
 }
 
 // A delay is exact, comes after the request's body, and ends with the context.
-func TestTransportAfter(t *testing.T) {
+func TestTransport_After(t *testing.T) {
 	tests := []struct {
 		name    string
 		reason  string
@@ -289,8 +286,8 @@ func TestTransportAfter(t *testing.T) {
 	}
 }
 
-// What Requests says about time serves to check the waits of a retry layer.
-func TestRequestsTime(t *testing.T) {
+// The times of Requests show how long a client waited between attempts.
+func TestRequests_TimeOfArrival(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		script := flaky.New(flaky.Status(503).After(time.Second))
 		rt := script.Transport(nil)
@@ -304,8 +301,8 @@ func TestRequestsTime(t *testing.T) {
 	})
 }
 
-// A response body breaks off where it should, be it the script's or the base's.
-func TestTransportTruncate(t *testing.T) {
+// Truncate applies to the body of a Status step and to that of base.
+func TestTransport_TruncatesBody(t *testing.T) {
 	tests := []struct {
 		name   string
 		reason string
@@ -314,11 +311,11 @@ func TestTransportTruncate(t *testing.T) {
 		err    error
 	}{
 		{"negative", "counts as 0", -1, "", io.ErrUnexpectedEOF},
-		{"at 0", "not a byte", 0, "", io.ErrUnexpectedEOF},
-		{"inside", "as many bytes as said", 3, "hel", io.ErrUnexpectedEOF},
+		{"at 0", "before the first byte", 0, "", io.ErrUnexpectedEOF},
+		{"inside", "after n bytes", 3, "hel", io.ErrUnexpectedEOF},
 		{"at the last byte", "there was one more", 4, "hell", io.ErrUnexpectedEOF},
-		{"at the end", "a body that ends there is whole", 5, "hello", nil},
-		{"behind the end", "a shorter body is whole", 6, "hello", nil},
+		{"at the end", "a body that ends there is not truncated", 5, "hello", nil},
+		{"after the end", "a shorter body is not truncated", 6, "hello", nil},
 	}
 	base := roundTripFunc(func(*http.Request) (*http.Response, error) {
 		return &http.Response{StatusCode: 200, ContentLength: 5, Body: io.NopCloser(iotest.OneByteReader(strings.NewReader("hello")))}, nil
@@ -335,7 +332,7 @@ func TestTransportTruncate(t *testing.T) {
 				}
 				defer resp.Body.Close()
 				if resp.ContentLength != 5 {
-					t.Errorf("ContentLength: got %d, want 5, the length without the break", resp.ContentLength)
+					t.Errorf("ContentLength: got %d, want 5, the length before truncation", resp.ContentLength)
 				}
 				got, err := io.ReadAll(resp.Body)
 				if string(got) != tt.want || err != tt.err {
@@ -349,7 +346,7 @@ func TestTransportTruncate(t *testing.T) {
 	}
 }
 
-func TestTransportSlow(t *testing.T) {
+func TestTransport_SlowsBody(t *testing.T) {
 	tests := []struct {
 		name   string
 		reason string
@@ -358,13 +355,13 @@ func TestTransportSlow(t *testing.T) {
 		took   time.Duration
 		err    error
 	}{
-		{"chunks", "a wait between any two chunks", flaky.Status(200).WithBody("abcdefg").Slow(3, time.Second), "abcdefg", 2 * time.Second, nil},
+		{"chunks", "a wait between two chunks", flaky.Status(200).WithBody("abcdefg").Slow(3, time.Second), "abcdefg", 2 * time.Second, nil},
 		{"whole chunks", "no wait before the end", flaky.Status(200).WithBody("abcdef").Slow(3, time.Second), "abcdef", time.Second, nil},
 		{"one chunk", "no wait before the first chunk", flaky.Status(200).WithBody("abc").Slow(3, time.Second), "abc", 0, nil},
 		{"chunk of 0", "counts as 1", flaky.Status(200).WithBody("abc").Slow(0, time.Second), "abc", 2 * time.Second, nil},
 		{"no wait", "every may be 0", flaky.Status(200).WithBody("abc").Slow(1, 0), "abc", 0, nil},
-		{"with Truncate", "both have their effect", flaky.Status(200).WithBody("abcdefg").Slow(2, time.Second).Truncate(5), "abcde", 2 * time.Second, io.ErrUnexpectedEOF},
-		{"after Pass", "also what the base returns", flaky.Pass().Slow(2, time.Second), "hello", 2 * time.Second, nil},
+		{"with Truncate", "they combine", flaky.Status(200).WithBody("abcdefg").Slow(2, time.Second).Truncate(5), "abcde", 2 * time.Second, io.ErrUnexpectedEOF},
+		{"after Pass", "also a response of base", flaky.Pass().Slow(2, time.Second), "hello", 2 * time.Second, nil},
 	}
 	base := roundTripFunc(func(*http.Request) (*http.Response, error) {
 		return &http.Response{StatusCode: 200, ContentLength: -1, Body: io.NopCloser(iotest.OneByteReader(strings.NewReader("hello")))}, nil
@@ -390,9 +387,9 @@ func TestTransportSlow(t *testing.T) {
 	}
 }
 
-// Reading a response's body ends with the request's context or with Close,
-// whichever comes first, also in the middle of a wait.
-func TestTransportBodyEnds(t *testing.T) {
+// The end of the request's context and Close end a Read of the response body,
+// also during a wait.
+func TestTransport_BodyEndsWithContextOrClose(t *testing.T) {
 	tests := []struct {
 		name string
 		end  func(cancel context.CancelCauseFunc, body io.Closer)
@@ -426,7 +423,7 @@ func TestTransportBodyEnds(t *testing.T) {
 	}
 }
 
-func TestTransportBodyAfterContext(t *testing.T) {
+func TestTransport_BodyUnreadableAfterContext(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	resp, err := flaky.New(flaky.Status(200).WithBody("abc")).Transport(nil).
 		RoundTrip(newRequest(t, "GET", "/", nil).WithContext(ctx))
@@ -440,9 +437,9 @@ func TestTransportBodyAfterContext(t *testing.T) {
 	}
 }
 
-// A request body that fails, or that is not as long as declared, fails the
-// request as it does with a real transport.
-func TestTransportRequestBodyError(t *testing.T) {
+// A request body that fails, or whose length differs from ContentLength, fails
+// the request, as in a real transport.
+func TestTransport_RejectsFaultyRequestBody(t *testing.T) {
 	tests := []struct {
 		name   string
 		reason string
@@ -479,8 +476,9 @@ func TestTransportRequestBodyError(t *testing.T) {
 	}
 }
 
-// A source that blocks in Read does not outlive the context.
-func TestTransportRequestBodyBlocks(t *testing.T) {
+// RoundTrip returns when the context is done, even if a Read of the request body
+// blocks.
+func TestTransport_ReturnsWhileRequestBodyBlocks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		pr, pw := io.Pipe()
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
@@ -492,7 +490,7 @@ func TestTransportRequestBodyBlocks(t *testing.T) {
 			t.Errorf("RoundTrip: got error %v, want %v", err, context.DeadlineExceeded)
 		}
 		if _, err := pw.Write([]byte("llo")); err != io.ErrClosedPipe {
-			t.Errorf("writing to the request body: got %v, want %v, since it was closed", err, io.ErrClosedPipe)
+			t.Errorf("writing to the request body: got %v, want %v, because it was closed", err, io.ErrClosedPipe)
 		}
 		if got := string(script.Requests()[0].Body); got != "he" {
 			t.Errorf("recorded body: got %q, want %q", got, "he")
@@ -500,9 +498,9 @@ func TestTransportRequestBodyBlocks(t *testing.T) {
 	})
 }
 
-// Pass hands on the caller's request without reading ahead, and what comes
-// back is the base's, but for Response.Request.
-func TestTransportPass(t *testing.T) {
+// Pass forwards the caller's request without reading its body, and returns the
+// response of base with Response.Request set.
+func TestTransport_PassKeepsRequestAndResponse(t *testing.T) {
 	var seen *http.Request
 	base := roundTripFunc(func(r *http.Request) (*http.Response, error) {
 		seen = r
@@ -521,7 +519,7 @@ func TestTransportPass(t *testing.T) {
 	}
 	defer resp.Body.Close()
 	if resp.Request != req || req.Body != body {
-		t.Errorf("got Response.Request %p with body %T, want the caller's request %p as it was", resp.Request, req.Body, req)
+		t.Errorf("got Response.Request %p with body %T, want the caller's request %p unchanged", resp.Request, req.Body, req)
 	}
 	if seen.URL != req.URL || seen.Method != req.Method || resp.Header.Get("Got") != "he" {
 		t.Errorf("the base got %s %s %q, want the caller's request", seen.Method, seen.URL, resp.Header.Get("Got"))
@@ -534,7 +532,7 @@ func TestTransportPass(t *testing.T) {
 	}
 }
 
-func TestTransportPassError(t *testing.T) {
+func TestTransport_PassReturnsError(t *testing.T) {
 	base := roundTripFunc(func(*http.Request) (*http.Response, error) { return nil, errBroken })
 	resp, err := flaky.New(flaky.Pass().Truncate(1)).Transport(base).RoundTrip(newRequest(t, "GET", "/", nil))
 	if resp != nil || err != errBroken {
@@ -542,9 +540,9 @@ func TestTransportPassError(t *testing.T) {
 	}
 }
 
-// A base that replays the body through GetBody has it recorded once, even if
-// the first reader goes on reading.
-func TestTransportPassGetBody(t *testing.T) {
+// A body that base replays through GetBody is recorded once, even if base still
+// reads the first copy.
+func TestTransport_PassRecordsReplayOnce(t *testing.T) {
 	base := roundTripFunc(func(r *http.Request) (*http.Response, error) {
 		var first [2]byte
 		_, err := io.ReadFull(r.Body, first[:])
@@ -569,8 +567,8 @@ func TestTransportPassGetBody(t *testing.T) {
 	}
 }
 
-// The body of a 101 is a connection; no step takes its Write away.
-func TestTransportPassSwitchingProtocols(t *testing.T) {
+// The body of a 101 is a connection, which must remain writable.
+func TestTransport_PassKeeps101Writable(t *testing.T) {
 	client, server := net.Pipe()
 	defer server.Close()
 	base := roundTripFunc(func(*http.Request) (*http.Response, error) {
@@ -586,9 +584,9 @@ func TestTransportPassSwitchingProtocols(t *testing.T) {
 	}
 }
 
-// Over a real base, both the steps before and the body after work as they do
-// without it, and idle connections can be closed.
-func TestTransportOverNetwork(t *testing.T) {
+// Steps work over a real base as they do without one, and idle connections can be
+// closed.
+func TestTransport_OverNetwork(t *testing.T) {
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(w, r.Body)
 	}))
