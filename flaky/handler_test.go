@@ -188,7 +188,7 @@ func TestHandler_ClosesConnection(t *testing.T) {
 		read   string
 		failed func(protocol string, err error) bool
 	}{
-		{"Error", flaky.Error(errBroken), "hello", wasCut},
+		{"Error", flaky.Error(errBroken), "hello", wasClosed},
 		{"Reset", flaky.Reset(), "hello", wasReset},
 		{"Refuse", flaky.Refuse(), "", func(protocol string, err error) bool {
 			return wasClosed(protocol, err) || wasReset(protocol, err) // because the body was not read

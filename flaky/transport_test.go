@@ -245,14 +245,14 @@ func TestTransport_After(t *testing.T) {
 		want    time.Duration
 		err     error
 	}{
-		{name: "answer", reason: "the whole delay", step: flaky.Status(503).After(time.Second), want: time.Second},
-		{name: "last call", reason: "the last call counts", step: flaky.Status(503).After(time.Hour).After(time.Second), want: time.Second},
+		{name: "Status", reason: "the whole delay", step: flaky.Status(503).After(time.Second), want: time.Second},
+		{name: "last call", reason: "later calls override earlier ones", step: flaky.Status(503).After(time.Hour).After(time.Second), want: time.Second},
 		{name: "negative", reason: "no wait", step: flaky.Status(503).After(-time.Second)},
-		{name: "Pass", reason: "also before handing on", step: flaky.Pass().After(time.Second), want: time.Second},
+		{name: "Pass", reason: "also before base gets the request", step: flaky.Pass().After(time.Second), want: time.Second},
 		{name: "Refuse", reason: "also before a failure", step: flaky.Refuse().After(time.Second), want: time.Second, err: syscall.ECONNREFUSED},
-		{name: "context", reason: "ends at once with the context", step: flaky.Refuse().After(time.Hour),
+		{name: "context", reason: "ends early with the context", step: flaky.Refuse().After(time.Hour),
 			timeout: time.Second, want: time.Second, err: context.DeadlineExceeded},
-		{name: "Pass and context", reason: "ends at once with the context", step: flaky.Pass().After(time.Hour),
+		{name: "Pass and context", reason: "ends early with the context", step: flaky.Pass().After(time.Hour),
 			timeout: time.Second, want: time.Second, err: context.DeadlineExceeded},
 	}
 	base := roundTripFunc(func(r *http.Request) (*http.Response, error) {
