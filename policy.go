@@ -45,7 +45,8 @@ type never struct{}
 // Backoff returns 0, false.
 func (never) Backoff(Attempt) (time.Duration, bool) { return 0, false }
 
-// neverRetries reports whether p is known never to retry.
+// neverRetries reports whether p, which is not a nil *RetryConfig, is known never
+// to retry.
 func neverRetries(p Policy) bool {
 	switch p := p.(type) {
 	case never:
@@ -53,7 +54,7 @@ func neverRetries(p Policy) bool {
 	case RetryConfig:
 		return p.MaxRetries < 0
 	case *RetryConfig:
-		return p != nil && p.MaxRetries < 0
+		return p.MaxRetries < 0
 	}
 	return false
 }
