@@ -44,6 +44,7 @@ type call struct {
 // roundTrip makes the call.
 func (c *call) roundTrip() (*http.Response, error) {
 	if c.ctx.Err() != nil {
+		// RoundTrip must close the body, also of a request that is not sent.
 		closeBody(c.req)
 		return c.end(ReasonCanceled, nil, context.Cause(c.ctx))
 	}
@@ -51,6 +52,7 @@ func (c *call) roundTrip() (*http.Response, error) {
 		c.start = time.Now()
 	}
 	if c.t.Budget != nil {
+		// Before the body is prepared: abandon closes it if Deposit panics.
 		c.t.Budget.Deposit(c.req)
 	}
 	c.body = c.newBody()
@@ -63,9 +65,8 @@ func (c *call) roundTrip() (*http.Response, error) {
 	return c.result(reason)
 }
 
-// retry makes further attempts after the current one for as long as the policy
-// and everybody else who is asked agree, and returns why it stopped. If that is
-// because a wait was canceled, the call has ended.
+// retry makes further attempts after the current one until a decision is against
+// it, and returns the reason. If a wait was canceled, it sets ended.
 func (c *call) retry() Reason {
 	for {
 		c.judge()
@@ -89,6 +90,8 @@ func (c *call) attempt() {
 	c.resp, c.err, c.buffer = nil, nil, nil
 	c.numbered = c.ctx
 	if c.number != max(c.context.attempt, 1) {
+		// Also a first attempt, if it would inherit the number of an attempt
+		// of another RetryTransport above.
 		c.numbered = context.WithValue(c.ctx, contextKey{}, &contextValue{c.context.override, c.number})
 	}
 	if c.t.AttemptTimeout > 0 {
@@ -108,6 +111,7 @@ func (c *call) prepare(ctx context.Context) (*http.Request, error) {
 	if ctx == c.req.Context() && c.attempts == 0 && c.body.untouched() {
 		return c.req, nil
 	}
+	// The contract of http.RoundTripper forbids to modify the caller's request.
 	req := c.req.WithContext(ctx)
 	if err := c.body.start(req, c.attempts == 0); err != nil {
 		return nil, &replayError{err}
@@ -120,7 +124,9 @@ func (c *call) send(req *http.Request) {
 	c.attempts++
 	resp, err := c.t.base().RoundTrip(req)
 	switch {
-	case err != nil && resp != nil: // against the contract of http.RoundTripper
+	case err != nil && resp != nil:
+		// Base broke the contract of http.RoundTripper. http.Client ignores
+		// the response, too.
 		closeResponse(resp)
 	case err == nil && resp == nil:
 		err = errNoResponse
@@ -160,6 +166,7 @@ func (c *call) attemptWithTimeout() {
 	case expired && c.buffer.failure() != nil:
 		c.buffer.err = timeout
 	case expired && c.resp != nil && withoutContent(c.req, c.resp):
+		// Nothing is missing, but the canceled body may return an error.
 		closeResponse(c.resp)
 		c.resp.Body = http.NoBody
 	case expired:
@@ -177,7 +184,8 @@ func (c *call) attemptWithTimeout() {
 func (c *call) judge() {
 	c.failure = c.err
 	if c.err != nil && c.bodyFailed() {
-		c.verdict = Verdict{Outcome: Final} // it would fail again
+		// The body would fail again, or cannot be had.
+		c.verdict = Verdict{Outcome: Final}
 		return
 	}
 	c.verdict = c.classify(c.resp, c.err)
@@ -185,8 +193,9 @@ func (c *call) judge() {
 		c.failure = err
 		c.verdict = c.classify(nil, err)
 		if c.verdict.Outcome == Unprocessed {
-			// A server that has begun its response has processed the request,
-			// even if it then resets the stream with REFUSED_STREAM.
+			// A server that has begun its response may have processed the
+			// request, even if it then resets the stream with REFUSED_STREAM
+			// (RFC 9113, section 8.7).
 			c.verdict.Outcome = Uncertain
 		}
 	}
@@ -239,16 +248,19 @@ func (c *call) decide() Decision {
 	delay, retry := c.backoff()
 	delay = max(delay, 0)
 	if asked := c.verdict.RetryAfter; delay < asked {
-		// The server's wish is a floor under every policy. A policy that is
-		// not aware of it must not make a call wait for hours, though.
+		// Retry-After is a floor under every policy (RFC 9110, section
+		// 10.2.3). But a policy that ignores it must not make a call wait for
+		// hours.
 		delay, retry = asked, retry && asked <= defaultMaxBackoff
 	}
 	if !retry {
 		return Decision{Delay: delay, Reason: ReasonPolicy}
 	}
+	// A wait that ends at the deadline would leave no time for the attempt.
 	if deadline, ok := c.ctx.Deadline(); ok && delay >= time.Until(deadline) {
 		return Decision{Delay: delay, Reason: ReasonDeadline}
 	}
+	// Last, so that no token is spent on a retry that is not made.
 	if c.t.Budget != nil && !c.t.Budget.Withdraw(c.describe()) {
 		return Decision{Delay: delay, Reason: ReasonBudget}
 	}
@@ -277,6 +289,8 @@ func (c *call) obstacle() Reason {
 	case outcome == Uncertain && !c.idempotent():
 		return ReasonNotIdempotent
 	case !c.body.hold() && !neverRetries(c.t.policy()):
+		// A body is not buffered for a policy that never retries. The policy
+		// is then the reason, and not the body.
 		return ReasonNotReplayable
 	}
 	return ""
@@ -298,8 +312,6 @@ func (c *call) idempotent() bool {
 // wait waits for the next attempt, and meanwhile discards the response. It
 // reports false if the context was done first.
 //
-// Many calls may wait for a long time: everything that the next attempt does
-// not need is released before the wait.
 func (c *call) wait(delay time.Duration) bool {
 	c.body.stop()
 	resp := c.resp
@@ -307,6 +319,8 @@ func (c *call) wait(delay time.Duration) bool {
 	if c.failure == nil {
 		c.previousStatus = resp.StatusCode
 	}
+	// Thousands of calls may wait for a long time, so everything that the next
+	// attempt does not need is released first.
 	c.resp, c.buffer, c.previous = nil, nil, nil
 	c.number++
 	c.delay = delay
@@ -343,8 +357,8 @@ func (c *call) canceled() (*http.Response, error) {
 func (c *call) result(reason Reason) (*http.Response, error) {
 	c.body.settle(c.err != nil)
 	if c.err != nil && c.previous != nil && c.number > 1 && reason == ReasonNotReplayable {
-		// The attempt failed on this side: the server's last word is the
-		// response before it.
+		// The attempt failed on this side. The server's last response is the
+		// one before it.
 		c.resp, c.err = c.previous, nil
 	}
 	if c.err != nil {
@@ -355,6 +369,7 @@ func (c *call) result(reason Reason) (*http.Response, error) {
 		c.resp.Request = req
 	}
 	if c.t.ResumeDownloads && c.buffer.failure() == nil && resumable(c.req, c.resp) {
+		// The call continues in the download, which calls OnDone.
 		c.ended = true
 		c.resp.Body = newDownload(*c)
 		return c.resp, nil

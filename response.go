@@ -65,6 +65,7 @@ type bufferedBody struct {
 // not know of ctx.
 func bufferBody(ctx context.Context, resp *http.Response, limit int64) *bufferedBody {
 	if resp.ContentLength > limit {
+		// It will not fit, so the caller need not wait for its beginning.
 		return nil
 	}
 	limit = min(limit, math.MaxInt64-1)

@@ -107,10 +107,12 @@ func (d *download) readBody(p []byte) (int, error) {
 	}
 	left := d.end - d.offset
 	if d.end >= 0 && int64(len(p)) > left {
-		p = p[:max(left, 1)] // at the end, one byte tells that there is more
+		// At the end, one byte more shows a body that exceeds its length.
+		p = p[:max(left, 1)]
 	}
 	n, err := body.Read(p)
 	if d.end >= 0 && int64(n) > left {
+		// Base's body may return more than Content-Length announces.
 		d.finish(ReasonFinal, errSurplus)
 		return 0, d.err
 	}
@@ -118,6 +120,7 @@ func (d *download) readBody(p []byte) (int, error) {
 	d.progress = d.progress || n > 0
 	switch {
 	case err == io.EOF && d.offset < d.end:
+		// http.Transport reports this itself; other RoundTrippers may not.
 		d.failure = io.ErrUnexpectedEOF
 	case err == io.EOF:
 		if d.resp != d.first {
@@ -232,6 +235,7 @@ func (d *download) begin() bool {
 	if body == nil {
 		return false
 	}
+	// The failed body is closed before the wait, which frees its connection.
 	body.Close()
 	if d.progress {
 		// A long download may fail many times; a dead server must not.
@@ -296,7 +300,7 @@ func (*remainder) failure() error  { return nil }
 // start asks for the missing bytes (RFC 9110, sections 14.2 and 13.1.5).
 func (r *remainder) start(req *http.Request, _ bool) error {
 	d := r.d
-	req.Header = req.Header.Clone()
+	req.Header = req.Header.Clone() // the request is a shallow copy of the caller's
 	if req.Header == nil {
 		req.Header = make(http.Header)
 	}
