@@ -311,7 +311,6 @@ func (c *call) idempotent() bool {
 
 // wait waits for the next attempt, and meanwhile discards the response. It
 // reports false if the context was done first.
-//
 func (c *call) wait(delay time.Duration) bool {
 	c.body.stop()
 	resp := c.resp

@@ -10,7 +10,6 @@ import (
 	"net/url"
 	"reflect"
 	"strings"
-	"syscall"
 	"time"
 )
 
@@ -294,8 +293,9 @@ func ownOutcome(err error) (outcome Outcome, told bool) {
 		return Unprocessed, true
 	case *net.OpError:
 		return opOutcome(e), true
-	case syscall.Errno:
-		return errnoOutcome(e), true
+	}
+	if o, ok := errnoOutcome(err); ok {
+		return o, true
 	}
 	if err == http.ErrSchemeMismatch { // http.Client substitutes this for RecordHeaderError
 		return Final, true
@@ -354,19 +354,6 @@ func isSOCKSRefusal(err error) bool {
 		return false
 	}
 	return hasAnyPrefix(strings.TrimPrefix(err.Error(), socksReply), socksRefusals)
-}
-
-// errnoOutcome classifies a bare errno, as returned by some custom dialers.
-// Package syscall has no names for the Winsock codes, whose values no other
-// system uses.
-func errnoOutcome(errno syscall.Errno) Outcome {
-	const wsaNetUnreach, wsaConnRefused, wsaHostUnreach = 10051, 10061, 10065
-	switch errno {
-	case syscall.ECONNREFUSED, syscall.ENETUNREACH, syscall.EHOSTUNREACH,
-		wsaNetUnreach, wsaConnRefused, wsaHostUnreach:
-		return Unprocessed
-	}
-	return Uncertain
 }
 
 // streamError returns the code and the cause of an HTTP/2 stream error.

@@ -11,7 +11,6 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"syscall"
 )
 
 // Transport returns an [http.RoundTripper] that applies the script to each
@@ -52,9 +51,9 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	switch step.kind {
 	case refusing:
-		return nil, connError("dial", "connect", syscall.ECONNREFUSED, req.URL)
+		return nil, connError("dial", "connect", errRefused, req.URL)
 	case resetting:
-		return nil, connError("read", "read", syscall.ECONNRESET, req.URL)
+		return nil, connError("read", "read", errReset, req.URL)
 	case hanging:
 		<-req.Context().Done()
 		return nil, context.Cause(req.Context())
@@ -156,7 +155,7 @@ func closeBody(req *http.Request) {
 
 // connError returns the error of a failed system call on a connection to the host
 // of u, wrapped as package net wraps it.
-func connError(op, call string, errno syscall.Errno, u *url.URL) error {
+func connError(op, call string, errno error, u *url.URL) error {
 	e := &net.OpError{Op: op, Net: "tcp", Err: os.NewSyscallError(call, errno)}
 	if u != nil {
 		e.Addr = addr(net.JoinHostPort(u.Hostname(), port(u)))
