@@ -1,28 +1,6 @@
 package httpretry
 
-import (
-	"errors"
-	"net/http"
-)
-
-var (
-	errAttemptOver    = errors.New("httpretry: read of the request body of an attempt that has ended")
-	errBodyClosed     = errors.New("httpretry: read of a closed request body")
-	errNotReplayable  = errors.New("httpretry: request body cannot be replayed")
-	errNilBody        = errors.New("GetBody returned no body")
-	errSourcePanicked = errors.New("httpretry: Read of the request body panicked")
-	errInvalidCount   = errors.New("httpretry: request body returned an invalid count from Read")
-)
-
-// A replayError is the error of an attempt whose request body could not be had
-// again. The attempt was not sent.
-type replayError struct{ err error }
-
-func (e *replayError) Error() string {
-	return "httpretry: request body cannot be replayed: " + e.err.Error()
-}
-
-func (e *replayError) Unwrap() error { return e.err }
+import "net/http"
 
 // A body is the request body of one call, which several attempts send. The call
 // uses its methods one at a time. [http.Transport] may still read and close the

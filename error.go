@@ -88,7 +88,25 @@ func anyError(err error, depth int, is func(error) bool) bool {
 	return is(err) || slices.ContainsFunc(unwrap(err), func(err error) bool { return anyError(err, depth+1, is) })
 }
 
-var errNoResponse = errors.New("httpretry: Base returned neither a response nor an error")
+var (
+	errNoResponse     = errors.New("httpretry: Base returned neither a response nor an error")
+	errAttemptOver    = errors.New("httpretry: read of the request body of an attempt that has ended")
+	errBodyClosed     = errors.New("httpretry: read of a closed request body")
+	errNotReplayable  = errors.New("httpretry: request body cannot be replayed")
+	errNilBody        = errors.New("GetBody returned no body")
+	errSourcePanicked = errors.New("httpretry: Read of the request body panicked")
+	errInvalidCount   = errors.New("httpretry: request body returned an invalid count from Read")
+)
+
+// A replayError is the error of an attempt whose request body could not be had
+// again. The attempt was not sent.
+type replayError struct{ err error }
+
+func (e *replayError) Error() string {
+	return "httpretry: request body cannot be replayed: " + e.err.Error()
+}
+
+func (e *replayError) Unwrap() error { return e.err }
 
 // A timeoutError is the error of an attempt that exceeded AttemptTimeout.
 type timeoutError struct{ limit time.Duration }

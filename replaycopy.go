@@ -1,0 +1,97 @@
+package httpretry
+
+// A replayCopy is a copy of the body from its first byte on. Its exported
+// methods take the lock of r; the others require it.
+type replayCopy struct {
+	r      *replay
+	offset int64
+	chunk  *chunk // that was read last; nil: none
+	closed bool
+}
+
+// Read implements [io.Reader].
+//
+// A copy below the base of the buffer has missed bytes; between base and end it
+// reads the buffer; at the end it reads the source.
+func (c *replayCopy) Read(p []byte) (int, error) {
+	r := c.r
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for {
+		switch {
+		case c.closed:
+			return 0, errBodyClosed
+		case c.offset < r.buf.base:
+			return 0, errNotReplayable
+		case c.offset < r.buf.end:
+			return c.readBuffer(p), nil
+		case r.panicked != nil:
+			panic(r.panicked)
+		case r.end != nil:
+			return 0, r.end
+		case r.reading, r.phase != sending && r.replayableLocked():
+			r.changed.Wait()
+		case r.replayableLocked():
+			r.reading = true
+			go r.run()
+		case r.sent != nil && r.sent != c:
+			return 0, errNotReplayable // the bytes that nobody keeps are the Body's
+		default:
+			return c.readSource(p)
+		}
+	}
+}
+
+// readBuffer copies bytes from the buffer, at least one.
+func (c *replayCopy) readBuffer(p []byte) int {
+	r := c.r
+	n, chunk := r.buf.read(p, c.offset, c.chunk)
+	c.offset, c.chunk = c.offset+int64(n), chunk
+	if !r.replayableLocked() && (r.sent == nil || r.sent == c) {
+		r.buf.drop(c.offset)
+		c.chunk = nil
+	}
+	return n
+}
+
+// readSource reads the source itself, when nothing is buffered any more.
+func (c *replayCopy) readSource(p []byte) (int, error) {
+	r := c.r
+	n, err := c.readUnlocked(p)
+	r.buf.skip(n)
+	c.offset = r.buf.end
+	if err != nil {
+		r.end = err
+	}
+	return n, err
+}
+
+// readUnlocked reads the source, not under the lock. The source may panic.
+func (c *replayCopy) readUnlocked(p []byte) (int, error) {
+	r := c.r
+	r.reading = true
+	r.mu.Unlock()
+	defer func() {
+		r.mu.Lock()
+		r.reading = false
+		r.changed.Broadcast()
+	}()
+	return checkedRead(r.req.Body, p)
+}
+
+// Close implements [io.Closer]. It closes the source when no other copy can
+// need it.
+func (c *replayCopy) Close() error {
+	r := c.r
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	c.closed, c.chunk = true, nil
+	if r.sent == c {
+		r.sent = nil
+	}
+	r.changed.Broadcast()
+	if r.end != nil || r.sent == nil && !r.replayableLocked() {
+		return r.closeLocked()
+	}
+	return nil
+}
