@@ -96,6 +96,14 @@ func (b *batch) collect(results <-chan result, stop context.CancelCauseFunc) (er
 		select {
 		case <-tick.C:
 			b.progress.show(b.summary)
+			if err != nil {
+				continue
+			}
+			// A request that is under way may take minutes. There is no need
+			// to wait for it if its answer can't be written.
+			if err = b.output.intact(); err != nil {
+				stop(err)
+			}
 		case r, ok := <-results:
 			if !ok {
 				return err

@@ -2,12 +2,12 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"math"
 	"net/url"
-	"os"
 	"regexp"
 	"strconv"
 	"strings"
@@ -94,13 +94,15 @@ var keys = map[string]func(c *config, value *yaml.Node) error{
 
 // readFile sets what the YAML file of that name says. The error has a line
 // FILE:LINE: for each of the first mistakes.
-func (c *config) readFile(name string) error {
-	f, err := os.Open(name)
+func (c *config) readFile(ctx context.Context, name string) error {
+	f, err := openFile(ctx, name)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxConfigBytes+1))
+	r := interruptible(ctx, io.LimitReader(f, maxConfigBytes+1))
+	defer r.Close()
+	text, err := io.ReadAll(r)
 	if err != nil {
 		return err
 	}

@@ -192,7 +192,7 @@ func TestOptionsConfig(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			tt.opts.input = "in"
-			c, err := tt.opts.config(func(string) string { return tt.key })
+			c, err := tt.opts.config(t.Context(), func(string) string { return tt.key })
 			if tt.err != "" {
 				if err == nil || err.Error() != tt.err {
 					t.Fatalf("got error %v, want %s", err, tt.err)

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"unicode/utf8"
 )
 
@@ -18,33 +17,37 @@ const (
 	maxProblems      = 20       // shown of a file that has more
 )
 
+// tooLong is the mistake of a line of more than maxLineBytes.
+var tooLong = fmt.Sprintf("longer than %d MiB", maxLineBytes>>20)
+
 const (
 	chatURL       = "/v1/chat/completions"
 	completionURL = "/v1/completions"
 )
 
-// An input is a file of batch requests, one JSON object a line as the OpenAI
-// batch API takes them. It is read twice: checked as a whole before anything is
-// sent, then again while the requests are sent, so that it is never held in
-// memory. What stays in memory is its index.
+// An input is a file of batch requests in the format of the OpenAI batch API: a
+// JSON object in each line. It is read twice, because it may be larger than
+// memory: check reads all of it before the first request is sent, and unanswered
+// reads it again while requests are sent. Only its index stays in memory.
 type input struct {
 	name  string
 	src   io.ReadSeeker
+	once  io.Reader // if not nil, check reads it in place of src and so fills src
 	close func() error
 	index index
 }
 
-// An index knows the custom_ids of an input: some 60 bytes for each, however
-// long they are, 100 000 of them in about 6 MiB.
+// An index has an entry for each custom_id of an input. An entry takes about 60
+// bytes, whatever the length of the custom_id.
 type index map[digest]entry
 
 type entry struct {
 	line     int32 // of the input
-	answered int32 // the line of the output that holds the answer; 0: none
+	answered int32 // the line of the output that answers it; 0: none
 }
 
-// A digest stands for a custom_id. With 128 bits of SHA-256 no two that
-// anybody will ever see are the same.
+// A digest represents a custom_id. It has 128 bits of a SHA-256 sum, so that two
+// custom_ids with the same digest are not to be expected.
 type digest [16]byte
 
 func digestOf(customID string) digest {
@@ -62,60 +65,17 @@ func (x index) answered() int {
 	return n
 }
 
-// openInput opens the file of that name, or stdin if the name is "-". What
-// can't be read twice, stdin or a pipe, is copied to a temporary file first.
-func openInput(ctx context.Context, name string, stdin io.Reader) (*input, error) {
-	if name == "-" {
-		return spool(ctx, "<stdin>", stdin)
-	}
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	info, err := f.Stat()
-	switch {
-	case err != nil:
-		f.Close()
-		return nil, err
-	case info.IsDir():
-		f.Close()
-		return nil, fmt.Errorf("%s: is a directory", name)
-	case !info.Mode().IsRegular():
-		defer f.Close()
-		return spool(ctx, name, f)
-	}
-	return &input{name: name, src: f, close: f.Close}, nil
-}
-
-func spool(ctx context.Context, name string, r io.Reader) (*input, error) {
-	f, err := os.CreateTemp("", "batchinfer-input-*.jsonl")
-	if err != nil {
-		return nil, err
-	}
-	discard := func() error { return errors.Join(f.Close(), os.Remove(f.Name())) }
-	copied := make(chan error, 1)
-	go func() {
-		_, err := io.Copy(f, r)
-		copied <- err
-	}()
-	select {
-	case err = <-copied:
-	case <-ctx.Done(): // the copy may be stuck in Read; it ends with the process
-		err = context.Cause(ctx)
-	}
-	if err != nil {
-		discard()
-		return nil, fmt.Errorf("%s: %w", name, err)
-	}
-	return &input{name: name, src: f, close: discard}, nil
-}
-
 // check reads the whole input and builds its index. The error has a line
 // FILE:LINE: for each of the first mistakes.
 func (in *input) check(ctx context.Context) error {
 	in.index = make(index)
 	wrong := problems{file: in.name}
 	err := in.scan(ctx, func(l *lines) error {
+		if l.tooLong && in.once != nil {
+			// The rest of the line, which may have no end, would fill the disk.
+			wrong.add(l.number, "%s", tooLong)
+			return errTooManyProblems
+		}
 		req, faults := readRequest(l)
 		for _, fault := range faults {
 			wrong.add(l.number, "%s", fault)
@@ -136,11 +96,12 @@ func (in *input) check(ctx context.Context) error {
 	if err == nil && len(in.index) == 0 {
 		err = fmt.Errorf("%s: no request in it", in.name)
 	}
+	in.once = nil // src has it all now
 	return err
 }
 
-// unanswered calls yield with each request that the index has no answer for,
-// until yield returns an error.
+// unanswered calls yield with each request that the index has no answer for. It
+// stops when yield returns an error.
 func (in *input) unanswered(ctx context.Context, yield func(request) error) error {
 	seen := 0
 	err := in.scan(ctx, func(l *lines) error {
@@ -162,19 +123,20 @@ func (in *input) unanswered(ctx context.Context, yield func(request) error) erro
 }
 
 func (in *input) changed(line int) error {
-	return fmt.Errorf("%s:%d: the file was changed after it had been checked", in.name, line)
+	return fmt.Errorf("%s:%d: the file was changed after it was checked", in.name, line)
 }
 
 // scan calls visit with each line of the input that is not blank.
 func (in *input) scan(ctx context.Context, visit func(*lines) error) error {
-	if _, err := in.src.Seek(0, io.SeekStart); err != nil {
-		return fmt.Errorf("%s: %w", in.name, err)
-	}
-	l := newLines(in.src, maxLineBytes)
-	for l.next() {
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
+	src := in.once
+	if src == nil {
+		src = in.src
+		if _, err := in.src.Seek(0, io.SeekStart); err != nil {
+			return fmt.Errorf("%s: %w", in.name, err)
 		}
+	}
+	l := newLines(contextReader{ctx, src}, maxLineBytes)
+	for l.next() {
 		if l.blank() {
 			continue
 		}
@@ -195,10 +157,10 @@ type request struct {
 	body     map[string]any // its values are the JSON text of the line
 }
 
-// readRequest returns the line's request and all that is wrong with it.
+// readRequest returns the line's request and all mistakes in it.
 func readRequest(l *lines) (req request, faults []string) {
 	if l.tooLong {
-		return req, []string{fmt.Sprintf("longer than %d MiB", maxLineBytes>>20)}
+		return req, []string{tooLong}
 	}
 	return parseRequest(l.text)
 }

@@ -66,27 +66,32 @@ func run(ctx context.Context, p process) int {
 	if closeErr := j.close(); closeErr != nil && (err == nil || interrupted) {
 		err, interrupted = closeErr, false
 	}
+	if err == nil {
+		err = j.output.discardRemoved()
+	}
 	j.batch.summary.print(p.stdout)
+	return j.report(p, opts, err, interrupted)
+}
+
+// report tells how the run has ended and returns the exit status.
+func (j *job) report(p process, opts options, err error, interrupted bool) int {
+	status := exitFailed
 	switch {
 	case interrupted:
 		p.say("interrupted: %d of %d requests are answered", j.answered(), len(j.input.index))
-		p.say("%s", opts.howToGoOn())
-		return exitInterrupted
-	case errors.Is(err, errOutputChanged):
+		status = exitInterrupted
+	case errors.Is(err, errOutputChanged): // and what it held can't be counted
 		p.say("%v", err)
-		p.say("%s", opts.howToGoOn())
-		return exitFailed
 	case err != nil:
 		p.say("%v", err)
-		p.say("broken off: %d of %d requests are answered", j.answered(), len(j.input.index))
-		p.say("%s", opts.howToGoOn())
-		return exitFailed
+		p.say("stopped: %d of %d requests are answered", j.answered(), len(j.input.index))
 	case len(j.batch.summary.failed) > 0:
-		p.say("some requests failed for good; %s has why", j.output.name)
-		p.say("%s", opts.howToGoOn())
-		return exitFailed
+		p.say("some requests failed for good; %s has the reasons", j.output.name)
+	default:
+		return exitOK
 	}
-	return exitOK
+	p.say("%s", opts.howToGoOn())
+	return status
 }
 
 func (p *process) say(format string, args ...any) {
@@ -130,7 +135,7 @@ func prepare(ctx context.Context, p process, opts options) (_ *job, err error) {
 			j.close()
 		}
 	}()
-	cfg, err := opts.config(p.getenv)
+	cfg, err := opts.config(ctx, p.getenv)
 	if err != nil {
 		return nil, err
 	}
@@ -186,7 +191,8 @@ func (j *job) openFiles(ctx context.Context, p process, opts options) (err error
 		return err
 	}
 	if n := j.output.repaired; n > 0 {
-		p.say("%s: removed the last line, of which only %d bytes were there", outputName, n)
+		p.say("%s: removed the last line, which was cut off after %d bytes; %s has them until the run has ended",
+			outputName, n, j.output.removedName())
 	}
 	if n := j.input.index.answered(); n > 0 {
 		p.say("%s: %d of %d requests are answered already", outputName, n, len(j.input.index))
@@ -199,7 +205,10 @@ func (j *job) openFiles(ctx context.Context, p process, opts options) (err error
 
 func (j *job) run(ctx context.Context) error {
 	defer j.batch.progress.close()
-	return j.batch.run(ctx)
+	if err := j.batch.run(ctx); err != nil {
+		return err
+	}
+	return j.output.verify(ctx)
 }
 
 func (j *job) answered() int {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -343,6 +344,26 @@ func TestRunOutputLost(t *testing.T) {
 		{"replaced", func(name string) error {
 			return errors.Join(os.WriteFile(name+".new", nil, 0o600), os.Rename(name+".new", name))
 		}},
+		{"changed in place", func(name string) error {
+			f, err := os.OpenFile(name, os.O_WRONLY, 0)
+			if err != nil {
+				return err
+			}
+			_, err = f.WriteAt([]byte("#"), 3)
+			return errors.Join(err, f.Close())
+		}},
+		{"changed in place, and touched", func(name string) error {
+			info, err := os.Stat(name)
+			if err != nil {
+				return err
+			}
+			f, err := os.OpenFile(name, os.O_WRONLY, 0)
+			if err != nil {
+				return err
+			}
+			_, err = f.WriteAt([]byte("#"), 3)
+			return errors.Join(err, f.Close(), os.Chtimes(name, time.Time{}, info.ModTime()))
+		}},
 		{"added to", func(name string) error {
 			f, err := os.OpenFile(name, os.O_WRONLY|os.O_APPEND, 0)
 			if err != nil {
@@ -364,6 +385,69 @@ func TestRunOutputLost(t *testing.T) {
 			})
 			args := []string{"-input", writeFile(t, inputOf(3)), "-output", out, "-url", g.URL, "-concurrency", "1"}
 			startPlain(t, args...).want(t, exitFailed, out+": removed, replaced or changed by something else during the run\n", "to go on:")
+		})
+		t.Run(tt.name+", early", func(t *testing.T) {
+			const requests = 200
+			out := filepath.Join(t.TempDir(), "out")
+			g := newGateway(t, func(_ http.ResponseWriter, r *http.Request, _ int) bool {
+				if r.Header.Get("X-Request-ID") == "r2" {
+					if err := tt.lose(out); err != nil {
+						t.Error(err)
+					}
+				}
+				return false
+			})
+			args := []string{"-input", writeFile(t, inputOf(requests)), "-output", out, "-url", g.URL, "-concurrency", "1"}
+			startPlain(t, args...).want(t, exitFailed, out+": removed, replaced or changed by something else during the run\n", "to go on:")
+			if got := g.requests(); got > requests/10 && !strings.HasPrefix(tt.name, "changed in place") {
+				t.Errorf("requests sent: got %d, want none soon after the change", got)
+			}
+		})
+	}
+}
+
+// A lost output ends a run although no answer arrives.
+func TestRun_StopsWithoutAnswersIfOutputIsLost(t *testing.T) {
+	out := filepath.Join(t.TempDir(), "out")
+	g := newGateway(t, func(_ http.ResponseWriter, r *http.Request, _ int) bool {
+		if err := os.Remove(out); err != nil {
+			t.Error(err)
+		}
+		<-r.Context().Done()
+		return true
+	})
+	args := []string{"-input", writeFile(t, inputOf(1)), "-output", out, "-url", g.URL}
+	startPlain(t, args...).want(t, exitFailed, out+": removed, replaced or changed by something else during the run\n")
+}
+
+// A run that sends every request discards the lines that it has removed from the
+// output, one that is interrupted does not.
+func TestRun_DiscardsRemovedWhenItEndsWell(t *testing.T) {
+	for _, tt := range []struct {
+		name, url string // "": a gateway that works
+		status    int
+	}{{"succeeds", "", exitOK}, {"fails", "http://127.0.0.1:1", exitFailed}, {"interrupted", "", exitInterrupted}} {
+		t.Run(tt.name, func(t *testing.T) {
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			g := newGateway(t, func(_ http.ResponseWriter, r *http.Request, _ int) bool {
+				if tt.status == exitInterrupted {
+					cancel()
+					<-r.Context().Done()
+				}
+				return false
+			})
+			url := cmp.Or(tt.url, g.URL)
+			out := writeFile(t, okLine("r0")+failedLine("r1")+`{"id":"batch_r`)
+			o := start(ctx, nil, nil, "-input", writeFile(t, inputOf(2)), "-output", out, "-url", url, "-config", writeFile(t, fastRetries))
+			o.want(t, tt.status, "removed the last line, which was cut off after 14 bytes; "+out+".batchinfer-removed has them until")
+			kept, _ := os.ReadFile(out + ".batchinfer-removed")
+			if want := failedLine("r1") + `{"id":"batch_r`; tt.status == exitInterrupted && string(kept) != want {
+				t.Errorf("kept: got %q, want %q", kept, want)
+			}
+			if left, _ := filepath.Glob(out + "?*"); tt.status != exitInterrupted && len(left) > 0 {
+				t.Errorf("left behind: %q", left)
+			}
 		})
 	}
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"flag"
 	"fmt"
@@ -103,13 +104,13 @@ func (o *options) demo() bool { return o.input == "" }
 
 // config puts together what the config file, the environment and the flags
 // say; the later overrides the earlier.
-func (o *options) config(getenv func(string) string) (config, error) {
+func (o *options) config(ctx context.Context, getenv func(string) string) (config, error) {
 	c := defaultConfig()
 	if o.demo() {
 		c = demoConfig()
 	}
 	if o.configFile != "" {
-		if err := c.readFile(o.configFile); err != nil {
+		if err := c.readFile(ctx, o.configFile); err != nil {
 			return c, err
 		}
 	}

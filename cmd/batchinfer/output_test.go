@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"net/http"
@@ -12,6 +13,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 	"unicode/utf8"
 )
 
@@ -68,7 +70,8 @@ func TestOutputGoesOn(t *testing.T) {
 		{"CRLF", strings.ReplaceAll(okLine("r1"), "\n", "\r\n"), strings.ReplaceAll(okLine("r1"), "\n", "\r\n"), 1, 0},
 		{"end lost", strings.TrimSuffix(okLine("r1"), "\n"), okLine("r1"), 1, 0},
 		{"zeros", okLine("r1") + "\x00\x00\x00", okLine("r1"), 1, 0},
-		{"zeros in the last line", okLine("r1") + `{"id":"batch_` + "\x00\x00\n", okLine("r1"), 1, 0},
+		{"zeros in the last line", okLine("r1") + `{"id":"batch_` + "\x00\x00", okLine("r1"), 1, 0},
+		{"blanks at the end", okLine("r1") + "  ", okLine("r1") + "  \n", 1, 0},
 		{"failure and torn line", failedLine("r1") + okLine("r2") + `{"i`, okLine("r2"), 1, 1},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -144,6 +147,28 @@ func TestOutputRefused(t *testing.T) {
 		{"an input", chatLine("r1") + "\n", []string{":1: not a line of batch output"}},
 		{"another batch", okLine("r1") + okLine("other"), []string{`:2: custom_id "other" is not in in.jsonl`}},
 		{"another batch, failed", failedLine("other"), []string{`:1: custom_id "other" is not in in.jsonl`}},
+		{"another batch, torn", okLine("r1") + okLine("other")[:60], []string{`:2: not a line of batch output`}},
+		{"beginning with a line end", okLine("r1") + `{"id":"batch_req_` + "\n", []string{":2: not a"}},
+		{"beginning, zeros and a line end", okLine("r1") + `{"id":"batch_` + "\x00\x00\n", []string{":2: not a"}},
+		{"zeros", strings.Repeat("\x00", 5000), []string{":1: not a"}},
+		{"zeros after a line of another batch", okLine("other") + "\x00\x00", []string{":1: custom_id", ":2: not a"}},
+		{"beginning and zeros alone", `{"id":"batch_req_` + "\x00\x00", []string{":1: not a"}},
+		{"a saved response", `{"id":"chatcmpl-1","object":"chat.completion","choices":[]}`, []string{":1: not a"}},
+		{"a saved response with a line end", `{"id":"chatcmpl-1","object":"chat.completion","choices":[]}` + "\n", []string{":1: not a"}},
+		{"a saved response, cut off", `{"id":"chatcmpl-1","obj`, []string{":1: not a"}},
+		{"a batch object", `{"id":"batch_req_1","object":"batch","endpoint":"/v1/completions"}`, []string{":1: not a"}},
+		{"a batch object, cut off", `{"id":"batch_req_1","object":"batch","endp`, []string{":1: not a"}},
+		{"a member more, cut off", okLine("r1")[:len(okLine("r1"))-2] + `,"x":1`, []string{":1: not a"}},
+		{"a member more in the response, cut off", `{"id":"batch_req_1","custom_id":"r1","response":{"status_code":200,"header":{`, []string{":1: not a"}},
+		{"white space, cut off", `{"id": "batch_req_1", "cust`, []string{":1: not a"}},
+		{"a line in it, cut off", `{"id":"batch_req_1` + "\x01", []string{":1: not a"}},
+		{"failure with a member more", strings.Replace(failedLine("r1"), `"error"`, `"cost":7,"error"`, 1), []string{":1: not a line of batch output: batchinfer writes other members"}},
+		{"failure whose error has a member more", strings.Replace(failedLine("r1"), `"message"`, `"param":null,"message"`, 1), []string{":1: not a"}},
+		{"failure whose response has a member more", `{"id":"batch_req_1","custom_id":"r1","response":{"status_code":500,"request_id":"","body":1,"header":{}},"error":null}`, []string{":1: not a"}},
+		{"failure with fewer members", `{"custom_id":"r1","error":{"code":"","message":""}}` + "\n", []string{":1: not a"}},
+		{"failure whose error is a string", `{"id":"batch_req_1","custom_id":"r1","response":null,"error":"x"}` + "\n", []string{":1: not a"}},
+		{"second answer with a member more", okLine("r1") + strings.Replace(okLine("r1"), `,"error"`, `,"cost":7,"error"`, 1), []string{":2: not a"}},
+		{"failure with a repeated member", strings.Replace(failedLine("r1"), `"response"`, `"custom_id":"r1","response"`, 1), []string{":1: not a"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			_, _, name, err := reopen(t, tt.text)
@@ -161,6 +186,209 @@ func TestOutputRefused(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A line that no run can have written because of its length is not a torn line.
+func TestOutput_RefusesHugeLine(t *testing.T) {
+	const size = 11 << 27 // more than 1 GiB, none of which is allocated
+	for _, beginning := range []string{okLine("r1") + `{"id":"batch_req_`, "Dear diary"} {
+		name := writeFile(t, beginning)
+		if err := os.Truncate(name, size); err != nil {
+			t.Fatal(err)
+		}
+		_, err := openOutput(t.Context(), name, checkedInput(t, inputOf(10)))
+		if err == nil || !strings.Contains(err.Error(), ": not a line of batch output: longer than 128 MiB") {
+			t.Errorf("%q: got error %v, want one about the line", beginning, err)
+		}
+		if info, err := os.Stat(name); err != nil || info.Size() != size {
+			t.Errorf("%q: got %v, %v, want a file of the same size", beginning, info, err)
+		}
+	}
+}
+
+// The longest line that a response can become is read by the next run.
+func TestOutput_ReadsLongestLine(t *testing.T) {
+	o, _, name, err := reopen(t, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	body := quoteJSON(strings.Repeat("\x01", 16<<20))
+	if err := o.write(answer{ID: "batch_req_1", CustomID: "r1", Response: &response{200, "r1", body}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := o.Close(); err != nil {
+		t.Fatal(err)
+	}
+	in := checkedInput(t, inputOf(10))
+	again, err := openOutput(t.Context(), name, in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.Close()
+	if in.index.answered() != 1 {
+		t.Errorf("got %d answered, want 1", in.index.answered())
+	}
+}
+
+// All bytes that are removed from an output are in a file beside it until a run
+// has ended well.
+func TestOutput_KeepsRemoved(t *testing.T) {
+	for _, tt := range []struct{ name, text, removed string }{
+		{"nothing", okLine("r1"), ""},
+		{"torn line", okLine("r1") + `{"id":"bat`, `{"id":"bat`},
+		{"torn line and zeros", okLine("r1") + "{\x00", "{\x00"},
+		{"failures", failedLine("r1") + okLine("r2") + failedLine("r3"), failedLine("r1") + failedLine("r3")},
+		{"failure without a line end", okLine("r2") + strings.TrimSpace(failedLine("r3")), strings.TrimSpace(failedLine("r3"))},
+		{"second answer", okLine("r1") + okLine("r2") + okLine("r1"), okLine("r1")},
+		{"failure and torn line", failedLine("r1") + okLine("r2") + `{"i`, failedLine("r1") + `{"i`},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			o, _, name, err := reopen(t, tt.text)
+			if err != nil {
+				t.Fatal(err)
+			}
+			kept, err := os.ReadFile(name + ".batchinfer-removed")
+			if string(kept) != tt.removed || (err == nil) != (tt.removed != "") {
+				t.Errorf("kept: got %q, %v, want %q", kept, err, tt.removed)
+			}
+			if err := o.discardRemoved(); err != nil {
+				t.Error(err)
+			}
+			if left, _ := filepath.Glob(name + "?*"); len(left) > 0 {
+				t.Errorf("left behind: %q", left)
+			}
+		})
+	}
+}
+
+// A run adds to the removed lines of an earlier one that did not end well.
+func TestOutput_KeepsRemovedOfEarlierRuns(t *testing.T) {
+	o, _, name, err := reopen(t, okLine("r1")+`{"id":"bat`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := o.write(answer{ID: "batch_req_1", CustomID: "r2", Error: &failure{}}); err != nil {
+		t.Fatal(err)
+	}
+	failed := strings.TrimPrefix(readFile(t, name), okLine("r1"))
+	if err := o.Close(); err != nil {
+		t.Fatal(err)
+	}
+	o, err = openOutput(t.Context(), name, checkedInput(t, inputOf(10)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer o.Close()
+	if got, want := readFile(t, name+".batchinfer-removed"), `{"id":"bat`+"\n"+failed; got != want {
+		t.Errorf("kept: got %q, want %q", got, want)
+	}
+}
+
+// If the removed lines can't be kept, the output is not modified.
+func TestOutput_RemovesNothingItCannotKeep(t *testing.T) {
+	for _, text := range []string{okLine("r1") + `{"id":"bat`, failedLine("r1")} {
+		name := writeFile(t, text)
+		if err := os.Mkdir(name+".batchinfer-removed", 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := openOutput(t.Context(), name, checkedInput(t, inputOf(10))); err == nil {
+			t.Error("got no error, want one")
+		}
+		if got := readFile(t, name); got != text {
+			t.Errorf("file: got %q, want %q", got, text)
+		}
+		if left, _ := filepath.Glob(filepath.Join(filepath.Dir(name), ".*")); len(left) > 0 {
+			t.Errorf("left behind: %q", left)
+		}
+	}
+}
+
+// A run removes the copy that a run left behind when it was killed in compact.
+func TestOutput_RemovesUnfinishedCopy(t *testing.T) {
+	for _, text := range []string{okLine("r1"), failedLine("r1")} {
+		name := writeFile(t, text)
+		o, err := openOutput(t.Context(), name, checkedInput(t, inputOf(10)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		copied := o.compactName()
+		o.Close()
+		if err := os.WriteFile(copied, []byte(`{"id":`), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if o, err = openOutput(t.Context(), name, checkedInput(t, inputOf(10))); err != nil {
+			t.Fatal(err)
+		}
+		o.Close()
+		if left, _ := filepath.Glob(filepath.Join(filepath.Dir(name), ".*")); len(left) > 0 {
+			t.Errorf("left behind: %q", left)
+		}
+	}
+}
+
+// A file that is only touched is still the output.
+func TestOutput_ToleratesNewModTime(t *testing.T) {
+	o, _, name, err := reopen(t, okLine("r1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chtimes(name, time.Time{}, time.Unix(1, 0)); err != nil {
+		t.Fatal(err)
+	}
+	if err := o.write(answer{ID: "batch_req_1", CustomID: "r2", Error: &failure{}}); err != nil {
+		t.Errorf("after a touch: %v", err)
+	}
+}
+
+// A change of the file that leaves its size and its modification time as they
+// were is found at the end.
+func TestOutput_VerifyFindsHiddenChange(t *testing.T) {
+	for _, text := range []string{okLine("r1"), failedLine("r2") + okLine("r1"), strings.TrimSpace(okLine("r1")), okLine("r1") + "{"} {
+		o, _, name, err := reopen(t, text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := o.verify(t.Context()); err != nil {
+			t.Errorf("unchanged: got %v", err)
+		}
+		overwrite(t, name, 3)
+		if err := os.Chtimes(name, time.Time{}, o.modTime); err != nil {
+			t.Fatal(err)
+		}
+		if err := o.verify(t.Context()); !errors.Is(err, errOutputChanged) {
+			t.Errorf("changed: got %v, want %v", err, errOutputChanged)
+		}
+	}
+}
+
+// A change that leaves the size of the file is found before the next write.
+func TestOutput_WriteFindsChange(t *testing.T) {
+	o, _, name, err := reopen(t, okLine("r1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	overwrite(t, name, 3)
+	// Some file systems count time in steps of seconds.
+	if err := os.Chtimes(name, time.Time{}, o.modTime.Add(2*time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if err := o.write(answer{ID: "batch_req_1", CustomID: "r2", Error: &failure{}}); !errors.Is(err, errOutputChanged) {
+		t.Errorf("got %v, want %v", err, errOutputChanged)
+	}
+}
+
+// overwrite changes a byte of a file in place.
+func overwrite(t *testing.T, name string, at int64) {
+	t.Helper()
+	f, err := os.OpenFile(name, os.O_WRONLY, 0)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	if _, err := f.WriteAt([]byte("#"), at); err != nil {
+		t.Error(err)
+	}
+	f.Close()
 }
 
 func TestOutputLocked(t *testing.T) {

@@ -4,12 +4,14 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -92,17 +94,64 @@ func TestSignals(t *testing.T) {
 	}
 }
 
-// A second signal ends a process that does not react to the first: here one
-// that waits for somebody to write to a pipe.
+// A run ends when its context does, wherever it waits before the first request.
+func TestRun_InterruptedBeforeFirstRequest(t *testing.T) {
+	in := writeFile(t, inputOf(1))
+	huge := writeFile(t, "")
+	if err := os.Truncate(huge, 1<<42); err != nil {
+		t.Fatal("the file system has no sparse files of this size:", err)
+	}
+	for _, tt := range []struct {
+		name string
+		args func(pipe string) []string
+		open bool // the pipe has a writer, which writes nothing
+	}{
+		{"input without a writer", func(pipe string) []string { return []string{"-input", pipe} }, false},
+		{"input with a silent writer", func(pipe string) []string { return []string{"-input", pipe} }, true},
+		{"config without a writer", func(pipe string) []string { return []string{"-input", in, "-config", pipe} }, false},
+		{"config with a silent writer", func(pipe string) []string { return []string{"-input", in, "-config", pipe} }, true},
+		{"input that is one huge line", func(string) []string { return []string{"-input", huge} }, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			pipe := filepath.Join(t.TempDir(), "pipe")
+			if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			writer := func() *os.File {
+				w, err := os.OpenFile(pipe, os.O_RDWR, 0)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return w
+			}
+			if tt.open {
+				defer writer().Close()
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+			defer cancel()
+			args := append(tt.args(pipe), "-output", filepath.Join(t.TempDir(), "out"), "-url", "http://localhost")
+			start(ctx, nil, nil, args...).want(t, exitInterrupted, "interrupted before anything was sent")
+			writer().Close() // ends a goroutine that still waits for one
+		})
+	}
+}
+
+// A second signal ends a process that the first has not ended: here one that
+// can't print its summary, because nothing reads its standard output.
 func TestSecondSignal(t *testing.T) {
-	pipe := filepath.Join(t.TempDir(), "pipe")
-	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+	r, w, err := os.Pipe()
+	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := command(t, "-input", pipe, "-output", filepath.Join(t.TempDir(), "out"), "-url", "http://localhost")
+	defer r.Close()
+	fill(t, w)
+	g := newGateway(t, nil)
+	cmd := command(t, "-input", writeFile(t, inputOf(1)), "-output", filepath.Join(t.TempDir(), "out"), "-url", g.URL)
+	cmd.Stdout = w
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	w.Close()
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
 	tick := time.NewTicker(50 * time.Millisecond)
@@ -110,6 +159,9 @@ func TestSecondSignal(t *testing.T) {
 	for {
 		select {
 		case <-tick.C:
+			if g.requests() == 0 {
+				continue
+			}
 			if err := cmd.Process.Signal(os.Interrupt); err != nil && !errors.Is(err, os.ErrProcessDone) {
 				t.Fatal(err)
 			}
@@ -120,6 +172,99 @@ func TestSecondSignal(t *testing.T) {
 	}
 	if status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || status.Signal() != syscall.SIGINT {
 		t.Errorf("got %v, want death by the signal", cmd.ProcessState)
+	}
+}
+
+// fill writes to a pipe until it is full.
+func fill(t *testing.T, w *os.File) {
+	t.Helper()
+	if err := w.SetWriteDeadline(time.Now().Add(100 * time.Millisecond)); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		if _, err := w.Write(make([]byte, 4096)); errors.Is(err, os.ErrDeadlineExceeded) {
+			return
+		} else if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// An input without an end is refused as soon as a mistake is in it, before its
+// copy fills the disk.
+func TestRun_RefusesEndlessInput(t *testing.T) {
+	startPlain(t, "-input", "/dev/zero", "-output", filepath.Join(t.TempDir(), "out"), "-url", "http://localhost").
+		want(t, exitUsage, "/dev/zero:1: longer than 16 MiB")
+	for _, tt := range []struct{ name, text, want string }{
+		{"one line", "x", "<stdin>:1: longer than 16 MiB"},
+		{"lines", "x\n", "<stdin>: and more; these are the first 20"},
+		{"a request, then one line", "x", "<stdin>:2: longer than 16 MiB"},
+		{"the same request", chatLine("a") + "\n", "<stdin>: and more; these are the first 20"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			stdin := &endless{text: tt.text}
+			if tt.name == "a request, then one line" {
+				stdin = &endless{first: chatLine("a") + "\n", text: "x"}
+			}
+			temp := t.TempDir()
+			t.Setenv("TMPDIR", temp)
+			start(t.Context(), nil, stdin, "-input", "-", "-output", filepath.Join(t.TempDir(), "out"), "-url", "http://localhost").
+				want(t, exitUsage, tt.want)
+			if got := stdin.read.Load(); got > 20<<20 {
+				t.Errorf("read %d bytes, want at most the limit of a line", got)
+			}
+			if left, _ := os.ReadDir(temp); len(left) > 0 {
+				t.Errorf("left behind in the temporary directory: %v", left)
+			}
+		})
+	}
+}
+
+// An endless reader repeats text; to keep a failing test from filling the disk,
+// it fails after 64 MiB.
+type endless struct {
+	first, text string
+	read        atomic.Int64
+}
+
+func (e *endless) Read(p []byte) (int, error) {
+	if e.first != "" {
+		n := copy(p, e.first)
+		e.first = e.first[n:]
+		return n, nil
+	}
+	n := 0
+	for n+len(e.text) <= len(p) {
+		n += copy(p[n:], e.text)
+	}
+	if e.read.Add(int64(n)) > 64<<20 {
+		return 0, errors.New("read too much")
+	}
+	return n, nil
+}
+
+// A process that is killed leaves no copy of its input behind.
+func TestSignals_KilledRunLeavesNoCopyOfInput(t *testing.T) {
+	temp := t.TempDir()
+	arrived, done := make(chan struct{}), make(chan struct{})
+	g := newGateway(t, func(_ http.ResponseWriter, r *http.Request, _ int) bool {
+		close(arrived)
+		<-r.Context().Done()
+		close(done)
+		return true
+	})
+	cmd := command(t, "-input", "-", "-output", filepath.Join(t.TempDir(), "out"), "-url", g.URL)
+	cmd.Env = append(cmd.Env, "TMPDIR="+temp)
+	cmd.Stdin = strings.NewReader(inputOf(1))
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	<-arrived
+	cmd.Process.Kill()
+	cmd.Wait()
+	<-done
+	if left, _ := os.ReadDir(temp); len(left) > 0 {
+		t.Errorf("left behind in the temporary directory: %v", left)
 	}
 }
 

@@ -5,57 +5,44 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"hash/crc32"
 	"io"
 )
 
-// A survey reads the output of an earlier run and finds out what it holds.
+// A survey reads the output of an earlier run and finds out which requests it
+// answers and which of its lines have to be removed.
 type survey struct {
-	index index    // of the input; read marks what has been answered
-	input string   // its name
-	wrong problems // what makes the file unusable
+	index index    // of the input; read sets answered in its entries
+	input string   // the name of the input, for messages
+	wrong problems // the reasons why the file can't be used
 
-	whole        int64 // where the last whole line ends
-	end          int64 // where the file ends
-	unterminated bool  // the last whole line lacks its "\n"
-	failed       int   // requests of which there is only a failure
-	stale        int   // lines that have to go before the run: failures and repetitions
+	whole        int64  // offset of the end of the last whole line
+	end          int64  // offset of the end of the file
+	sum          uint32 // checksum of the file up to whole
+	unterminated bool   // the last whole line lacks its "\n"
+	failed       int    // requests that have only failures
+	stale        int    // lines to remove: failures and repeated answers
+
+	answers  int                 // lines that belong to a request of the input
+	failures map[digest]struct{} // requests that have a failure
 }
 
-// read returns an error if f can't be read, or does not look as if it was the
-// output of the input.
+// castagnoli is the polynomial that amd64 and arm64 have an instruction for.
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// read surveys f. It returns an error if f can't be read or is not the output of
+// the input.
 func (s *survey) read(ctx context.Context, f io.ReadSeeker) error {
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		return err
 	}
-	failed := make(map[digest]struct{})
-	l := newLines(f, maxAnswerBytes)
-	torn := 0 // the number of the line that can't be read
-	for l.next() && s.wrong.overflow() == nil {
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
+	s.failures = make(map[digest]struct{})
+	l := newLines(contextReader{ctx, f}, maxAnswerBytes)
+	for s.wrong.overflow() == nil && l.next() {
 		s.end = l.end
-		if torn > 0 { // it was not the last
-			s.wrong.add(torn, "not a line of batch output")
-			torn = 0
-		}
-		if l.blank() {
-			s.whole = l.end
-			continue
-		}
-		a, ok := parseAnswer(l.text)
-		if !ok && tearable(l.text) {
-			torn = l.number
-			continue
-		}
-		s.whole, s.unterminated = l.end, !l.terminated
-		if !ok {
-			s.wrong.add(l.number, "not a line of batch output")
-			continue
-		}
-		s.note(a, l.number, failed)
+		s.line(l)
 	}
-	for key := range failed {
+	for key := range s.failures {
 		if s.index[key].answered == 0 {
 			s.failed++
 		}
@@ -66,31 +53,73 @@ func (s *survey) read(ctx context.Context, f io.ReadSeeker) error {
 	return s.wrong.err()
 }
 
-// note enters a line of the output into the index.
-func (s *survey) note(a answer, number int, failed map[digest]struct{}) {
+// line enters a line of the output into the survey.
+func (s *survey) line(l *lines) {
+	a, ok := parseAnswer(l.text)
+	switch {
+	case l.tooLong:
+		s.wrong.add(l.number, "not a line of batch output: longer than %d MiB", maxAnswerBytes>>20)
+	case l.blank():
+	case ok:
+		s.note(a, l)
+	case !l.terminated && s.torn(l.text):
+		return // it does not belong to the whole lines
+	default:
+		s.wrong.add(l.number, "not a line of batch output")
+	}
+	s.whole, s.unterminated = l.end, !l.terminated
+	s.sum = crc32.Update(s.sum, castagnoli, l.buf)
+}
+
+// note enters an answer into the index.
+func (s *survey) note(a answer, l *lines) {
 	key := digestOf(a.CustomID)
 	e, known := s.index[key]
+	if known {
+		s.answers++
+	}
 	switch {
 	case !known:
-		// Were it let pass, the answers to other requests that happen to have
-		// the same custom_id would pass for answers to these.
-		s.wrong.add(number, "custom_id %s is not in %s: is this the output of another batch?", quote(a.CustomID), s.input)
-	case !a.succeeded():
-		failed[key] = struct{}{}
-		s.stale++
-	case e.answered > 0:
-		s.stale++
-	default:
-		e.answered = int32(number)
+		// The answers of another batch could have custom_ids of this input,
+		// and would be taken for answers to its requests.
+		s.wrong.add(l.number, "custom_id %s is not in %s: is this the output of another batch?", quote(a.CustomID), s.input)
+	case a.succeeded() && e.answered == 0:
+		e.answered = int32(l.number)
 		s.index[key] = e
+	case !isWritten(l.text):
+		// Removing this line would lose members that no other line holds.
+		s.wrong.add(l.number, "not a line of batch output: batchinfer writes other members")
+	default:
+		s.stale++
+		if !a.succeeded() {
+			s.failures[key] = struct{}{}
+		}
 	}
+}
+
+// torn reports whether text, the unterminated end of the file, is the beginning
+// of a line of this output.
+func (s *survey) torn(text []byte) bool {
+	// After a power loss, a file system may have extended the file but not
+	// written the data. Zeros alone could be any file, so they are accepted
+	// only after an answer to a request of the input.
+	written := bytes.TrimRight(text, "\x00")
+	if len(written) < len(text) && s.answers == 0 {
+		return false
+	}
+	b := readBeginning(written)
+	if b.wrong {
+		return false
+	}
+	_, known := s.index[digestOf(b.customID)]
+	return known || b.customID == ""
 }
 
 func (a answer) succeeded() bool {
 	return a.Error == nil && a.Response != nil && a.Response.StatusCode/100 == 2
 }
 
-// parseAnswer reads a line of output, without its body.
+// parseAnswer reads a line of output without its body.
 func parseAnswer(text []byte) (a answer, ok bool) {
 	var line struct {
 		CustomID string `json:"custom_id"`
@@ -113,14 +142,4 @@ func parseAnswer(text []byte) (a answer, ok bool) {
 		a.Error = &failure{}
 	}
 	return a, true
-}
-
-// tearable reports whether a line that can't be read may be what is left of a
-// line of output: the beginning of one, or the zeros that a file system leaves
-// where it lost what was written.
-func tearable(text []byte) bool {
-	const beginning = `{"id":"`
-	text = bytes.TrimRight(text, "\x00")
-	n := min(len(text), len(beginning))
-	return string(text[:n]) == beginning[:n]
 }
