@@ -10,35 +10,37 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
-	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/httpretry/httpretry/inference"
+	"github.com/httpretry/httpretry/internal/redact"
 )
 
-// A batch asks the requests of an input that have no answer yet, and writes
-// their answers to an output.
+// A batch sends the requests of an input that have no answer yet, and writes
+// the answers to an output.
 type batch struct {
 	client   inference.InferenceClient
 	input    *input
 	output   *output
-	inFlight int    // requests at once
-	apiKey   string // kept out of the output, should the gateway repeat it; may be empty
+	inFlight int            // number of concurrent requests
+	secrets  redact.Secrets // to keep out of the output if the gateway repeats them
 	progress progress
 	summary  *summary
 }
 
-// A result is how a request ended.
+// A result is the end of a request.
 type result struct {
 	answer      answer
 	tally       tally
-	interrupted bool // it did not end: there is no answer
+	interrupted bool // ctx was done first: there is no answer
 }
 
-// run returns when every request has its answer in the output, or ctx is done,
-// or the input or the output fails; the error says which. No request is under
-// way when it returns, and the answers of all that ended before are written.
+// run returns when every request has its answer in the output, when ctx is done,
+// or when reading the input or writing the output fails. When it returns, no
+// request is in flight, and the answers to all requests that ended before the
+// failure are written.
 func (b *batch) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -70,12 +72,12 @@ func (b *batch) run(ctx context.Context) error {
 	case feedErr != nil:
 		return feedErr
 	case b.summary.done() < b.summary.todo():
-		return context.Cause(ctx) // which came after the last request was sent
+		return context.Cause(ctx) // ctx was done after the last request was sent
 	}
 	return nil
 }
 
-// feed sends the requests that have no answer yet.
+// feed sends the requests that have no answer yet to the channel.
 func (b *batch) feed(ctx context.Context, requests chan<- request) error {
 	return b.input.unanswered(ctx, func(req request) error {
 		select {
@@ -87,8 +89,8 @@ func (b *batch) feed(ctx context.Context, requests chan<- request) error {
 	})
 }
 
-// collect writes answers as they come, until results is closed. After an answer
-// that can't be written it calls stop, and writes no more.
+// collect writes answers as they arrive, until results is closed. If the output
+// fails, it calls stop and writes no more.
 func (b *batch) collect(results <-chan result, stop context.CancelCauseFunc) (err error) {
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
@@ -121,7 +123,7 @@ func (b *batch) collect(results <-chan result, stop context.CancelCauseFunc) (er
 	}
 }
 
-// ask sends one request, with all its retries.
+// ask sends one request, with its retries.
 func (b *batch) ask(ctx context.Context, req request) result {
 	var r result
 	id := headerSafe(req.customID)
@@ -131,7 +133,7 @@ func (b *batch) ask(ctx context.Context, req request) result {
 		Model:     req.model,
 		Params:    req.body,
 	})
-	r.answer = answer{ID: "batch_req_" + rand.Text(), CustomID: req.customID}
+	r.answer = answer{ID: idPrefix + rand.Text(), CustomID: req.customID}
 	switch {
 	case failed == nil:
 		r.answer.Response = &response{StatusCode: http.StatusOK, RequestID: id, Body: asJSON(resp.Response)}
@@ -139,14 +141,14 @@ func (b *batch) ask(ctx context.Context, req request) result {
 		r.interrupted = true
 	default:
 		r.answer.Error = &failure{Code: string(failed.Category), Message: failed.Message}
-		r.answer.Response = b.refusal(id, failed)
+		r.answer.Response = b.refusal(ctx, id, failed)
 	}
 	return r
 }
 
-// refusal is what the gateway said to a request that failed, nil if it said
-// nothing.
-func (b *batch) refusal(id string, failed *inference.InferenceError) *response {
+// refusal returns the gateway's response to a request that failed, or nil if
+// there was none.
+func (b *batch) refusal(ctx context.Context, id string, failed *inference.InferenceError) *response {
 	var status *inference.StatusError
 	if !errors.As(failed.RawError, &status) {
 		return nil
@@ -154,30 +156,31 @@ func (b *batch) refusal(id string, failed *inference.InferenceError) *response {
 	return &response{
 		StatusCode: status.StatusCode,
 		RequestID:  id,
-		Body:       asJSON([]byte(b.redact(string(status.Body)))),
+		Body:       asJSON([]byte(b.redact(ctx, string(status.Body)))),
 	}
 }
 
-const redacted = "[redacted]"
+// maxFailureBytes is the size to which the client cuts the body of a failure.
+const maxFailureBytes = 64 << 10
 
-// redact keeps the API key out of what a gateway says about it. A key too short
-// to be one is left alone: it would occur in everything.
-func (b *batch) redact(text string) string {
-	if len(b.apiKey) < 4 {
-		return text
+var partOfEscape = regexp.MustCompile(`\\+(?:u[0-9A-Fa-f]{0,3})?$`)
+
+// redact replaces the secrets in the body of a failure.
+func (b *batch) redact(ctx context.Context, body string) string {
+	if len(body) >= maxFailureBytes {
+		// Where the body was cut, a part of a secret is recognized only if it
+		// ends with a whole character.
+		body = partOfEscape.ReplaceAllLiteralString(body, "")
 	}
-	// As it is, and with any of its characters escaped, as in JSON.
-	var form strings.Builder
-	for _, c := range []byte(b.apiKey) {
-		fmt.Fprintf(&form, `(?:\\*%s|\\+u00(?i:%02x))`, regexp.QuoteMeta(string(c)), c)
-	}
-	return regexp.MustCompile(form.String()).ReplaceAllLiteralString(text, redacted)
+	return b.secrets.Text(ctx, body, len(body))
 }
 
-// asJSON returns the text if it is JSON, else a JSON string of it. What is not
-// UTF-8 becomes U+FFFD: no reader of JSON takes it.
+// asJSON returns the text if it is JSON, otherwise a JSON string of it. Bytes
+// that are not valid UTF-8 become U+FFFD, because parsers reject them.
 func asJSON(text []byte) json.RawMessage {
-	text = bytes.ToValidUTF8(text, []byte("\uFFFD"))
+	if !utf8.Valid(text) {
+		text = bytes.ToValidUTF8(text, []byte("\uFFFD"))
+	}
 	if json.Valid(text) {
 		return text
 	}
@@ -190,13 +193,13 @@ func quoteJSON(s string) []byte {
 	enc := json.NewEncoder(&buf)
 	enc.SetEscapeHTML(false)
 	if err := enc.Encode(s); err != nil {
-		panic(fmt.Sprintf("a string is always JSON: %v", err))
+		panic(fmt.Sprintf("encoding a string: %v", err))
 	}
 	return bytes.TrimSuffix(buf.Bytes(), []byte("\n"))
 }
 
-// headerSafe returns the custom_id as it can travel in a header field: escaped
-// as in a URL if there is anything but printable ASCII in it.
+// headerSafe returns the custom_id as it is sent in a header field: unchanged if
+// it is printable ASCII, otherwise escaped as in the query of a URL.
 func headerSafe(customID string) string {
 	for _, r := range customID {
 		if r <= ' ' || r > '~' {

@@ -220,7 +220,7 @@ func peakHeap(f func()) uint64 {
 // However a gateway quotes the key, it does not get into the output.
 func TestBatchRedact(t *testing.T) {
 	const key = `Se<"\/>cret`
-	b := &batch{apiKey: key}
+	b := &batch{secrets: (&config{apiKey: key}).secrets()}
 	once := string(quoteJSON(key))
 	for _, tt := range []struct{ name, text, want string }{
 		{"as it is", "key " + key + ".", "key [redacted]."},
@@ -232,13 +232,46 @@ func TestBatchRedact(t *testing.T) {
 		{"part of it", "Se<", "Se<"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			if got := b.redact(tt.text); got != tt.want {
+			if got := b.redact(t.Context(), tt.text); got != tt.want {
 				t.Errorf("%s: got %s, want %s", tt.text, got, tt.want)
 			}
 		})
 	}
-	if got := (&batch{apiKey: "abc"}).redact("abc"); got != "abc" {
+	if got := (&batch{secrets: (&config{apiKey: "abc"}).secrets()}).redact(t.Context(), "abc"); got != "abc" {
 		t.Errorf("a key of three characters: got %s, want the text as it is", got)
+	}
+}
+
+// A key is redacted wherever the client has cut the body of a failure.
+func TestBatchRedact_CutBody(t *testing.T) {
+	const key = "Secret-0123456789abcdefg"
+	b := &batch{secrets: (&config{apiKey: key}).secrets()}
+	everyEscape := ""
+	for _, c := range key {
+		everyEscape += fmt.Sprintf(`\u%04x`, c)
+	}
+	for name, form := range map[string]string{
+		"as it is":        key,
+		"escaped":         everyEscape,
+		"escaped in JSON": strings.ReplaceAll(everyEscape, `\`, `\\`),
+	} {
+		for cut := range len(form) {
+			body := strings.Repeat("x", maxFailureBytes-cut-2) + ": " + form[:cut]
+			shown := strings.TrimLeft(b.redact(t.Context(), body), "x")
+			if n := cut * len(key) / len(form); n >= 4 && !strings.HasPrefix(shown, ": [redacted]") {
+				t.Errorf("%s, cut after %d bytes: got the end %q, want %d characters of the key redacted", name, cut, shown, n)
+			}
+		}
+	}
+}
+
+// The password and the key in a gateway's URL do not get into the output.
+func TestBatchRedact_URL(t *testing.T) {
+	c := config{gatewayURL: "https://me:pass-w0rd@h/base?api-version=1&sig=s1gnature"}
+	b := &batch{secrets: c.secrets()}
+	got := b.redact(t.Context(), `{"u":"https:\/\/me:pass-w0rd@h\/base?api-version=1&sig=s1gnature"}`)
+	if want := `{"u":"https:\/\/[redacted]@h\/base?api-version=1&[redacted]"}`; got != want {
+		t.Errorf("got %s, want %s", got, want)
 	}
 }
 

@@ -18,6 +18,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/httpretry/httpretry/inference"
+	"github.com/httpretry/httpretry/internal/redact"
 )
 
 const (
@@ -26,12 +27,11 @@ const (
 	apiKeyVariable = "INFERENCE_API_KEY"
 )
 
-// A config is what the program can be told. Its values are valid: what is read
-// from a file, the environment or a flag is checked there, where it can be
-// named.
+// A config has the settings of a run. Its values are valid, because each is
+// checked where it is read, so that an error can name its place.
 type config struct {
 	gatewayURL     string
-	apiKey         string // must never be printed, not even in an error about it
+	apiKey         string // must not be printed, not even in an error about it
 	requestTimeout time.Duration
 	maxRetries     int
 	initialBackoff time.Duration
@@ -45,7 +45,7 @@ type config struct {
 func defaultConfig() config {
 	return config{
 		requestTimeout: 5 * time.Minute,
-		maxRetries:     5,
+		maxRetries:     3,
 		initialBackoff: time.Second,
 		maxBackoff:     time.Minute,
 		backoffFactor:  2,
@@ -55,19 +55,32 @@ func defaultConfig() config {
 	}
 }
 
-// inFlight is how many requests are under way at once, over all workers.
+// inFlight returns the number of concurrent requests of all workers.
 func (c *config) inFlight() int { return c.numWorkers * c.perWorker }
 
-// client is the part of the config that the client takes.
+// secrets returns the strings that must not be written to the output, other than
+// in the answers. A key of less than 4 bytes would occur in ordinary text.
+func (c *config) secrets() redact.Secrets {
+	var s redact.Secrets
+	if len(c.apiKey) >= 4 {
+		s.Keys = []string{c.apiKey}
+	}
+	if u, err := url.Parse(c.gatewayURL); err == nil {
+		s.URLs = []*url.URL{u}
+	}
+	return s
+}
+
+// client returns the configuration of the client.
 func (c *config) client() inference.HTTPInferenceClientConfig {
 	jitter := c.jitterFraction
 	if jitter == 0 {
-		jitter = math.SmallestNonzeroFloat64 // the client takes 0 for its default
+		jitter = math.SmallestNonzeroFloat64 // 0 is the client's default
 	}
 	return inference.HTTPInferenceClientConfig{
 		BaseURL:        c.gatewayURL,
 		Timeout:        c.requestTimeout,
-		MaxIdleConns:   c.inFlight(), // fewer, and connections would be made anew for every request
+		MaxIdleConns:   c.inFlight(), // with fewer, some requests could not reuse a connection
 		APIKey:         c.apiKey,
 		MaxRetries:     c.maxRetries,
 		InitialBackoff: c.initialBackoff,
@@ -78,7 +91,7 @@ func (c *config) client() inference.HTTPInferenceClientConfig {
 	}
 }
 
-// keys are the names that a config file may use.
+// keys has a function for each key of a config file. It sets the key's value.
 var keys = map[string]func(c *config, value *yaml.Node) error{
 	"inference_gateway_url":     func(c *config, v *yaml.Node) error { return setURL(&c.gatewayURL, v) },
 	"inference_api_key":         func(c *config, v *yaml.Node) error { return setSecret(&c.apiKey, v) },
@@ -92,7 +105,7 @@ var keys = map[string]func(c *config, value *yaml.Node) error{
 	"max_job_concurrency":       func(c *config, v *yaml.Node) error { return setInt(&c.perWorker, v, 1, maxInFlight) },
 }
 
-// readFile sets what the YAML file of that name says. The error has a line
+// readFile sets the values in the YAML file of that name. The error has a line
 // FILE:LINE: for each of the first mistakes.
 func (c *config) readFile(ctx context.Context, name string) error {
 	f, err := openFile(ctx, name)
@@ -138,8 +151,7 @@ func (c *config) parse(name string, text []byte) error {
 	return wrong.err()
 }
 
-// document returns the one mapping that the file consists of, nil if there is
-// nothing in it.
+// document returns the mapping in the file, or nil if the file is empty.
 func document(name string, text []byte) (*yaml.Node, error) {
 	dec := yaml.NewDecoder(bytes.NewReader(text))
 	var doc, more yaml.Node
@@ -167,10 +179,11 @@ func document(name string, text []byte) (*yaml.Node, error) {
 
 var yamlError = regexp.MustCompile(`^yaml: (?:line (\d+): )?(.*)$`)
 
-// syntaxError says where the file is not YAML. A message is cut where it begins
-// to quote from the file, since what it quotes may be the key.
+// syntaxError returns an error with the place where the file is not YAML. The
+// message is cut where it begins to quote the file, because the quote may hold
+// the key.
 func syntaxError(name string, text []byte, err error) error {
-	at, what := name, ""
+	at, reason := name, ""
 	if m := yamlError.FindStringSubmatch(err.Error()); m != nil {
 		line := m[1]
 		if line == "" {
@@ -182,15 +195,16 @@ func syntaxError(name string, text []byte, err error) error {
 		if end := strings.IndexAny(m[2], "'\"`"); end >= 0 {
 			m[2] = m[2][:end]
 		}
-		if what = strings.TrimSpace(m[2]); what != "" {
-			what = ": " + what
+		if reason = strings.TrimSpace(m[2]); reason != "" {
+			reason = ": " + reason
 		}
 	}
-	return fmt.Errorf("%s: not valid YAML%s", at, what)
+	return fmt.Errorf("%s: not valid YAML%s", at, reason)
 }
 
-// lineOfGarbage returns the number of the first line with what can't be in a
-// text file, which the YAML library does not tell; "" if there is none.
+// lineOfGarbage returns the number of the first line with a character that a
+// text file can't have, or "" if there is none. The YAML library does not name
+// that line.
 func lineOfGarbage(text []byte) string {
 	number := 0
 	for line := range bytes.Lines(text) {
@@ -220,8 +234,8 @@ func setURL(field *string, value *yaml.Node) error {
 	return parseURL(field, value.Value)
 }
 
-// parseURL sets field to the text, if that is where a gateway can be. The text
-// is not in the error, since it may hold a password or a key.
+// parseURL sets field to the URL of a gateway. The error does not hold the text,
+// which may have a password or a key.
 func parseURL(field *string, text string) error {
 	u, err := url.Parse(text)
 	switch {
@@ -232,7 +246,7 @@ func parseURL(field *string, text string) error {
 	case inference.HTTPInferenceClientConfig{BaseURL: text}.Validate() != nil:
 		return errors.New("must have a port from 1 to 65535, or none and no colon")
 	case strings.HasSuffix(strings.TrimRight(u.Path, "/"), "/v1"):
-		return errors.New("must not end in /v1: that belongs to the url of each request")
+		return errors.New("must not end in /v1, which begins the url of each request")
 	}
 	*field = text
 	return nil
@@ -240,12 +254,12 @@ func parseURL(field *string, text string) error {
 
 func setSecret(field *string, value *yaml.Node) error {
 	if value.ShortTag() != "!!str" {
-		return errors.New("not a text: put it in quotes")
+		return errors.New("not a string: put it in quotes")
 	}
 	return parseSecret(field, value.Value)
 }
 
-// parseSecret sets field to the text, if that can travel in a header.
+// parseSecret sets field to the text if it can be sent in a header.
 func parseSecret(field *string, text string) error {
 	for _, r := range text {
 		if r <= ' ' || r > '~' {
@@ -281,15 +295,15 @@ func setInt(field *int, value *yaml.Node, low, high int) error {
 func setNumber(field *float64, value *yaml.Node, low, high float64) error {
 	x, err := strconv.ParseFloat(value.Value, 64)
 	tag := value.ShortTag()
-	if tag != "!!int" && tag != "!!float" || err != nil || !(x >= low && x <= high) { // true for NaN
+	if tag != "!!int" && tag != "!!float" || err != nil || !(x >= low && x <= high) { // also NaN
 		return invalid(value, fmt.Sprintf("a number from %v to %v", low, high))
 	}
 	*field = x
 	return nil
 }
 
-// invalid says what a value must be, and what it is, if it is a number. Any
-// other may be an API key in the wrong line.
+// invalid returns an error about a value. The error holds the value only if it is
+// a number, because another could be an API key in the wrong line.
 func invalid(value *yaml.Node, must string) error {
 	_, err := strconv.ParseFloat(value.Value, 64)
 	switch {
@@ -305,20 +319,54 @@ func invalid(value *yaml.Node, must string) error {
 	return fmt.Errorf("is %s: it must be %s", quoteOdd(value.Value), must)
 }
 
-// printable is a key's name as it may be shown: where its colon or its blank is
-// missing, the API key is part of it.
+// printable returns the name of a key for a message. An unknown name may be the
+// API key, or begin with it where a colon or a space is missing, so it is shown
+// only if it is nearly that of a setting.
 func printable(key *yaml.Node) string {
 	const secret = "inference_api_key"
-	switch {
-	case key.Kind != yaml.ScalarNode:
+	if key.Kind != yaml.ScalarNode {
 		return "a list or mapping as key"
-	case len(key.Value) > len(secret) && strings.HasPrefix(strings.ToLower(key.Value), secret):
+	}
+	name := strings.ToLower(key.Value)
+	if len(name) > len(secret) && strings.HasPrefix(name, secret) {
 		return secret + "…"
 	}
-	return quoteOdd(key.Value)
+	const harmless, typos = 4, 3 // a name shorter than harmless is no API key
+	if len(name) < harmless {
+		return quoteOdd(key.Value)
+	}
+	for setting := range keys {
+		if distance(name, setting) <= typos {
+			return quoteOdd(key.Value)
+		}
+	}
+	return "a name that is not shown, as it may be secret"
 }
 
-// quoteOdd quotes what is empty, long, or holds what would not be seen.
+// distance returns the number of bytes to insert, remove or replace that turn a
+// into b.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1) // from the read part of a to each beginning of b
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			change := diagonal
+			if a[i] != b[j] {
+				change++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(change, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}
+
+// quoteOdd quotes a string that is empty, long, or has characters that a
+// terminal would not show.
 func quoteOdd(s string) string {
 	if quoted := quote(s); s == "" || quoted != `"`+s+`"` {
 		return quoted

@@ -162,7 +162,7 @@ func prepare(ctx context.Context, p process, opts options) (_ *job, err error) {
 		input:    j.input,
 		output:   j.output,
 		inFlight: cfg.inFlight(),
-		apiKey:   cfg.apiKey,
+		secrets:  cfg.secrets(),
 		progress: shown,
 		summary:  sum,
 	}

@@ -546,7 +546,7 @@ func TestRunInterrupted(t *testing.T) {
 	}
 }
 
-// What is on the command line may hold a password; what is printed must not.
+// A command line may hold a password, which must not be printed.
 func TestHowToGoOn(t *testing.T) {
 	for _, tt := range []struct {
 		name string
@@ -557,6 +557,13 @@ func TestHowToGoOn(t *testing.T) {
 		{"stdin", []string{"-input", "-", "-output", "c"}, "to go on, give the same input to:\n  batchinfer -input - -output c"},
 		{"password", []string{"-input", "a", "-output", "c", "-url", "http://me:pw@h"}, "to go on:\n  batchinfer -input a -output c -url URL"},
 		{"query", []string{"-input", "a", "-output", "c", "-url=http://h?key=pw"}, "to go on:\n  batchinfer -input a -output c -url=URL"},
+		{"fragment", []string{"-input", "a", "-output", "c", "--url=http://h/#pw"}, "to go on:\n  batchinfer -input a -output c --url=URL"},
+		{"earlier password", []string{"-url", "http://me:pw@h", "-input", "a", "-output", "c", "-url", "http://h"}, "to go on:\n  batchinfer -url URL -input a -output c -url http://h"},
+		{"earlier query", []string{"-url=http://h?key=pw", "-input", "a", "-output", "c", "-url", "http://h"}, "to go on:\n  batchinfer -url=URL -input a -output c -url http://h"},
+		{"several passwords", []string{"-url", "http://me:pw@h", "-url=http://me:pw2@h", "--url", "http://me:p w@h", "-input", "a", "-output", "c", "-url=http://me:pw@h"}, "to go on:\n  batchinfer -url URL -url=URL --url URL -input a -output c -url=URL"},
+		{"earlier without scheme", []string{"-url", "me:pw@h", "-input", "a", "-output", "c", "-url", "http://h"}, "to go on:\n  batchinfer -url URL -input a -output c -url http://h"},
+		{"earlier that is a key", []string{"-url", "sk-pw", "-input", "a", "-output", "c", "-url", "http://h"}, "to go on:\n  batchinfer -url URL -input a -output c -url http://h"},
+		{"impossible URL", []string{"-url", "http://me:pw@h:x%", "-input", "a", "-output", "c", "-url", "http://h"}, "to go on:\n  batchinfer -url URL -input a -output c -url http://h"},
 		{"sample", nil, "the sample run starts over each time; to go on needs -input and -output"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -568,5 +575,27 @@ func TestHowToGoOn(t *testing.T) {
 				t.Errorf("got %q, want %q", got, tt.want)
 			}
 		})
+	}
+}
+
+// A message about the command line does not hold its passwords.
+func TestParseOptions_HidesPasswords(t *testing.T) {
+	for _, args := range [][]string{
+		{"-input", "a", "-output", "b", "http://me:p4ss@h"},
+		{"-input", "a", "-output", "b", "-url", "http://me:p4ss@h", "http://me:p4ss@h/\""},
+		{"-concurrency", "http://me:p4ss@h"},
+		{"-v=http://me:p4ss@h\n"},
+		{"-u", "http://me:p4ss@h"},
+		{"-url", "http://me:p4ss@h", "-url"},
+		{"--=http://me:p4ss@h"},
+		{"-http://me:p4ss@h"},
+	} {
+		var stderr bytes.Buffer
+		if _, err := parseOptions(process{args: args, stderr: &stderr}); err == nil {
+			t.Errorf("%q: got no error", args)
+		}
+		if strings.Contains(stderr.String(), "p4ss") {
+			t.Errorf("%q: the message holds the password:\n%s", args, stderr.String())
+		}
 	}
 }

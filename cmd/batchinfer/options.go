@@ -5,62 +5,80 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"net/url"
 	"slices"
 	"strconv"
 	"strings"
 )
 
-// options are the command line.
+// options are the values of the command line.
 type options struct {
 	input, output, configFile, url string
 
-	concurrency int // 0: what the config says
+	concurrency int // 0: the config's
 	verbosity   int
-	args        []string // as they came
+	urls        []string // each value of -url, of which the last counts
+	args        []string // unchanged
 }
 
-// maxVerbosity is far beyond the 10 levels that anybody uses.
+// maxVerbosity is far above the levels that programs use.
 const maxVerbosity = 1000
 
 const usage = `usage: batchinfer -input FILE -output FILE [-config FILE] [-url URL] [-concurrency N] [-v N]
        batchinfer
 
-Sends the requests of an OpenAI batch file to an inference gateway, and writes
-an OpenAI batch output file. Without files it sends a sample to an endpoint of
-its own that fails on purpose. INFERENCE_API_KEY, if set, is the gateway's key.
+Batchinfer sends the requests of an OpenAI batch file to an inference gateway
+and writes an OpenAI batch output file. Run again with the same files, it sends
+only the requests that have no answer yet. Without flags, it sends a sample to an
+endpoint of its own that simulates failures. The environment variable
+INFERENCE_API_KEY, if set, is the gateway's key.
 
 `
 
-// parseOptions reads the command line. What is wrong with it has been printed
-// when it returns.
+const exitStatuses = `
+The exit status is 0 if every request is answered, 1 if some failed or the run
+was stopped, 2 if nothing was sent because of a mistake, and 130 after a signal.
+The keys of the config file are listed in
+https://pkg.go.dev/github.com/httpretry/httpretry/cmd/batchinfer.
+`
+
+// parseOptions reads the command line. If it returns an error, it has printed it.
 func parseOptions(p process) (options, error) {
 	o := options{args: p.args}
 	flags := flag.NewFlagSet("batchinfer", flag.ContinueOnError)
+	flags.SetOutput(io.Discard) // its messages may quote a password
+	flags.StringVar(&o.input, "input", "", "read requests from `FILE`, a JSON object in each line; - is the standard input")
+	flags.StringVar(&o.output, "output", "", "write answers to `FILE`; if it exists, the run resumes")
+	flags.StringVar(&o.configFile, "config", "", "read settings from the YAML `FILE`")
+	flags.Func("url", "send requests to the gateway at `URL`, without /v1; overrides inference_gateway_url", func(text string) error {
+		o.url, o.urls = text, append(o.urls, text)
+		return nil
+	})
+	flags.Func("concurrency", "send `N` requests concurrently; overrides num_workers and max_job_concurrency (default 16)", decimal(&o.concurrency))
+	flags.Func("v", "log at level `N`; 3 logs each retry (default 0)", decimal(&o.verbosity))
+	err := flags.Parse(p.args)
+	if err == nil {
+		given := make(map[string]bool)
+		flags.Visit(func(f *flag.Flag) { given[f.Name] = true })
+		if err = o.check(given, flags.Args()); err == nil {
+			return o, nil
+		}
+		p.say("%s", o.public(err.Error()))
+		return o, err
+	}
+	if !errors.Is(err, flag.ErrHelp) {
+		p.say("%s", o.public(err.Error()))
+	}
+	fmt.Fprint(p.stderr, usage)
 	flags.SetOutput(p.stderr)
-	flags.Usage = func() {
-		fmt.Fprint(p.stderr, usage)
-		flags.PrintDefaults()
-	}
-	flags.StringVar(&o.input, "input", "", "requests, a JSON object a line; `FILE` may be - for the standard input")
-	flags.StringVar(&o.output, "output", "", "`FILE` for the answers; one that is there already is gone on with")
-	flags.StringVar(&o.configFile, "config", "", "YAML `FILE` with settings")
-	flags.StringVar(&o.url, "url", "", "`URL` of the gateway, without /v1; overrides inference_gateway_url")
-	flags.Func("concurrency", "`N` requests in flight in all; overrides num_workers and max_job_concurrency", decimal(&o.concurrency))
-	flags.Func("v", "log level `N`; 3 shows each retry (default 0)", decimal(&o.verbosity))
-	if err := flags.Parse(p.args); err != nil {
-		return o, err
-	}
-	given := make(map[string]bool)
-	flags.Visit(func(f *flag.Flag) { given[f.Name] = true })
-	if err := o.check(given, flags.Args()); err != nil {
-		p.say("%v", err)
-		return o, err
-	}
-	return o, nil
+	flags.PrintDefaults()
+	fmt.Fprint(p.stderr, exitStatuses)
+	return o, err
 }
 
-// decimal sets n to a number as a config file has it: 010 is ten.
+// decimal returns a function that sets n to a number in the same format as in a
+// config file, where 010 is ten.
 func decimal(n *int) func(string) error {
 	return func(text string) (err error) {
 		if *n, err = strconv.Atoi(text); err != nil {
@@ -102,8 +120,8 @@ func (o *options) check(given map[string]bool, rest []string) error {
 // demo reports whether this is the run without files.
 func (o *options) demo() bool { return o.input == "" }
 
-// config puts together what the config file, the environment and the flags
-// say; the later overrides the earlier.
+// config returns the settings of the config file, the environment and the flags,
+// each of which overrides those before it.
 func (o *options) config(ctx context.Context, getenv func(string) string) (config, error) {
 	c := defaultConfig()
 	if o.demo() {
@@ -133,7 +151,8 @@ func (o *options) config(ctx context.Context, getenv func(string) string) (confi
 	return c, nil
 }
 
-// howToGoOn tells what to enter after a run that has not answered everything.
+// howToGoOn returns the command to enter after a run that has not answered every
+// request.
 func (o *options) howToGoOn() string {
 	switch {
 	case o.demo():
@@ -144,22 +163,48 @@ func (o *options) howToGoOn() string {
 	return "to go on:\n" + o.command()
 }
 
-// command is the command line, as a shell takes it.
+// command returns the command line, quoted for a shell and without secrets.
 func (o *options) command() string {
 	parts := []string{"  batchinfer"}
 	for _, arg := range o.args {
-		if o.url != "" && strings.HasSuffix(arg, o.url) && confidential(o.url) {
-			arg = strings.TrimSuffix(arg, o.url) + "URL"
+		if secret := o.secretIn(arg); secret != "" {
+			arg = strings.TrimSuffix(arg, secret) + "URL"
 		}
 		parts = append(parts, shellQuote(arg))
 	}
 	return strings.Join(parts, " ")
 }
 
+// public returns a message without the secrets that the command line holds.
+func (o *options) public(message string) string {
+	for _, arg := range o.args {
+		if secret := o.secretIn(arg); secret != "" {
+			quoted := strconv.Quote(secret)
+			message = strings.ReplaceAll(message, quoted[1:len(quoted)-1], "URL")
+			message = strings.ReplaceAll(message, secret, "URL")
+		}
+	}
+	return message
+}
+
+// secretIn returns the end of an argument that is a URL which may hold a
+// password or a key, or "".
+func (o *options) secretIn(arg string) string {
+	value := arg
+	if _, after, ok := strings.Cut(arg, "="); ok && strings.HasPrefix(arg, "-") {
+		value = after
+	}
+	isURL := strings.Contains(value, "://")
+	if slices.Contains(o.urls, value) && !isURL || isURL && confidential(value) {
+		return value
+	}
+	return ""
+}
+
 // confidential reports whether a URL may hold a password or a key.
 func confidential(text string) bool {
 	u, err := url.Parse(text)
-	return err != nil || u.User != nil || u.RawQuery != ""
+	return err != nil || u.User != nil || strings.ContainsAny(text, "@?#")
 }
 
 func shellQuote(arg string) string {

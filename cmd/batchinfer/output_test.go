@@ -191,42 +191,16 @@ func TestOutputRefused(t *testing.T) {
 // A line that no run can have written because of its length is not a torn line.
 func TestOutput_RefusesHugeLine(t *testing.T) {
 	const size = 11 << 27 // more than 1 GiB, none of which is allocated
-	for _, beginning := range []string{okLine("r1") + `{"id":"batch_req_`, "Dear diary"} {
-		name := writeFile(t, beginning)
-		if err := os.Truncate(name, size); err != nil {
-			t.Fatal(err)
-		}
-		_, err := openOutput(t.Context(), name, checkedInput(t, inputOf(10)))
-		if err == nil || !strings.Contains(err.Error(), ": not a line of batch output: longer than 128 MiB") {
-			t.Errorf("%q: got error %v, want one about the line", beginning, err)
-		}
-		if info, err := os.Stat(name); err != nil || info.Size() != size {
-			t.Errorf("%q: got %v, %v, want a file of the same size", beginning, info, err)
-		}
-	}
-}
-
-// The longest line that a response can become is read by the next run.
-func TestOutput_ReadsLongestLine(t *testing.T) {
-	o, _, name, err := reopen(t, "")
-	if err != nil {
+	name := writeFile(t, okLine("r1")+`{"id":"batch_req_`)
+	if err := os.Truncate(name, size); err != nil {
 		t.Fatal(err)
 	}
-	body := quoteJSON(strings.Repeat("\x01", 16<<20))
-	if err := o.write(answer{ID: "batch_req_1", CustomID: "r1", Response: &response{200, "r1", body}}); err != nil {
-		t.Fatal(err)
+	_, err := openOutput(t.Context(), name, checkedInput(t, inputOf(10)))
+	if err == nil || !strings.Contains(err.Error(), ":2: not a line of batch output: longer than 128 MiB") {
+		t.Errorf("got error %v, want one about the line", err)
 	}
-	if err := o.Close(); err != nil {
-		t.Fatal(err)
-	}
-	in := checkedInput(t, inputOf(10))
-	again, err := openOutput(t.Context(), name, in)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer again.Close()
-	if in.index.answered() != 1 {
-		t.Errorf("got %d answered, want 1", in.index.answered())
+	if info, err := os.Stat(name); err != nil || info.Size() != size {
+		t.Errorf("got %v, %v, want a file of the same size", info, err)
 	}
 }
 
