@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -43,7 +44,7 @@ func TestConfigParseNothing(t *testing.T) {
 	}
 }
 
-// The defaults that the documentation shows are the defaults.
+// The documentation has each key with its default.
 func TestConfigDocumented(t *testing.T) {
 	doc, err := os.ReadFile("doc.go")
 	if err != nil {
@@ -55,12 +56,47 @@ func TestConfigDocumented(t *testing.T) {
 			text.WriteString(strings.TrimPrefix(line, "\t"))
 		}
 	}
-	var c config
-	if err := c.parse("doc.go", []byte(text.String())); err != nil {
+	wantDefaults(t, "doc.go", text.String(), len(keys))
+}
+
+// README.md has each key with its default.
+func TestConfig_DocumentedInReadme(t *testing.T) {
+	readme, err := os.ReadFile("README.md")
+	if err != nil {
 		t.Fatal(err)
 	}
-	if got := strings.Count(text.String(), "\n"); got != len(keys) {
-		t.Errorf("documented keys: got %d, want %d", got, len(keys))
+	var text strings.Builder
+	documented := 0
+	row := regexp.MustCompile("(?m)^\\| `([a-z_]+)` \\| (none|`.*?`) \\|")
+	for _, m := range row.FindAllStringSubmatch(string(readme), -1) {
+		documented++
+		if m[2] != "none" {
+			fmt.Fprintf(&text, "%s: %s\n", m[1], strings.Trim(m[2], "`"))
+		} else if keys[m[1]] == nil {
+			t.Errorf("%s is not a key", m[1])
+		}
+	}
+	if documented != len(keys) {
+		t.Errorf("documented keys: got %d, want %d", documented, len(keys))
+	}
+	wantDefaults(t, "README.md", text.String(), len(keys)-2)
+	for _, status := range []int{exitOK, exitFailed, exitUsage, exitInterrupted} {
+		if !strings.Contains(string(readme), fmt.Sprintf("\n| %d | ", status)) {
+			t.Errorf("exit status %d is not documented", status)
+		}
+	}
+}
+
+// wantDefaults checks that a YAML text has so many lines, and no other values than
+// the defaults.
+func wantDefaults(t *testing.T, name, text string, lines int) {
+	t.Helper()
+	c := config{}
+	if err := c.parse(name, []byte(text)); err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Count(text, "\n"); got != lines {
+		t.Errorf("documented keys: got %d, want %d", got, lines)
 	}
 	c.gatewayURL, c.apiKey = "", ""
 	if c != defaultConfig() {
