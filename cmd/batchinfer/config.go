@@ -23,7 +23,7 @@ import (
 
 const (
 	maxConfigBytes = 1 << 20
-	maxInFlight    = 10_000 // requests at once: each costs a goroutine and a connection
+	maxInFlight    = 10_000 // concurrent requests: each costs a goroutine and a connection
 	apiKeyVariable = "INFERENCE_API_KEY"
 )
 

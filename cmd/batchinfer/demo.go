@@ -26,9 +26,9 @@ func sampleInput() *input {
 	return &input{name: "sample.jsonl", src: bytes.NewReader(sample), close: func() error { return nil }}
 }
 
-// newDemoOutput makes a temporary file, so that nothing is left in the
-// directory where somebody wants to see what this program does. It stays: the
-// answers are what there is to see.
+// newDemoOutput creates a temporary file, so that a demonstration leaves nothing
+// in the working directory. The file is not removed, because its answers are the
+// result of the demonstration.
 func newDemoOutput() (string, error) {
 	f, err := os.CreateTemp("", "batchinfer-output-*.jsonl")
 	if err != nil {
@@ -37,7 +37,7 @@ func newDemoOutput() (string, error) {
 	return f.Name(), f.Close()
 }
 
-// demoConfig has waits that suit an endpoint that recovers within a second, and
+// demoConfig returns backoffs for an endpoint that recovers within a second, and
 // more retries than the demo has failures for any request.
 func demoConfig() config {
 	c := defaultConfig()
@@ -50,12 +50,12 @@ func demoConfig() config {
 
 const (
 	demoWindow    = time.Second // of the rate limit
-	maxDemoFaults = 3           // in a request's script
-	maxDemoLimits = 4           // times that the rate limit turns a request away; then it lets it pass
+	maxDemoFaults = 3           // in the script of a request
+	maxDemoLimits = 4           // refusals of one request by the rate limit
 )
 
-// A demo is an endpoint on loopback that answers like a model, and has bad
-// days: a rate limit, and for some requests a script of failures.
+// A demo is an endpoint on loopback that responds like a model. It has a rate
+// limit, and for some requests a script of failures.
 type demo struct {
 	url    string
 	server *http.Server
@@ -63,19 +63,19 @@ type demo struct {
 	quota  int // requests per window
 
 	mu     sync.Mutex
-	window time.Time // when the present window began
-	used   int       // of the quota
+	window time.Time // start of the current window
+	used   int       // requests in the current window
 	visits map[string]*visits
 }
 
-// visits is what has happened to one request.
+// visits are the attempts of one request.
 type visits struct {
-	limited int          // times the rate limit has turned it away
-	script  []flaky.Step // what is still to happen to it
+	limited int          // refusals by the rate limit
+	script  []flaky.Step // failures to come
 }
 
-// startDemo starts the endpoint. Its quota is more than the clients have in
-// flight, so that all who were told to come back in the next window get in.
+// startDemo starts the endpoint. Its quota exceeds the number of concurrent
+// requests, so that each request that waits for the next window is accepted then.
 func startDemo(inFlight int) (*demo, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -103,7 +103,7 @@ func (d *demo) close() {
 	<-d.served
 }
 
-// step decides what happens to a request.
+// step returns the behavior of the endpoint for one attempt.
 func (d *demo) step(_ int, r *http.Request) flaky.Step {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -129,8 +129,8 @@ func (d *demo) step(_ int, r *http.Request) flaky.Step {
 	return step
 }
 
-// tooMany asks for a wait in each of the two ways that gateways have: whole
-// seconds, and milliseconds.
+// tooMany returns a refusal that asks for a wait, in seconds the first time and
+// then in milliseconds. Gateways do both.
 func tooMany(times int, wait time.Duration) flaky.Step {
 	step := flaky.Status(http.StatusTooManyRequests).
 		WithHeader("Content-Type", "application/json").
@@ -141,8 +141,8 @@ func tooMany(times int, wait time.Duration) flaky.Step {
 	return step.WithHeader("retry-after-ms", fmt.Sprint(wait.Milliseconds()+1))
 }
 
-// script is what happens to a request before it is answered, the same in every
-// run. Three in ten meet something.
+// script returns the failures of a request, the same in every run. Three of ten
+// requests have some.
 func script(id string) []flaky.Step {
 	unavailable := flaky.Status(http.StatusServiceUnavailable).
 		WithHeader("Content-Type", "application/json").
@@ -164,7 +164,7 @@ func script(id string) []flaky.Step {
 	return nil
 }
 
-// latency is how long the model thinks.
+// latency returns the time until the endpoint responds.
 func latency(id string) time.Duration {
 	return time.Duration(20+number(id)%40) * time.Millisecond
 }
@@ -175,7 +175,7 @@ func number(id string) uint32 {
 	return h.Sum32()
 }
 
-// generate answers as a model would that repeats what it was told.
+// generate responds like a model that repeats its prompt.
 func generate(w http.ResponseWriter, r *http.Request) {
 	var req struct {
 		Model    string `json:"model"`

@@ -13,8 +13,8 @@ import (
 
 const (
 	maxLineBytes     = 16 << 20 // of a line of input
-	maxCustomIDBytes = 512      // it travels in a header
-	maxProblems      = 20       // shown of a file that has more
+	maxCustomIDBytes = 512      // it is sent in a header
+	maxProblems      = 20       // shown at most for one file
 )
 
 // tooLong is the mistake of a line of more than maxLineBytes.
@@ -205,8 +205,8 @@ func parseRequest(text []byte) (req request, faults []string) {
 	return req, faults
 }
 
-// setBody checks what the client needs to know of the body: it goes to the URL
-// that the body's fields call for, so they have to agree with the line's.
+// setBody checks and sets the body. The client chooses the URL by the members of
+// the body, so they must agree with the url of the line.
 func (r *request) setBody(url string, body map[string]json.RawMessage) (faults []string) {
 	if _, ok := body["model"]; ok {
 		model, fault := stringOf(body["model"])
@@ -224,18 +224,18 @@ func (r *request) setBody(url string, body map[string]json.RawMessage) (faults [
 		faults = append(faults, "body.messages: "+completionURL+" does not take it")
 	}
 	if string(body["stream"]) == "true" {
-		faults = append(faults, "body.stream: must not be true: an answer is one line of JSON")
+		faults = append(faults, "body.stream: must not be true: the answer must be a single JSON value")
 	}
 	r.body = make(map[string]any, len(body))
 	for name, value := range body {
-		// As text, so that no number is rounded on its way to the gateway.
+		// As text, so that no number is rounded.
 		r.body[name] = value
 	}
 	return faults
 }
 
-// object reads the fields of a JSON object. What reads JSON takes one of two
-// fields with the same key, and nobody knows which.
+// object reads the fields of a JSON object. It rejects a repeated key, because
+// parsers differ in which of the two values they take (RFC 8259, section 4).
 func object(text []byte) (fields map[string]json.RawMessage, fault string) {
 	err := json.Unmarshal(text, &fields)
 	var syntax *json.SyntaxError
@@ -251,8 +251,7 @@ func object(text []byte) (fields map[string]json.RawMessage, fault string) {
 	return fields, ""
 }
 
-// repeatedKey returns the first key that is there a second time in the JSON
-// object.
+// repeatedKey returns the first key of a JSON object that occurs a second time.
 func repeatedKey(text []byte) (string, bool) {
 	seen := make(map[string]struct{})
 	dec := json.NewDecoder(bytes.NewReader(text))
@@ -265,13 +264,13 @@ func repeatedKey(text []byte) (string, bool) {
 		}
 		seen[key] = struct{}{}
 		if dec.Decode(new(json.RawMessage)) != nil {
-			break // not in what has been read as an object before
+			break // can't happen, since text is an object
 		}
 	}
 	return "", false
 }
 
-// stringOf reads a JSON string that may not be empty.
+// stringOf reads a JSON string that must not be empty.
 func stringOf(value json.RawMessage) (s, fault string) {
 	switch {
 	case value == nil:
@@ -284,12 +283,12 @@ func stringOf(value json.RawMessage) (s, fault string) {
 	return s, ""
 }
 
-// absent reports whether there is no value, or null.
+// absent reports whether a value is missing or null.
 func absent(value json.RawMessage) bool {
 	return value == nil || bytes.Equal(value, []byte("null"))
 }
 
-// quote quotes what a file holds, shortened to what fits in a message.
+// quote quotes text from a file, shortened to fit in a message.
 func quote(s string) string {
 	const most = 60
 	if len(s) > most {

@@ -4,6 +4,6 @@ package main
 
 import "os"
 
-// lock does nothing where there is no flock: two runs on one output write
-// answers twice.
+// lock does nothing on systems without flock. There, two runs that use the same
+// output write answers twice.
 func lock(*os.File) error { return nil }

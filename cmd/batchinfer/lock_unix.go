@@ -7,8 +7,8 @@ import (
 	"syscall"
 )
 
-// lock keeps other runs from writing to f, until f is closed or the process
-// ends, in whatever way. It does not wait.
+// lock prevents other runs from using f until f is closed or the process ends.
+// It does not wait.
 func lock(f *os.File) error {
 	return syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 }

@@ -12,16 +12,16 @@ import (
 )
 
 // newLogger returns a logger whose records klog writes to w. A record of level
-// -n appears from verbosity n on. klog has one state for the whole process, so
-// the last logger made decides for all.
+// -n is written if verbosity is at least n. Since klog's state is global, each
+// call also affects earlier loggers.
 func newLogger(w io.Writer, verbosity int) *slog.Logger {
 	flags := flag.NewFlagSet("klog", flag.PanicOnError)
 	klog.InitFlags(flags)
 	for name, value := range map[string]string{
-		"logtostderr":     "false", // but to w
+		"logtostderr":     "false", // to w instead
 		"alsologtostderr": "false",
 		"stderrthreshold": "FATAL",
-		"one_output":      "true", // else an error is written once for each level below it
+		"one_output":      "true", // otherwise an error is written once for each lower level
 		"v":               strconv.Itoa(verbosity),
 	} {
 		if err := flags.Set(name, value); err != nil {
@@ -32,7 +32,7 @@ func newLogger(w io.Writer, verbosity int) *slog.Logger {
 	return slog.New(logr.ToSlogHandler(klog.Background()))
 }
 
-// stopLogging writes what klog still holds, and ends its goroutine.
+// stopLogging flushes klog's buffer and ends its goroutine.
 func stopLogging() {
 	klog.StopFlushDaemon()
 	klog.Flush()

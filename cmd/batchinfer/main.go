@@ -17,38 +17,38 @@ import (
 // Exit statuses.
 const (
 	exitOK          = 0
-	exitFailed      = 1   // some requests failed for good, or the run broke off
-	exitUsage       = 2   // nothing was sent: bad usage, config, input or output
-	exitInterrupted = 130 // by a signal
+	exitFailed      = 1   // some requests failed, or the run was stopped by an error
+	exitUsage       = 2   // nothing was sent: a mistake in usage, config, input or output
+	exitInterrupted = 130 // a signal stopped the run
 )
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	// A second signal has its usual effect, and ends the process.
+	// A second signal kills the process, should the first not end it.
 	context.AfterFunc(ctx, stop)
 	os.Exit(run(ctx, process{os.Args[1:], os.Getenv, os.Stdin, os.Stdout, os.Stderr}))
 }
 
-// A process is what a program gets from where it is started.
+// A process has the parts of a program's environment that run uses.
 type process struct {
-	args           []string // without the program's name
+	args           []string // without the name of the program
 	getenv         func(string) string
 	stdin          io.Reader
 	stdout, stderr io.Writer
 }
 
-// run is the program. It returns its exit status; when ctx is done it returns
-// soon.
+// run runs the program and returns its exit status. It returns soon after ctx is
+// done.
 func run(ctx context.Context, p process) int {
-	// Nothing here logs to it but net/http, which may quote what a gateway
-	// sends unasked, and with it the key.
+	// Only net/http logs to the standard logger. It may quote an unsolicited
+	// response, which may hold the key.
 	log.SetOutput(io.Discard)
 	opts, err := parseOptions(p)
 	if errors.Is(err, flag.ErrHelp) {
 		return exitOK
 	}
 	if err != nil {
-		return exitUsage // the flag package has said why
+		return exitUsage // parseOptions has printed the reason
 	}
 	j, err := prepare(ctx, p, opts)
 	switch {
@@ -56,7 +56,7 @@ func run(ctx context.Context, p process) int {
 		p.say("interrupted before anything was sent")
 		return exitInterrupted
 	case err != nil:
-		fmt.Fprintln(p.stderr, err) // FILE:LINE: first, where editors look for it
+		fmt.Fprintln(p.stderr, err) // FILE:LINE: comes first, so that editors find it
 		return exitUsage
 	}
 	defer stopLogging()
@@ -80,7 +80,7 @@ func (j *job) report(p process, opts options, err error, interrupted bool) int {
 	case interrupted:
 		p.say("interrupted: %d of %d requests are answered", j.answered(), len(j.input.index))
 		status = exitInterrupted
-	case errors.Is(err, errOutputChanged): // and what it held can't be counted
+	case errors.Is(err, errOutputChanged): // the answers in it can't be counted
 		p.say("%v", err)
 	case err != nil:
 		p.say("%v", err)
@@ -98,12 +98,12 @@ func (p *process) say(format string, args ...any) {
 	fmt.Fprintf(p.stderr, "batchinfer: "+format+"\n", args...)
 }
 
-// notPrintedTo returns an error if the file of that name is one that the
-// program prints to: the summary would become a part of the answers.
+// notPrintedTo returns an error if the program prints to the file of that name,
+// because the summary would be written between the answers.
 func (p *process) notPrintedTo(name string) error {
 	info, err := os.Stat(name)
 	if err != nil {
-		return nil // openOutput will say what there is to say
+		return nil // openOutput reports it
 	}
 	for stream, w := range map[string]io.Writer{"output": p.stdout, "error": p.stderr} {
 		f, ok := w.(*os.File)
@@ -117,17 +117,17 @@ func (p *process) notPrintedTo(name string) error {
 	return nil
 }
 
-// A job is all that a run needs, opened and checked.
+// A job has the opened files and the client of a run.
 type job struct {
 	input  *input
 	output *output
-	demo   *demo // nil if there is a gateway
+	demo   *demo // nil except in a demonstration
 	client *inference.HTTPInferenceClient
 	batch  *batch
 }
 
-// prepare gets a job ready, and finds all that can be found to be wrong before
-// a request is sent.
+// prepare opens and checks everything that can be checked before the first request
+// is sent.
 func prepare(ctx context.Context, p process, opts options) (_ *job, err error) {
 	j := &job{}
 	defer func() {
@@ -215,8 +215,8 @@ func (j *job) answered() int {
 	return j.batch.summary.earlier + j.batch.summary.answered
 }
 
-// close closes what is open. The error is that of the output, the only thing
-// that was written to.
+// close closes the files and the client. It returns the error of the output, which
+// is the only file that was written.
 func (j *job) close() (err error) {
 	if j.client != nil {
 		j.client.CloseIdleConnections()

@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// problems collects what is wrong with a file, each with its line.
+// problems collects the mistakes in a file, each with its line.
 type problems struct {
 	file string
 	list []string
@@ -18,7 +18,7 @@ func (p *problems) add(line int, format string, args ...any) {
 	p.list = append(p.list, fmt.Sprintf("%s:%d: %s", p.file, line, fmt.Sprintf(format, args...)))
 }
 
-// overflow returns an error once there are more problems than will be shown.
+// overflow returns an error if there are more problems than err shows.
 func (p *problems) overflow() error {
 	if len(p.list) > maxProblems {
 		return errTooManyProblems
@@ -26,7 +26,7 @@ func (p *problems) overflow() error {
 	return nil
 }
 
-// err returns the problems as one error with a line for each, nil if there
+// err returns the problems as one error with a line for each, or nil if there
 // are none.
 func (p *problems) err() error {
 	switch {

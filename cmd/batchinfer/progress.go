@@ -11,17 +11,16 @@ import (
 	"golang.org/x/term"
 )
 
-// A progress shows how far a run has got. show may be called as often as one
-// likes. Log lines are written through it, so that they and the bar do not
-// mix; only Write may be called from several goroutines.
+// A progress displays the progress of a run. Log lines are written through it, so
+// that they and the bar do not mix. Write is safe for concurrent use; show and
+// close are not. Calls of show are cheap: it limits how often it prints.
 type progress interface {
 	io.Writer
 	show(s *summary)
 	close()
 }
 
-// newProgress shows the progress on w: as a bar if w is a terminal, else as
-// lines.
+// newProgress returns a bar if w is a terminal, otherwise a plain progress.
 func newProgress(w io.Writer, total int) progress {
 	if f, ok := w.(*os.File); ok && total > 0 && term.IsTerminal(int(f.Fd())) {
 		return newBar(w, total)
@@ -29,8 +28,8 @@ func newProgress(w io.Writer, total int) progress {
 	return newPlain(w, total)
 }
 
-// A plain progress is a line now and then: the first after a second, then ever
-// fewer, down to one a minute.
+// A plain progress prints lines: the first after a second, and later ones at
+// growing intervals of up to a minute.
 type plain struct {
 	io.Writer
 	total       int
@@ -53,7 +52,8 @@ func (p *plain) show(s *summary) {
 
 func (p *plain) close() {}
 
-// troubles says what goes wrong, and why when nothing else happens.
+// troubles returns the number of failures and retries, and the last failure if
+// no answer has arrived for some time.
 func troubles(s *summary) string {
 	const silence = 5 * time.Second
 	retries, failure := s.live.now()
@@ -64,7 +64,7 @@ func troubles(s *summary) string {
 	return text
 }
 
-// A bar is a progress bar in the last line of a terminal.
+// A bar is a progress bar on the last line of a terminal.
 type bar struct {
 	mu    sync.Mutex
 	w     io.Writer
@@ -73,7 +73,7 @@ type bar struct {
 
 func newBar(w io.Writer, total int) *bar {
 	return &bar{w: w, shown: progressbar.NewOptions(total,
-		progressbar.OptionSetWriter(w), // the terminal itself, so that the bar is made to fit
+		progressbar.OptionSetWriter(w), // not b, so that the bar finds the terminal and its width
 		progressbar.OptionSetWidth(30),
 		progressbar.OptionShowCount(),
 		progressbar.OptionThrottle(100*time.Millisecond),

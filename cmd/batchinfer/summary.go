@@ -10,21 +10,21 @@ import (
 	"time"
 )
 
-// A summary counts what a run has done.
+// A summary has the counts of a run.
 type summary struct {
 	total    int // requests of the input
-	earlier  int // of these, answered in earlier runs
+	earlier  int // requests that earlier runs have answered
 	start    time.Time
 	output   string
-	answered int            // in this run
-	failed   map[string]int // for good in this run, by category
+	answered int            // requests answered in this run
+	failed   map[string]int // requests that failed in this run, by category
 	retries  map[string]int // by cause
-	attempts map[int]int    // requests, by how many attempts each took
-	saved    int            // requests that were answered after a retry
-	waited   time.Duration  // between attempts, over all requests
+	attempts map[int]int    // number of requests by number of attempts
+	saved    int            // requests answered after a retry
+	waited   time.Duration  // sum of the waits between attempts
 
-	live     *live     // what requests meet with that have not ended
-	answerAt time.Time // when the last request was answered; at first, start
+	live     *live     // counts of the requests in flight
+	answerAt time.Time // time of the last answer, or start
 }
 
 func newSummary(total, earlier int, output string) *summary {
@@ -59,13 +59,13 @@ func (s *summary) add(r result) {
 	}
 }
 
-// done counts the requests that ended in this run.
+// done returns the number of requests that ended in this run.
 func (s *summary) done() int { return s.answered + sum(s.failed) }
 
-// todo counts the requests that had no answer before this run.
+// todo returns the number of requests without an answer before this run.
 func (s *summary) todo() int { return s.total - s.earlier }
 
-// print writes the summary for people to read.
+// print writes the summary as text.
 func (s *summary) print(w io.Writer) {
 	row := func(name, value, note string) {
 		fmt.Fprintln(w, strings.TrimRight(fmt.Sprintf("%-12s %10s   %s", name, value, note), " "))
@@ -91,7 +91,7 @@ func (s *summary) print(w io.Writer) {
 	row("output", "", s.output)
 }
 
-// perRequest is the mean number of attempts.
+// perRequest returns the mean number of attempts.
 func (s *summary) perRequest() float64 {
 	attempts := 0
 	for n, requests := range s.attempts {
@@ -100,7 +100,7 @@ func (s *summary) perRequest() float64 {
 	return float64(attempts) / float64(max(1, s.done()))
 }
 
-// distribution tells how many requests took how many attempts.
+// distribution returns the number of requests for each number of attempts.
 func (s *summary) distribution() string {
 	var parts []string
 	for _, n := range slices.Sorted(maps.Keys(s.attempts)) {
@@ -109,7 +109,7 @@ func (s *summary) distribution() string {
 	return strings.Join(parts, ", ")
 }
 
-// byCount lists counts, the largest first.
+// byCount returns counts in descending order.
 func byCount(counts map[string]int) string {
 	names := slices.SortedFunc(maps.Keys(counts), func(a, b string) int {
 		return cmp.Or(cmp.Compare(counts[b], counts[a]), cmp.Compare(a, b))

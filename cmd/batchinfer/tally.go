@@ -13,20 +13,21 @@ import (
 	"github.com/httpretry/httpretry"
 )
 
-// A tally counts what one request goes through. It travels in the context of
+// A tally counts the attempts of one request. It is a value in the context of
 // the request.
 type tally struct {
-	attempts int           // a redirect that is followed makes no other attempt
+	attempts int           // not counting redirects
 	waited   time.Duration // between attempts
-	causes   []string      // of each retry
-	live     *live         // nil: nobody looks on
+	causes   []string      // one for each retry
+	live     *live         // may be nil
 }
 
-// A live tells, while requests are under way, what they meet with.
+// A live has counts that are updated while requests are in flight. It is safe
+// for concurrent use.
 type live struct {
 	mu      sync.Mutex
 	retries int
-	failure string // the last, in words for a summary
+	failure string // the cause of the last failure
 }
 
 func (l *live) note(failure string, retried bool) {
@@ -41,7 +42,7 @@ func (l *live) note(failure string, retried bool) {
 	}
 }
 
-// now returns how many retries there were so far, and the last failure.
+// now returns the number of retries and the last failure.
 func (l *live) now() (retries int, failure string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -54,13 +55,15 @@ func withTally(ctx context.Context, t *tally) context.Context {
 	return context.WithValue(ctx, tallyKey{}, t)
 }
 
-// countAttempt is what the client calls after each attempt.
+// countAttempt adds an attempt to the tally in its context. The client calls it
+// after each attempt.
 func countAttempt(a httpretry.Attempt, d httpretry.Decision) {
 	t, ok := a.Request.Context().Value(tallyKey{}).(*tally)
 	if !ok {
 		return
 	}
-	// The first attempt after a redirect is number 1 again.
+	// The request that follows a redirect is a call of its own, whose first
+	// attempt has number 1.
 	if a.Number > 1 || t.attempts == 0 {
 		t.attempts++
 	}
@@ -75,7 +78,7 @@ func countAttempt(a httpretry.Attempt, d httpretry.Decision) {
 	}
 }
 
-// cause names what made an attempt fail, in words for a summary.
+// cause returns the cause of a failed attempt for the summary.
 func cause(a httpretry.Attempt) string {
 	if a.Response != nil && a.Response.StatusCode >= 400 {
 		return "HTTP " + strconv.Itoa(a.Response.StatusCode)
