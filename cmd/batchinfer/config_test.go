@@ -34,7 +34,7 @@ max_job_concurrency: 7
 	}
 }
 
-// Files in which nothing is set leave every default.
+// A file without settings leaves every default.
 func TestConfigParseNothing(t *testing.T) {
 	for _, text := range []string{"", "# comment\n", "---\n", "null\n", "{}\n", "\uFEFF{}"} {
 		c := defaultConfig()
@@ -170,7 +170,7 @@ func TestConfigTooManyProblems(t *testing.T) {
 	}
 }
 
-// Whatever is wrong with the key, or near it, no error holds it.
+// No error about the key, or about the text around it, holds the key.
 func TestConfigErrorsHideKey(t *testing.T) {
 	const key = "Secret-0123456789"
 	for _, text := range []string{
@@ -261,8 +261,7 @@ func TestOptionsConfig(t *testing.T) {
 	}
 }
 
-// A gateway that repeats the key, in whatever place, does not get it printed or
-// written.
+// The key is neither printed nor written if a gateway repeats it.
 func TestKeyIsNeverPrinted(t *testing.T) {
 	const key = `Secret"<0123456789`
 	g := newGateway(t, func(w http.ResponseWriter, r *http.Request, asked int) bool {

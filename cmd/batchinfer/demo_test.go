@@ -10,8 +10,9 @@ import (
 	"time"
 )
 
-// Without arguments the program answers every request of its sample, in time,
-// and shows what for. In the working directory it leaves nothing.
+// Without arguments the program answers every request of its sample within
+// seconds, prints the causes of the retries, and leaves nothing in the working
+// directory.
 func TestDemo(t *testing.T) {
 	temp, dir := t.TempDir(), t.TempDir()
 	t.Setenv("TMPDIR", temp)
@@ -47,7 +48,7 @@ func TestDemo(t *testing.T) {
 	}
 }
 
-// No request meets more failures than the demo's config has retries.
+// No request has more failures than the demo's config has retries.
 func TestDemoScripts(t *testing.T) {
 	kinds := make(map[int]int)
 	in := sampleInput()

@@ -16,7 +16,7 @@ func memoryInput(text string) *input {
 	return &input{name: "in.jsonl", src: strings.NewReader(text), close: func() error { return nil }}
 }
 
-// checkedInput returns an input that has passed its check.
+// checkedInput returns an input that was checked.
 func checkedInput(t *testing.T, text string) *input {
 	t.Helper()
 	in := memoryInput(text)
@@ -26,7 +26,7 @@ func checkedInput(t *testing.T, text string) *input {
 	return in
 }
 
-// lineWith returns a good line with one field replaced, or dropped if value is
+// lineWith returns a valid line with one field replaced, or removed if value is
 // empty.
 func lineWith(t *testing.T, field, value string) string {
 	t.Helper()
@@ -122,7 +122,7 @@ func TestInputTooManyProblems(t *testing.T) {
 	}
 }
 
-// The longest line that is allowed is read whole.
+// A line of exactly the allowed length is read.
 func TestInputLongestLine(t *testing.T) {
 	line := chatLine("a")
 	line += strings.Repeat(" ", maxLineBytes-len(line))
@@ -143,7 +143,7 @@ func TestInputReadError(t *testing.T) {
 	}
 }
 
-// Answers must not be attributed to requests that have never been checked.
+// A request that was not checked must not be sent.
 func TestInputChanged(t *testing.T) {
 	for _, tt := range []struct {
 		name, text, want string
@@ -179,9 +179,9 @@ func TestHeaderSafe(t *testing.T) {
 	}
 }
 
-// FuzzReadInput feeds the reader anything. It must not panic, must see each
-// line exactly once, and must yield the requests that a plain reading of the
-// text has, in the same order.
+// FuzzReadInput checks that any input is read without a panic, that each line is
+// read exactly once, and that the requests are those of a plain reading of the
+// text, in the same order.
 func FuzzReadInput(f *testing.F) {
 	f.Add([]byte(inputOf(3)))
 	f.Add([]byte("\uFEFF\r\n" + chatLine("a") + "\r\n\n" + chatLine("b")))
@@ -211,7 +211,7 @@ func FuzzReadInput(f *testing.F) {
 	})
 }
 
-// plainLines is the simplest reading of a text that can be thought of.
+// plainLines returns the lines of a text, read in the simplest way.
 func plainLines(text []byte) [][]byte {
 	parts := bytes.Split(text, []byte("\n"))
 	if len(parts[len(parts)-1]) == 0 {
@@ -220,7 +220,7 @@ func plainLines(text []byte) [][]byte {
 	for i, part := range parts {
 		parts[i] = bytes.TrimSuffix(part, []byte("\r"))
 	}
-	// What is left of a line that has no "\n" but a "\r" is a line too.
+	// The last line may have a "\r" without a "\n".
 	if len(parts) > 0 {
 		parts[0] = bytes.TrimPrefix(parts[0], []byte("\uFEFF"))
 	}

@@ -44,7 +44,8 @@ func (o *output) intact() error {
 	if err != nil {
 		return err
 	}
-	if info.Size() != o.size || !isAt(f, o.path) {
+	there, err := os.Stat(o.path)
+	if err != nil || info.Size() != o.size || !os.SameFile(info, there) {
 		return fmt.Errorf("%s: %w", o.name, errOutputChanged)
 	}
 	if info.ModTime().Equal(o.modTime) {

@@ -12,7 +12,7 @@ import (
 	"testing"
 )
 
-// A record of level -3 appears exactly from -v=3 on.
+// A record of level -3 is written with -v=3 and above.
 func TestLogger(t *testing.T) {
 	for verbosity := range 5 {
 		var buf bytes.Buffer
@@ -29,15 +29,15 @@ func TestLogger(t *testing.T) {
 	}
 }
 
-// net/http logs what a gateway sends after its answer, and a gateway may send
-// the key. The process must not print that.
+// net/http logs data that a gateway sends after its response. The process must not
+// print it, because it may hold the key.
 func TestStandardLogIsSilent(t *testing.T) {
 	var buf bytes.Buffer
 	log.SetOutput(&buf)
 	closed := make(chan struct{})
 	g := newGateway(t, func(w http.ResponseWriter, r *http.Request, _ int) bool {
 		if r.Header.Get("X-Request-ID") == "r1" {
-			<-closed // since what net/http logs it logs before it closes
+			<-closed // net/http logs before it closes the connection
 			return false
 		}
 		conn, _, err := w.(http.Hijacker).Hijack()

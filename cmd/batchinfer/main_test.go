@@ -20,8 +20,8 @@ import (
 	"go.uber.org/goleak"
 )
 
-// asMain makes the test binary the program itself, for tests that need a
-// process of its own.
+// asMain is the environment variable that makes the test binary run the program,
+// for tests that need a process of its own.
 const asMain = "BATCHINFER_TEST_MAIN"
 
 func TestMain(m *testing.M) {
@@ -31,7 +31,7 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// An outcome is what a run of the program leaves behind.
+// An outcome is the result of a run of the program.
 type outcome struct {
 	status         int
 	stdout, stderr string
@@ -48,7 +48,7 @@ func startPlain(t *testing.T, args ...string) outcome {
 	return start(t.Context(), nil, strings.NewReader(""), args...)
 }
 
-// want fails the test if a run did not end as it should.
+// want fails the test unless the run had this status and printed these texts.
 func (o outcome) want(t *testing.T, status int, stderr ...string) {
 	t.Helper()
 	if o.status != status {
@@ -61,7 +61,7 @@ func (o outcome) want(t *testing.T, status int, stderr ...string) {
 	}
 }
 
-// A gateway is a server that records who asked.
+// A gateway is a server that records its requests.
 type gateway struct {
 	*httptest.Server
 	mu    sync.Mutex
@@ -69,7 +69,7 @@ type gateway struct {
 	body  map[string]string // of the last request with that id
 }
 
-// newGateway starts a gateway. handle may answer instead of it, by returning true.
+// newGateway starts a gateway. If handle returns true, it has responded itself.
 func newGateway(t *testing.T, handle func(w http.ResponseWriter, r *http.Request, asked int) bool) *gateway {
 	g := &gateway{asked: make(map[string]int), body: make(map[string]string)}
 	g.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -98,7 +98,7 @@ func (g *gateway) requests() int {
 	return n
 }
 
-// forget returns who has asked, and starts to count anew.
+// forget returns the number of requests by id, and resets it.
 func (g *gateway) forget() map[string]int {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -111,7 +111,7 @@ func chatLine(id string) string {
 	return fmt.Sprintf(`{"custom_id":%q,"method":"POST","url":"/v1/chat/completions","body":{"model":"m","messages":[{"role":"user","content":"hi"}]}}`, id)
 }
 
-// inputOf makes an input of n requests, r0 and so on.
+// inputOf returns an input of n requests, r0 and so on.
 func inputOf(n int) string {
 	var b strings.Builder
 	for i := range n {
@@ -138,7 +138,7 @@ func readFile(t *testing.T, name string) string {
 	return string(text)
 }
 
-// answersIn reads an output, in which every line must be whole and stand for
+// answersIn reads an output, in which every line must be whole and belong to
 // another request.
 func answersIn(t *testing.T, name string) map[string]answer {
 	t.Helper()
@@ -156,7 +156,7 @@ func answersIn(t *testing.T, name string) map[string]answer {
 	return answers
 }
 
-// fastRetries is a config whose waits do not hold up a test.
+// fastRetries is a config with short backoffs.
 const fastRetries = "inference_max_retries: 3\ninference_initial_backoff: 1ms\ninference_max_backoff: 10ms\n"
 
 func fail(w http.ResponseWriter, status int, body string) bool {
@@ -217,7 +217,7 @@ func TestRun(t *testing.T) {
 	}
 }
 
-// wantFailures checks the answers to the requests of TestRun that fail for good.
+// wantFailures checks the answers to the requests of TestRun that fail.
 func wantFailures(t *testing.T, answers map[string]answer) {
 	t.Helper()
 	for _, tt := range []struct {
@@ -243,8 +243,7 @@ func wantFailures(t *testing.T, answers map[string]answer) {
 	}
 }
 
-// What is wrong before a request is sent must be found before a request is
-// sent, and must leave the files alone.
+// Mistakes are found before the first request is sent, and no file is modified.
 func TestRunRefuses(t *testing.T) {
 	g := newGateway(t, nil)
 	in := writeFile(t, inputOf(1))
@@ -306,7 +305,7 @@ func TestRunRefuses(t *testing.T) {
 	}
 }
 
-// A summary must not be written over the answers.
+// The summary must not be written between the answers.
 func TestRunOutputIsPrintedTo(t *testing.T) {
 	g := newGateway(t, nil)
 	in, out := writeFile(t, inputOf(1)), writeFile(t, okLine("r0"))
@@ -333,7 +332,7 @@ func TestRunOutputIsPrintedTo(t *testing.T) {
 	}
 }
 
-// What was written must be there at the end, or the run has failed.
+// A run fails if the answers that it has written are no longer there.
 func TestRunOutputLost(t *testing.T) {
 	for _, tt := range []struct {
 		name string
@@ -452,7 +451,7 @@ func TestRun_DiscardsRemovedWhenItEndsWell(t *testing.T) {
 	}
 }
 
-// 010 is the same number in a flag and in a config file.
+// The number 010 is ten in a flag and in a config file.
 func TestLeadingZeros(t *testing.T) {
 	o, err := parseOptions(process{args: []string{"-input", "in", "-output", "out", "-concurrency", "010"}, stderr: t.Output()})
 	if err != nil || o.concurrency != 10 {
@@ -464,7 +463,7 @@ func TestLeadingZeros(t *testing.T) {
 	}
 }
 
-// A redirect is no retry, and has saved nothing.
+// A redirect does not count as a retry, nor as a saved request.
 func TestRunRedirected(t *testing.T) {
 	g := newGateway(t, func(w http.ResponseWriter, r *http.Request, asked int) bool {
 		switch {
@@ -506,7 +505,7 @@ func TestRunStdin(t *testing.T) {
 	}
 }
 
-// A stdin that never says anything must not keep an interrupted run alive.
+// An interrupted run ends although it waits for its standard input.
 func TestRunStdinInterrupted(t *testing.T) {
 	r, w := io.Pipe()
 	defer w.Close()
@@ -516,7 +515,8 @@ func TestRunStdinInterrupted(t *testing.T) {
 	o.want(t, exitInterrupted, "interrupted before anything was sent")
 }
 
-// The requests in flight end when the context does, and the run says how to go on.
+// The requests in flight end with the context, and the run prints the command that
+// resumes it.
 func TestRunInterrupted(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -536,7 +536,7 @@ func TestRunInterrupted(t *testing.T) {
 	o := start(ctx, nil, nil, "-input", in, "-output", out, "-url", g.URL, "-concurrency", "4")
 	o.want(t, exitInterrupted, "interrupted: 1 of 20 requests are answered", "-input "+in+` -output '`+strings.ReplaceAll(out, "'", `'\''`)+`' -url`)
 	if took := time.Since(began); took > 5*time.Second {
-		t.Errorf("took %v to stop, want at once", took)
+		t.Errorf("took %v to stop, want less", took)
 	}
 	if answers := answersIn(t, out); len(answers) != 1 {
 		t.Errorf("answers: got %v, want that of r0 alone: requests that were cut off have not failed", answers)

@@ -25,7 +25,7 @@ func failedLine(id string) string {
 	return fmt.Sprintf(`{"id":"batch_req_2","custom_id":%q,"response":null,"error":{"code":"SERVER_ERROR","message":"x"}}`, id) + "\n"
 }
 
-// reopen opens an output that holds the text, for an input of r0 to r9.
+// reopen opens an output with this text, for an input of r0 to r9.
 func reopen(t *testing.T, text string) (*output, *input, string, error) {
 	t.Helper()
 	name := writeFile(t, text)
@@ -102,8 +102,8 @@ func TestOutputGoesOn(t *testing.T) {
 	}
 }
 
-// Wherever the last line was torn, what came before is kept, and only its
-// request is asked again.
+// Wherever the last line was torn, the lines before it are kept, and only its
+// request is sent again.
 func TestOutputTorn(t *testing.T) {
 	whole, last := okLine("r0")+okLine("r1"), okLine("r2")
 	in := checkedInput(t, inputOf(10))
@@ -135,7 +135,7 @@ func TestOutputTorn(t *testing.T) {
 	}
 }
 
-// A file that is not the output of the input is not touched.
+// A file that is not the output of the input is not modified.
 func TestOutputRefused(t *testing.T) {
 	for _, tt := range []struct {
 		name, text string
@@ -378,8 +378,7 @@ func TestOutputLocked(t *testing.T) {
 	}
 }
 
-// A link to the output still is one after the file was replaced, and the file
-// is as accessible as it was.
+// Replacing the file keeps a link to it, and its permissions.
 func TestOutputLink(t *testing.T) {
 	name := writeFile(t, failedLine("r1"))
 	if err := os.Chmod(name, 0o640); err != nil {
@@ -402,7 +401,7 @@ func TestOutputLink(t *testing.T) {
 	}
 }
 
-// The output is what the OpenAI batch API writes, to the letter.
+// A line of output has the exact format of the OpenAI batch API.
 func TestOutputLine(t *testing.T) {
 	o, _, name, err := reopen(t, "")
 	if err != nil {
@@ -418,7 +417,7 @@ func TestOutputLine(t *testing.T) {
 	}
 }
 
-// Whatever a gateway answers, the next run can read what this one has written.
+// The next run can read every response that this one has written.
 func TestOutputIsReadable(t *testing.T) {
 	nested := func(depth int) []byte { return []byte(strings.Repeat("[", depth) + strings.Repeat("]", depth)) }
 	bodies := map[string][]byte{
@@ -472,8 +471,7 @@ func TestAsJSON(t *testing.T) {
 	}
 }
 
-// Runs that replace the file one after the other lose nothing, however close
-// they are.
+// Runs that replace the file in quick succession lose no answer.
 func TestOutputReplacedBeforeLocked(t *testing.T) {
 	const runs = 6
 	name := writeFile(t, "")
@@ -511,7 +509,7 @@ func TestOutputReplacedBeforeLocked(t *testing.T) {
 	}
 }
 
-// openWhenFree opens the output as soon as no other run uses it.
+// openWhenFree opens the output when no other run uses it.
 func openWhenFree(t *testing.T, name string, in *input) *output {
 	for {
 		o, err := openOutput(t.Context(), name, in)
@@ -526,8 +524,8 @@ func openWhenFree(t *testing.T, name string, in *input) *output {
 	}
 }
 
-// Requests that failed are asked again by the next run, the others are not; and
-// a run with nothing to do does nothing.
+// The next run sends only the requests that failed, and a run after that sends
+// none.
 func TestRunAgain(t *testing.T) {
 	var broken atomic.Bool
 	g := newGateway(t, func(w http.ResponseWriter, r *http.Request, _ int) bool {

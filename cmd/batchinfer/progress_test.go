@@ -13,7 +13,7 @@ import (
 	"github.com/httpretry/httpretry"
 )
 
-// The lines get rarer as a run gets longer: an hour has no more than a hundred.
+// The intervals between lines grow: an hour has at most a hundred lines.
 func TestPlainProgress(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var buf bytes.Buffer
@@ -41,7 +41,7 @@ func TestPlainProgress(t *testing.T) {
 	})
 }
 
-// A run that gets no answer says why, as long as there is none.
+// A run without answers shows the last failure until there is an answer.
 func TestProgressLastFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSummary(9, 0, "")
@@ -66,7 +66,7 @@ func TestProgressLastFailure(t *testing.T) {
 	})
 }
 
-// A log line stands in a line of its own, not in the bar.
+// A log line does not mix with the bar.
 func TestBar(t *testing.T) {
 	var buf bytes.Buffer
 	b, s := newBar(&buf, 10), newSummary(10, 0, "")

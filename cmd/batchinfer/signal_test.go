@@ -17,7 +17,7 @@ import (
 	"time"
 )
 
-// command is the program in a process of its own.
+// command returns the program as a process of its own.
 func command(t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), os.Args[0], args...)
@@ -25,8 +25,8 @@ func command(t *testing.T, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// However a run ends, the next one asks only what has no answer in the output,
-// and in the end each request has one.
+// However a run ends, the next one sends only the requests without an answer in
+// the output, and then each request has one.
 func TestSignals(t *testing.T) {
 	const requests = 300
 	for _, tt := range []struct {
@@ -45,7 +45,7 @@ func TestSignals(t *testing.T) {
 				if g.requests() == requests/3 {
 					close(enough)
 				}
-				// Without a pause the signal may find everything answered.
+				// Without a pause, everything may be answered before the signal.
 				select {
 				case <-time.After(2 * time.Millisecond):
 				case <-r.Context().Done():
@@ -136,8 +136,8 @@ func TestRun_InterruptedBeforeFirstRequest(t *testing.T) {
 	}
 }
 
-// A second signal ends a process that the first has not ended: here one that
-// can't print its summary, because nothing reads its standard output.
+// A second signal kills a process that the first has not ended. This one can't
+// print its summary, because nothing reads its standard output.
 func TestSecondSignal(t *testing.T) {
 	r, w, err := os.Pipe()
 	if err != nil {
@@ -190,8 +190,8 @@ func fill(t *testing.T, w *os.File) {
 	}
 }
 
-// An input without an end is refused as soon as a mistake is in it, before its
-// copy fills the disk.
+// An input without an end is refused when it has a mistake, before its copy fills
+// the disk.
 func TestRun_RefusesEndlessInput(t *testing.T) {
 	startPlain(t, "-input", "/dev/zero", "-output", filepath.Join(t.TempDir(), "out"), "-url", "http://localhost").
 		want(t, exitUsage, "/dev/zero:1: longer than 16 MiB")

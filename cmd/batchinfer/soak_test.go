@@ -19,7 +19,7 @@ import (
 
 var soakRequests = flag.Int("soak.requests", 4000, "requests in the input of TestSoak")
 
-// A footprint is what a process holds at one time.
+// A footprint has the resources of a process at one time.
 type footprint struct {
 	heap       uint64
 	goroutines int
@@ -35,9 +35,9 @@ func measure() footprint {
 	return footprint{m.HeapAlloc, runtime.NumGoroutine(), len(open)}
 }
 
-// A soakedGateway fails as the demo does, and measures this process when a
-// tenth of the requests is answered, and when nine tenths are: as many are then
-// under way. What it keeps has the same size all the time.
+// A soakedGateway fails like the demo. It measures this process when a tenth of
+// the requests is answered and when nine tenths are, because the same number is
+// then in flight. The size of its own state is constant.
 type soakedGateway struct {
 	asked       []atomic.Int32 // by number of the request
 	answered    atomic.Int32
@@ -53,7 +53,7 @@ func (g *soakedGateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	failures := script(id)
 	if asked := int(g.asked[n].Add(1)); asked <= len(failures) {
-		// A script of its own: one keeps what it has seen.
+		// A script keeps state, so each request has its own.
 		flaky.New(failures[asked-1]).Handler(http.HandlerFunc(generate)).ServeHTTP(w, r)
 		return
 	}
@@ -80,11 +80,11 @@ func (g *soakedGateway) wantAnswers(t *testing.T, out string) {
 	}
 }
 
-// A long run takes as much as a short one, and leaves nothing open.
+// A long run takes as much memory as a short one, and leaves nothing open.
 func TestSoak(t *testing.T) {
 	const (
 		inFlight = 8
-		noise    = 2 << 20 // what the requests under way have read, more or less
+		noise    = 2 << 20 // memory of the requests in flight
 	)
 	before := measure()
 	g := &soakedGateway{asked: make([]atomic.Int32, *soakRequests)}
@@ -105,7 +105,7 @@ func TestSoak(t *testing.T) {
 	if grown := int64(g.late.heap) - int64(g.early.heap); grown > noise {
 		t.Errorf("the heap grew by %d KiB after a tenth of the requests, want no growth", grown>>10)
 	}
-	// A request under way has a connection more or less, at both its ends.
+	// A request in flight may have one connection more or less, at both ends.
 	if grown := g.late.goroutines - g.early.goroutines; grown > 3*inFlight {
 		t.Errorf("there were %d goroutines more than after a tenth of the requests", grown)
 	}
