@@ -189,6 +189,32 @@ func TestBatchMemory(t *testing.T) {
 	}
 }
 
+// A large answer takes a small multiple of its size, whatever it would take
+// decoded.
+func TestBatchMemory_LargeAnswer(t *testing.T) {
+	const (
+		size    = 16 << 20
+		allowed = 10 * size // with the gateway, which is in the same process
+	)
+	answer := `{"choices":[{"text":"x"}],"logprobs":[0` + strings.Repeat(",0", size/2-100) + "]}"
+	g := newGateway(t, func(w http.ResponseWriter, _ *http.Request, _ int) bool {
+		w.Header().Set("Content-Type", "application/json")
+		io.WriteString(w, answer)
+		return true
+	})
+	in, out := writeFile(t, inputOf(1)), filepath.Join(t.TempDir(), "out")
+	peak := peakHeap(func() {
+		startPlain(t, "-input", in, "-output", out, "-url", g.URL).want(t, exitOK)
+	})
+	t.Logf("the heap grew by %d MiB", peak>>20)
+	if peak > allowed {
+		t.Errorf("the heap grew by %d MiB, want at most %d", peak>>20, allowed>>20)
+	}
+	if info, err := os.Stat(out); err != nil || info.Size() < int64(len(answer)) {
+		t.Errorf("output: got %v, %v, want the answer", info, err)
+	}
+}
+
 // peakHeap returns the maximum growth of the heap while f runs.
 func peakHeap(f func()) uint64 {
 	var stats runtime.MemStats

@@ -87,6 +87,7 @@ func (c *config) client() inference.HTTPInferenceClientConfig {
 		MaxBackoff:     c.maxBackoff,
 		BackoffFactor:  c.backoffFactor,
 		JitterFraction: jitter,
+		OmitRawData:    true, // the output has the text
 		OnAttempt:      countAttempt,
 	}
 }

@@ -1,6 +1,6 @@
 module github.com/httpretry/httpretry/cmd/batchinfer
 
-go 1.25.0
+go 1.26
 
 replace github.com/httpretry/httpretry => ../..
 

@@ -64,7 +64,7 @@ func TestRunLogsRetries(t *testing.T) {
 		return asked == 1 && fail(w, 429, "")
 	})
 	in, config := writeFile(t, inputOf(1)), writeFile(t, fastRetries)
-	line := regexp.MustCompile(`(?m)^I.*request_id="r0" delay="[0-9.]+[mµ]s" attempt=1 max=4 category="RATE_LIMIT"$`)
+	line := regexp.MustCompile(`(?m)^I.*request_id="r0" delay="[0-9.]+[mµ]s" attempt=1 max=3 category="RATE_LIMIT"$`)
 	for _, tt := range []struct {
 		flag string
 		want bool
