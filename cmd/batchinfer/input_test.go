@@ -45,15 +45,18 @@ func lineWith(t *testing.T, field, value string) string {
 	return string(text)
 }
 
-func TestInputCheck(t *testing.T) {
+type inputCase struct {
+	name, text string
+	want       []string // nil: the input is valid
+}
+
+// inputCases are inputs and the messages about them.
+func inputCases(t *testing.T) []inputCase {
 	with := func(field, value string) string { return lineWith(t, field, value) }
 	completion := func(body string) string {
 		return `{"custom_id":"a","method":"POST","url":"/v1/completions","body":` + body + `}`
 	}
-	for _, tt := range []struct {
-		name, text string
-		want       []string // nil: nothing is wrong
-	}{
+	return []inputCase{
 		{"good", chatLine("a") + "\n" + chatLine("b"), nil},
 		{"blank lines and CRLF", "\r\n\n" + chatLine("a") + "\r\n \t\n", nil},
 		{"byte order mark", "\uFEFF" + chatLine("a"), nil},
@@ -92,7 +95,11 @@ func TestInputCheck(t *testing.T) {
 		{"repeated key, deeper", with("body", `{"messages":[{"role":"user"},{"role":"user"}],"n":{"a":1,"a":2}}`), nil},
 		{"stream", with("body", `{"messages":[],"stream": true}`), []string{"in.jsonl:1: body.stream: must not be true"}},
 		{"too long", chatLine("a") + "\n" + strings.Repeat("x", maxLineBytes+1) + "\n{", []string{"in.jsonl:2: longer than 16 MiB", "in.jsonl:3: not valid JSON"}},
-	} {
+	}
+}
+
+func TestInputCheck(t *testing.T) {
+	for _, tt := range inputCases(t) {
 		t.Run(tt.name, func(t *testing.T) {
 			err := memoryInput(tt.text).check(t.Context())
 			if tt.want == nil {

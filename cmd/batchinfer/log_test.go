@@ -46,7 +46,7 @@ func TestStandardLogIsSilent(t *testing.T) {
 			return true
 		}
 		defer conn.Close()
-		io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}your key is "+r.Header.Get("Authorization"))
+		io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n{\"a\":1}your key is "+r.Header.Get("Authorization"))
 		io.Copy(io.Discard, conn)
 		close(closed)
 		return true

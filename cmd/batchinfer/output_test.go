@@ -325,7 +325,9 @@ func TestOutput_VerifyFindsHiddenChange(t *testing.T) {
 		if err := o.verify(t.Context()); err != nil {
 			t.Errorf("unchanged: got %v", err)
 		}
-		overwrite(t, name, 3)
+		if err := changeInPlace(name); err != nil {
+			t.Fatal(err)
+		}
 		if err := os.Chtimes(name, time.Time{}, o.modTime); err != nil {
 			t.Fatal(err)
 		}
@@ -341,7 +343,9 @@ func TestOutput_WriteFindsChange(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	overwrite(t, name, 3)
+	if err := changeInPlace(name); err != nil {
+		t.Fatal(err)
+	}
 	// Some file systems count time in steps of seconds.
 	if err := os.Chtimes(name, time.Time{}, o.modTime.Add(2*time.Second)); err != nil {
 		t.Fatal(err)
@@ -349,20 +353,6 @@ func TestOutput_WriteFindsChange(t *testing.T) {
 	if err := o.write(answer{ID: "batch_req_1", CustomID: "r2", Error: &failure{}}); !errors.Is(err, errOutputChanged) {
 		t.Errorf("got %v, want %v", err, errOutputChanged)
 	}
-}
-
-// overwrite changes a byte of a file in place.
-func overwrite(t *testing.T, name string, at int64) {
-	t.Helper()
-	f, err := os.OpenFile(name, os.O_WRONLY, 0)
-	if err != nil {
-		t.Error(err)
-		return
-	}
-	if _, err := f.WriteAt([]byte("#"), at); err != nil {
-		t.Error(err)
-	}
-	f.Close()
 }
 
 func TestOutputLocked(t *testing.T) {
