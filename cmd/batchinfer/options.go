@@ -39,8 +39,8 @@ INFERENCE_API_KEY, if set, is the gateway's key.
 const exitStatuses = `
 The exit status is 0 if every request is answered, 1 if some failed or the run
 was stopped, 2 if nothing was sent because of a mistake, and 130 after a signal.
-The keys of the config file are listed in
-https://pkg.go.dev/github.com/httpretry/httpretry/cmd/batchinfer.
+The keys of the config file are described by
+go doc github.com/httpretry/httpretry/cmd/batchinfer.
 `
 
 // parseOptions reads the command line. If it returns an error, it has printed it.

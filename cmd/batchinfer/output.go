@@ -14,9 +14,9 @@ import (
 	"time"
 )
 
-// maxAnswerBytes bounds a line of output. Escapes make a response body of
-// maxResponseBytes at most six times as long.
-const maxAnswerBytes = 128 << 20
+// maxAnswerBytes bounds a line of output. A response body has at most 16 MiB, and
+// escapes and replaced characters make it at most three times as long.
+const maxAnswerBytes = 64 << 20
 
 // An answer is one line of output, in the format of the OpenAI batch API. A
 // request that failed has an answer too: Error gives the reason, and Response
@@ -50,6 +50,8 @@ type output struct {
 	size    int64     // of the whole lines
 	sum     uint32    // checksum of the whole lines
 	modTime time.Time // of the file after the last write
+
+	verifyAt time.Time // intact does not call verify before
 
 	locked   []*os.File // the last is file
 	removed  *os.File   // see keepRemoved; nil if nothing was removed

@@ -196,7 +196,7 @@ func TestOutput_RefusesHugeLine(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err := openOutput(t.Context(), name, checkedInput(t, inputOf(10)))
-	if err == nil || !strings.Contains(err.Error(), ":2: not a line of batch output: longer than 128 MiB") {
+	if err == nil || !strings.Contains(err.Error(), ":2: not a line of batch output: longer than 64 MiB") {
 		t.Errorf("got error %v, want one about the line", err)
 	}
 	if info, err := os.Stat(name); err != nil || info.Size() != size {
