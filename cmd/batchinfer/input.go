@@ -76,7 +76,7 @@ func (in *input) check(ctx context.Context) error {
 			wrong.add(l.number, "%s", tooLong)
 			return errTooManyProblems
 		}
-		req, faults := readRequest(l)
+		req, faults := readRequest(ctx, l)
 		for _, fault := range faults {
 			wrong.add(l.number, "%s", fault)
 		}
@@ -90,7 +90,7 @@ func (in *input) check(ctx context.Context) error {
 		}
 		return wrong.overflow()
 	})
-	if len(wrong.list) > 0 {
+	if len(wrong.list) > 0 && ctx.Err() == nil {
 		return wrong.err()
 	}
 	if err == nil && len(in.index) == 0 {
@@ -105,7 +105,7 @@ func (in *input) check(ctx context.Context) error {
 func (in *input) unanswered(ctx context.Context, yield func(request) error) error {
 	seen := 0
 	err := in.scan(ctx, func(l *lines) error {
-		req, faults := readRequest(l)
+		req, faults := readRequest(ctx, l)
 		e, known := in.index[digestOf(req.customID)]
 		if len(faults) > 0 || !known || int(e.line) != l.number {
 			return in.changed(l.number)
@@ -140,7 +140,11 @@ func (in *input) scan(ctx context.Context, visit func(*lines) error) error {
 		if l.blank() {
 			continue
 		}
-		if err := visit(l); err != nil {
+		err := visit(l)
+		if ctx.Err() != nil {
+			return context.Cause(ctx) // the error may be a consequence
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -158,18 +162,18 @@ type request struct {
 }
 
 // readRequest returns the line's request and all mistakes in it.
-func readRequest(l *lines) (req request, faults []string) {
+func readRequest(ctx context.Context, l *lines) (req request, faults []string) {
 	if l.tooLong {
 		return req, []string{tooLong}
 	}
-	return parseRequest(l.text)
+	return parseRequest(ctx, l.text)
 }
 
-func parseRequest(text []byte) (req request, faults []string) {
+func parseRequest(ctx context.Context, text []byte) (req request, faults []string) {
 	if !utf8.Valid(text) {
 		return req, []string{"not valid UTF-8"}
 	}
-	line, fault := object(text)
+	line, fault := object(ctx, text)
 	if fault != "" {
 		return req, []string{fault}
 	}
@@ -197,7 +201,7 @@ func parseRequest(text []byte) (req request, faults []string) {
 		note("body", "missing")
 		return req, faults
 	}
-	body, fault := object(line["body"])
+	body, fault := object(ctx, line["body"])
 	note("body", fault)
 	if fault == "" {
 		faults = append(faults, req.setBody(url, body)...)
@@ -235,39 +239,37 @@ func (r *request) setBody(url string, body map[string]json.RawMessage) (faults [
 }
 
 // object reads the fields of a JSON object. It rejects a repeated key, because
-// parsers differ in which of the two values they take (RFC 8259, section 4).
-func object(text []byte) (fields map[string]json.RawMessage, fault string) {
-	err := json.Unmarshal(text, &fields)
-	var syntax *json.SyntaxError
-	switch {
-	case errors.As(err, &syntax):
-		return nil, fmt.Sprintf("not valid JSON at byte %d: %v", syntax.Offset, err)
-	case err != nil || fields == nil:
+// parsers differ in which of the two values they take (RFC 8259, section 4). An
+// object may have millions of keys, so object returns a fault once ctx is done.
+func object(ctx context.Context, text []byte) (fields map[string]json.RawMessage, fault string) {
+	if !json.Valid(text) {
+		err := json.Unmarshal(text, new(json.RawMessage))
+		if syntax, ok := errors.AsType[*json.SyntaxError](err); ok {
+			return nil, fmt.Sprintf("not valid JSON at byte %d: %v", syntax.Offset, err)
+		}
+		return nil, fmt.Sprintf("not valid JSON: %v", err)
+	}
+	dec := json.NewDecoder(bytes.NewReader(text))
+	if token, _ := dec.Token(); token != json.Delim('{') {
 		return nil, "not a JSON object"
 	}
-	if key, ok := repeatedKey(text); ok {
-		return nil, fmt.Sprintf("key %s is there more than once", quote(key))
+	fields = make(map[string]json.RawMessage)
+	for dec.More() {
+		token, _ := dec.Token() // neither fails, since text is valid
+		key, _ := token.(string)
+		if _, dup := fields[key]; dup {
+			return nil, fmt.Sprintf("key %s is there more than once", quote(key))
+		}
+		var value json.RawMessage
+		if err := dec.Decode(&value); err != nil {
+			return nil, err.Error()
+		}
+		fields[key] = value
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx).Error()
+		}
 	}
 	return fields, ""
-}
-
-// repeatedKey returns the first key of a JSON object that occurs a second time.
-func repeatedKey(text []byte) (string, bool) {
-	seen := make(map[string]struct{})
-	dec := json.NewDecoder(bytes.NewReader(text))
-	dec.Token() // {
-	for dec.More() {
-		token, _ := dec.Token()
-		key, _ := token.(string)
-		if _, dup := seen[key]; dup {
-			return key, true
-		}
-		seen[key] = struct{}{}
-		if dec.Decode(new(json.RawMessage)) != nil {
-			break // can't happen, since text is an object
-		}
-	}
-	return "", false
 }
 
 // stringOf reads a JSON string that must not be empty.

@@ -150,6 +150,32 @@ func TestInputReadError(t *testing.T) {
 	}
 }
 
+// A check ends with its context within one line that takes long to read.
+func TestInputCheck_InterruptedInLine(t *testing.T) {
+	var body strings.Builder
+	for i := range 1 << 16 {
+		fmt.Fprintf(&body, `"%x":0,`, i)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	in := memoryInput(strings.Replace(chatLine("a"), `"model"`, body.String()+`"model"`, 1))
+	// The reader ends after the whole line was read.
+	in.src = struct {
+		io.Reader
+		io.Seeker
+	}{io.MultiReader(in.src, endFunc(cancel)), in.src}
+	if err := in.check(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v, want %v", err, context.Canceled)
+	}
+}
+
+// An endFunc is an empty reader that calls a function.
+type endFunc func()
+
+func (f endFunc) Read([]byte) (int, error) {
+	f()
+	return 0, io.EOF
+}
+
 // A request that was not checked must not be sent.
 func TestInputChanged(t *testing.T) {
 	for _, tt := range []struct {

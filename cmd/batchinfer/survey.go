@@ -38,7 +38,7 @@ func (s *survey) read(ctx context.Context, f io.ReadSeeker) error {
 	}
 	s.failures = make(map[digest]struct{})
 	l := newLines(contextReader{ctx, f}, maxAnswerBytes)
-	for s.wrong.overflow() == nil && l.next() {
+	for s.wrong.overflow() == nil && !l.tooLong && l.next() {
 		s.end = l.end
 		s.line(l)
 	}
