@@ -91,8 +91,8 @@ func (o *output) keepTornLine(f *os.File) error {
 }
 
 // keepRemoved adds text, which is about to be removed from the output, to a file
-// beside it. discardRemoved removes that file when the run has ended well. Text
-// that an earlier run has left in it stays.
+// beside it. discardRemoved removes that file when a run has succeeded. Text that
+// an earlier run has left in it stays.
 func (o *output) keepRemoved(text []byte) error {
 	if o.removed == nil {
 		f, err := openRemoved(o.removedName())

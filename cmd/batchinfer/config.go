@@ -341,7 +341,7 @@ func printable(key *yaml.Node) string {
 			return quoteOdd(key.Value)
 		}
 	}
-	return "a name that is not shown, as it may be secret"
+	return "(not shown, may be secret)"
 }
 
 // distance returns the number of bytes to insert, remove or replace that turn a

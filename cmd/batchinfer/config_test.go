@@ -115,7 +115,7 @@ func TestConfigParseErrors(t *testing.T) {
 		{"nearly a key", "Inference_max_retry: 2\n", "c.yaml:1: Inference_max_retry: unknown key"},
 		{"nearly a key that a terminal would obey", "\"num_workers\\e\": 1\n", `c.yaml:1: "num_workers\x1b": unknown key`},
 		{"empty key", "\"\": 1\n", `c.yaml:1: "": unknown key`},
-		{"key that a terminal would obey", "\"\\e[31mred\": 1\n", "c.yaml:1: a name that is not shown, as it may be secret: unknown key"},
+		{"key that a terminal would obey", "\"\\e[31mred\": 1\n", "c.yaml:1: (not shown, may be secret): unknown key"},
 		{"alias without anchor", "num_workers: *many\n", "c.yaml: not valid YAML: unknown anchor"},
 		{"not UTF-8", "# c\nnum_workers: \xff\n", "c.yaml:2: not valid YAML: "},
 		{"zero byte", "# c\n\nnum_workers: 1\x00\n", "c.yaml:3: not valid YAML: control characters are not allowed"},

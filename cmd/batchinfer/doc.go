@@ -50,7 +50,7 @@ answer yet. These include requests that failed: their lines are removed from the
 output when the run starts, so that the output has at most one line for each
 custom_id. If a loss of power has cut off the last line, it is removed too.
 All bytes that a run removes are kept in the file OUTPUT.batchinfer-removed until
-a run has sent every request.
+a run ends with every request answered.
 
 An output that batchinfer can't have written for this input is an error and is not
 modified. Examples are a custom_id that is not in the input, a failure with

@@ -66,7 +66,7 @@ func run(ctx context.Context, p process) int {
 	if closeErr := j.close(); closeErr != nil && (err == nil || interrupted) {
 		err, interrupted = closeErr, false
 	}
-	if err == nil {
+	if err == nil && len(j.batch.summary.failed) == 0 {
 		err = j.output.discardRemoved()
 	}
 	j.batch.summary.print(p.stdout)
@@ -191,7 +191,7 @@ func (j *job) openFiles(ctx context.Context, p process, opts options) (err error
 		return err
 	}
 	if n := j.output.repaired; n > 0 {
-		p.say("%s: removed the last line, which was cut off after %d bytes; %s has them until the run has ended",
+		p.say("%s: removed the last line, which was cut off after %d bytes; %s has them until a run succeeds",
 			outputName, n, j.output.removedName())
 	}
 	if n := j.input.index.answered(); n > 0 {

@@ -414,9 +414,9 @@ func TestRun_StopsWithoutAnswersIfOutputIsLost(t *testing.T) {
 	startPlain(t, args...).want(t, exitFailed, out+": removed, replaced or changed by something else during the run\n")
 }
 
-// A run that sends every request discards the lines that it has removed from the
-// output, one that is interrupted does not.
-func TestRun_DiscardsRemovedWhenItEndsWell(t *testing.T) {
+// A run that succeeds discards the lines that it has removed from the output. One
+// that fails or is interrupted does not.
+func TestRun_DiscardsRemovedWhenItSucceeds(t *testing.T) {
 	for _, tt := range []struct {
 		name, url string // "": a gateway that works
 		status    int
@@ -436,10 +436,10 @@ func TestRun_DiscardsRemovedWhenItEndsWell(t *testing.T) {
 			o := start(ctx, nil, nil, "-input", writeFile(t, inputOf(2)), "-output", out, "-url", url, "-config", writeFile(t, fastRetries))
 			o.want(t, tt.status, "removed the last line, which was cut off after 14 bytes; "+out+".batchinfer-removed has them until")
 			kept, _ := os.ReadFile(out + ".batchinfer-removed")
-			if want := failedLine("r1") + `{"id":"batch_r`; tt.status == exitInterrupted && string(kept) != want {
+			if want := failedLine("r1") + `{"id":"batch_r`; tt.status != exitOK && string(kept) != want {
 				t.Errorf("kept: got %q, want %q", kept, want)
 			}
-			if left, _ := filepath.Glob(out + "?*"); tt.status != exitInterrupted && len(left) > 0 {
+			if left, _ := filepath.Glob(out + "?*"); tt.status == exitOK && len(left) > 0 {
 				t.Errorf("left behind: %q", left)
 			}
 		})

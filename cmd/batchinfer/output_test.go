@@ -205,7 +205,7 @@ func TestOutput_RefusesHugeLine(t *testing.T) {
 }
 
 // All bytes that are removed from an output are in a file beside it until a run
-// has ended well.
+// has succeeded.
 func TestOutput_KeepsRemoved(t *testing.T) {
 	for _, tt := range []struct{ name, text, removed string }{
 		{"nothing", okLine("r1"), ""},
@@ -235,7 +235,7 @@ func TestOutput_KeepsRemoved(t *testing.T) {
 	}
 }
 
-// A run adds to the removed lines of an earlier one that did not end well.
+// A run adds to the removed lines of an earlier one that did not succeed.
 func TestOutput_KeepsRemovedOfEarlierRuns(t *testing.T) {
 	o, _, name, err := reopen(t, okLine("r1")+`{"id":"bat`)
 	if err != nil {
