@@ -36,9 +36,10 @@ not printable ASCII.
 
 A request that failed has a line too. Its error holds a category and a message.
 Its response is the gateway's response, with at most 64 KiB of its body, or null
-if there was none. A body of more than 16 MiB is a failure. A body that is not
-JSON, or that is nested to a depth of almost 10000, is written as a JSON string.
-Bytes that are not valid UTF-8 are replaced with U+FFFD.
+if there was none. A 2xx response without an answer is a failure, as is one of
+more than 16 MiB. A body that is not JSON, or that is nested to a depth of almost
+10000, is written as a JSON string. Bytes that are not valid UTF-8 are replaced
+with U+FFFD.
 
 Files are not held in memory. An input takes about 60 bytes of memory for each
 request, or 6 MiB for 100 000 requests.
