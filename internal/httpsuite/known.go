@@ -68,7 +68,7 @@ func (d *difference) explains(o outcome) bool {
 	return o == failed
 }
 
-// skip returns a pattern for go test's flag -skip that leaves out what is known
+// skip returns a pattern for go test's flag -skip that leaves out the parts known
 // not to end in a mode.
 func skip(mode string) string {
 	var patterns []string

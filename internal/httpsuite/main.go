@@ -81,13 +81,15 @@ func run(ctx context.Context, w io.Writer, o options) error {
 	fmt.Fprintf(w, "%s: %d tests of net/http\n\n", s.version, len(tests))
 	fmt.Fprintln(w, header)
 	var all []*result
+	var base *result
 	for mode := range strings.SplitSeq(o.modes, ",") {
-		r, err := s.test(ctx, mode, o, tests)
+		r, err := s.test(ctx, mode, o, tests, base)
 		if err != nil {
 			return err
 		}
 		fmt.Fprintln(w, r)
 		all = append(all, r)
+		base = all[0]
 	}
 	return report(w, all, o.verbose)
 }

@@ -26,7 +26,15 @@ func TestRun_BuildsTheTestsOfNetHTTP(t *testing.T) {
 
 func TestRun_FailsWithoutATest(t *testing.T) {
 	if err := run(t.Context(), t.Output(), options{run: "^TestNoSuchTest$"}); err == nil {
-		t.Error("got no error, want one that says that no test matches")
+		t.Error("got no error, want one: a pattern without a test is a mistake")
+	}
+}
+
+func TestRun_FailsInAnUnknownMode(t *testing.T) {
+	var out strings.Builder
+	o := options{modes: "wrapper,no-such-mode", run: "^TestClient$", timeout: time.Minute}
+	if err := run(t.Context(), &out, o); err == nil {
+		t.Errorf("got no error, want one: no test ran\n%s", &out)
 	}
 }
 
@@ -80,7 +88,7 @@ func TestParse_JoinsSubtests(t *testing.T) {
 		t.Errorf("got output %q, want %q", got.output["TestA"], want)
 	}
 	if _, err := parse([]byte("no JSON")); err == nil {
-		t.Error("got no error for what is not JSON")
+		t.Error("got no error for text that is not JSON")
 	}
 }
 
@@ -95,6 +103,8 @@ func TestReport_FailsOnNewFailures(t *testing.T) {
 		{"failed", "never", "TestA", result{events: outcomes("TestA", failed)}, "never, TestA: NEW", true},
 		{"not run", "never", "TestA", result{}, "never: 1 more tests did not run", true},
 		{"unfinished", "never", "TestA", result{events: events{output: map[string]string{"TestA": "panic: test timed out\n"}}}, "never, TestA: NEW", true},
+		{"skipped", "never", "TestA", result{events: outcomes("TestA", skipped)}, "", false},
+		{"skipped in this mode only", "never", "TestA", result{events: outcomes("TestA", skipped), base: &result{events: outcomes("TestA", passed)}}, "never, TestA: NEW", true},
 		{"unsteady", "never", "TestA", result{events: outcomes("TestA", failed), unsteady: []string{"TestA"}}, "never, TestA: unsteady", false},
 		{"known", "never", "TestClientTimeout", result{events: outcomes("TestClientTimeout", failed)}, "TestClientTimeout: known", false},
 		{"known in another mode", "other", "TestClientTimeout", result{events: outcomes("TestClientTimeout", failed)}, "TestClientTimeout: NEW", true},

@@ -21,7 +21,7 @@ const (
 	unfinished outcome = ""         // the binary ended first, after a panic or a timeout
 )
 
-// events are what one run of the test binary reported. A subtest belongs to
+// events are the report of one run of the test binary. A subtest belongs to
 // its test.
 type events struct {
 	outcomes map[string]outcome
@@ -56,11 +56,12 @@ func (e events) add(test string, o outcome) {
 	}
 }
 
-// A result is what the tests did in one mode.
+// A result is the outcome of all tests in one mode.
 type result struct {
 	events
 	mode     string
-	tests    []string // all that there are
+	tests    []string // all of them
+	base     *result  // of the first mode; nil if this is it
 	unsteady []string // those that failed among the others and passed on their own
 	calls    int64
 	took     time.Duration
@@ -75,11 +76,12 @@ func (r *result) outcome(test string) outcome {
 	return o
 }
 
-// failed returns the tests that neither passed nor were skipped.
+// failed returns the tests that neither passed nor were skipped. A test that was
+// skipped only in this mode has failed: it was not run.
 func (r *result) failed() []string {
 	return slices.DeleteFunc(slices.Clone(r.tests), func(test string) bool {
 		o := r.outcome(test)
-		return o == passed || o == skipped
+		return o == passed || o == skipped && (r.base == nil || r.base.outcome(test) == skipped)
 	})
 }
 
@@ -130,7 +132,7 @@ func report(w io.Writer, results []*result, verbose bool) error {
 			}
 		}
 		if unstarted > 0 {
-			fmt.Fprintf(w, "\n%s: %d more tests did not run\n", r.mode, unstarted)
+			fmt.Fprintf(w, "\n%s: %d more tests did not run\n%s", r.mode, unstarted, indent(r.output[""]))
 		}
 	}
 	if unexpected > 0 {

@@ -5,6 +5,7 @@ import (
 	"context"
 	_ "embed"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -162,10 +163,10 @@ func (s *suite) list(ctx context.Context, pattern string) ([]string, error) {
 	return tests, nil
 }
 
-// test runs the tests in a mode.
-func (s *suite) test(ctx context.Context, mode string, o options, tests []string) (*result, error) {
+// test runs the tests in a mode. base is the result of the first mode, or nil.
+func (s *suite) test(ctx context.Context, mode string, o options, tests []string, base *result) (*result, error) {
 	start := time.Now()
-	r := &result{mode: mode, tests: tests}
+	r := &result{mode: mode, tests: tests, base: base}
 	out, err := s.exec(ctx, mode, o.timeout, "-test.run", o.run, "-test.skip", skip(mode))
 	if err != nil {
 		return nil, err
@@ -205,15 +206,21 @@ func (s *suite) repeat(ctx context.Context, r *result, o options) error {
 
 // exec runs the test binary in a mode and returns its events as JSON.
 func (s *suite) exec(ctx context.Context, mode string, timeout time.Duration, args ...string) ([]byte, error) {
-	args = append([]string{"tool", "test2json", s.binary, "-test.v=test2json", "-test.timeout", timeout.String()}, args...)
-	cmd := exec.CommandContext(ctx, "go", args...)
+	cmd := exec.CommandContext(ctx, s.binary, append(args, "-test.v=test2json", "-test.timeout", timeout.String())...)
 	cmd.Dir = s.dir
 	cmd.Env = append(cmd.Environ(), "HTTPSUITE_MODE="+mode, "HTTPSUITE_CALLS="+s.callsFile(mode))
-	out, err := cmd.Output()
-	if _, failed := err.(*exec.ExitError); failed && ctx.Err() == nil {
-		err = nil // the events say which test failed
+	// A command that a test has started may keep the output open.
+	cmd.WaitDelay = 5 * time.Second
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	err := cmd.Run()
+	if _, ok := errors.AsType[*exec.ExitError](err); err != nil && (!ok || ctx.Err() != nil) {
+		return nil, err
 	}
-	return out, err
+	// After an ExitError the events say which test failed.
+	convert := exec.CommandContext(ctx, "go", "tool", "test2json")
+	convert.Stdin = &out
+	return convert.Output()
 }
 
 // calls returns how often a Client asked for its transport in a mode.
