@@ -59,8 +59,7 @@ func cloneURL(u *url.URL) *url.URL {
 	if u == nil {
 		return nil
 	}
-	c := *u
-	return &c
+	return new(*u)
 }
 
 // A record is a recorded request. It is updated while the body of the request
