@@ -16,7 +16,7 @@ type roundTripFunc func(*http.Request) (*http.Response, error)
 
 func (f roundTripFunc) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
 
-// around makes a layer that does something to the calls of the right one.
+// around returns a layer that changes the calls of the correct one.
 func around(do func(next http.RoundTripper, req *http.Request) (*http.Response, error)) layerFunc {
 	return func(base http.RoundTripper, attemptTime time.Duration) http.RoundTripper {
 		next := retrying(base, attemptTime)
@@ -24,8 +24,8 @@ func around(do func(next http.RoundTripper, req *http.Request) (*http.Response, 
 	}
 }
 
-// naive makes a layer that retries all that failed, with the one body that it
-// has.
+// naive returns a layer that retries every failure, with one body for all
+// attempts.
 func naive(retire func(*http.Response)) layerFunc {
 	return func(base http.RoundTripper, _ time.Duration) http.RoundTripper {
 		return roundTripFunc(func(req *http.Request) (*http.Response, error) {
@@ -47,9 +47,8 @@ func naive(retire func(*http.Response)) layerFunc {
 	}
 }
 
-// A sharedBody can be read by several attempts, each of which gets what the
-// others leave to it. The lock is for the race detector, which would find that
-// before the ledger does.
+// A sharedBody is read by several attempts, which take bytes from each other. The
+// lock hides that from the race detector, so that the ledger can find it.
 type sharedBody struct {
 	mu   sync.Mutex
 	body io.Reader
@@ -65,7 +64,7 @@ func (b *sharedBody) Close() error { return nil }
 
 func closeResponse(resp *http.Response) { resp.Body.Close() }
 
-// kept is what layers keep that they must not.
+// kept holds the leaks of the layers.
 var kept sync.Map
 
 func release() {
@@ -107,7 +106,7 @@ var brokenLayers = []struct {
 		again.Body, _ = req.GetBody()
 		return next.RoundTrip(again)
 	}), processedTwice},
-	{"cuts answers short", around(func(next http.RoundTripper, req *http.Request) (*http.Response, error) {
+	{"truncates responses", around(func(next http.RoundTripper, req *http.Request) (*http.Response, error) {
 		resp, err := next.RoundTrip(req)
 		if err == nil {
 			resp.Body = struct {
@@ -117,7 +116,7 @@ var brokenLayers = []struct {
 		}
 		return resp, err
 	}), otherAnswer},
-	{"gives a response and an error", around(func(next http.RoundTripper, req *http.Request) (*http.Response, error) {
+	{"returns a response and an error", around(func(next http.RoundTripper, req *http.Request) (*http.Response, error) {
 		resp, err := next.RoundTrip(req)
 		if err == nil && req.Method == http.MethodPut {
 			err = errors.New(resp.Status)
@@ -132,7 +131,7 @@ var brokenLayers = []struct {
 		}
 		return resp, err
 	}), notOneResult},
-	{"keeps on after the deadline", around(func(next http.RoundTripper, req *http.Request) (*http.Response, error) {
+	{"continues after the deadline", around(func(next http.RoundTripper, req *http.Request) (*http.Response, error) {
 		resp, err := next.RoundTrip(req)
 		if req.Context().Err() != nil {
 			time.Sleep(shortGrace + 100*time.Millisecond)
@@ -166,7 +165,7 @@ var brokenLayers = []struct {
 		return next.RoundTrip(req)
 	}), requestModified},
 	{"does not retry", func(base http.RoundTripper, _ time.Duration) http.RoundTripper { return base }, unanswered},
-	{"forgets a goroutine", around(func(next http.RoundTripper, req *http.Request) (*http.Response, error) {
+	{"leaks a goroutine", around(func(next http.RoundTripper, req *http.Request) (*http.Response, error) {
 		if req.Method == http.MethodPut {
 			over := make(chan struct{})
 			kept.Store(over, nil)
@@ -174,15 +173,14 @@ var brokenLayers = []struct {
 		}
 		return next.RoundTrip(req)
 	}), leftGoroutines},
-	{"keeps what it need not", around(func(next http.RoundTripper, req *http.Request) (*http.Response, error) {
+	{"keeps memory", around(func(next http.RoundTripper, req *http.Request) (*http.Response, error) {
 		kept.Store(new([16 << 10]byte), nil)
 		return next.RoundTrip(req)
 	}), grownHeap},
 }
 
-// What breaks a promise is found: else that nothing is found would mean
-// nothing.
-func TestLedger(t *testing.T) {
+// The ledger finds layers that break a promise.
+func TestLedger_FindsBrokenLayers(t *testing.T) {
 	for _, tt := range brokenLayers {
 		t.Run(tt.name, func(t *testing.T) {
 			const requests = 400
@@ -197,5 +195,5 @@ func TestLedger(t *testing.T) {
 	}
 }
 
-// shortGrace is long enough for a layer that has to be found anyway.
+// shortGrace is for layers that are expected to exceed it.
 const shortGrace = 300 * time.Millisecond

@@ -20,19 +20,19 @@ import (
 	"github.com/httpretry/httpretry"
 )
 
-// A call is one request on its way through the layer.
+// A call is one request that is sent through the layer.
 type call struct {
 	p      plan
 	ledger *ledger
 
 	attempts    int
-	mayHaveBeen atomic.Bool // processed, as far as the client can know
+	mayHaveBeen atomic.Bool // processed, as far as the client can tell
 }
 
 type callKey struct{}
 
-// A tagger is what is below the layer. It numbers the attempts for the server,
-// and checks by what it has seen of one whether the next may be.
+// A tagger is the Base of the layer. It numbers the attempts for the server, and
+// checks whether the result of an attempt allows the next one.
 type tagger struct{ base *http.Transport }
 
 func (t tagger) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -42,14 +42,14 @@ func (t tagger) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	var wrote atomic.Bool
 	ctx := httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{
-		// Nothing has gone over the connection before, if there was one: else
-		// net/http would not try another by itself.
+		// The connection, if there was one, is new: net/http itself would retry
+		// on a reused one.
 		GetConn:      func(string) { wrote.Store(false) },
 		WroteHeaders: func() { wrote.Store(true) },
 	})
 	sent := req.WithContext(ctx)
 	sent.Header = req.Header.Clone()
-	// The layer's own number would do, were it not for layers that are wrong.
+	// The number of the layer itself may be wrong.
 	sent.Header.Set("Attempt", strconv.Itoa(c.attempts))
 	resp, err := t.base.RoundTrip(sent)
 	turnedAway := err == nil && (resp.StatusCode == http.StatusTooManyRequests || resp.StatusCode == http.StatusServiceUnavailable)
@@ -65,9 +65,9 @@ func (t tagger) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// An openBody is a response body that counts as open until it is closed. That
-// its connection is left, if nobody does so, would not show: it ends with the
-// caller's context.
+// An openBody is a response body that counts as open until it is closed. The
+// connections alone would not show a leak, because they are closed when the
+// caller's context ends.
 type openBody struct {
 	io.ReadCloser
 	once sync.Once
@@ -79,7 +79,7 @@ func (b *openBody) Close() error {
 	return b.ReadCloser.Close()
 }
 
-// kindOf is a word for what an attempt met, to see that all was met.
+// kindOf returns the kind of an attempt's error, to check that all occur.
 func kindOf(err error) string {
 	var timeout net.Error
 	var op *net.OpError
@@ -102,7 +102,7 @@ func kindOf(err error) string {
 	return "other"
 }
 
-// roundTrip makes one call and checks all that the contract says of it.
+// roundTrip makes one call and checks the contract of http.RoundTripper.
 func roundTrip(l *ledger, layer http.RoundTripper, addr string, p plan) (status int, whole bool) {
 	c := &call{p: p, ledger: l}
 	ctx, cancel := context.WithTimeout(context.WithValue(context.Background(), callKey{}, c), p.patience)
@@ -129,7 +129,7 @@ func roundTrip(l *ledger, layer http.RoundTripper, addr string, p plan) (status 
 	return status, whole
 }
 
-// end takes down how a call ended.
+// end records the end of a call.
 func (c *call) end(resp *http.Response, err error) (status int, whole bool) {
 	if c.attempts > 1 {
 		c.ledger.count("calls with more than one attempt")
@@ -152,9 +152,9 @@ func (c *call) end(resp *http.Response, err error) (status int, whole bool) {
 	case errors.Is(err, errOtherBytes):
 		c.ledger.breach(otherAnswer, "%+v: %v", c.p, err)
 	case err != nil:
-		c.ledger.count("answers that broke off")
+		c.ledger.count("responses that failed")
 	case c.attempts > attempts:
-		c.ledger.count("answers that broke off and were resumed")
+		c.ledger.count("responses that failed and were resumed")
 		fallthrough
 	default:
 		whole = true

@@ -12,14 +12,14 @@ import (
 )
 
 var (
-	requests  = flag.Int("chaos.requests", 100_000, "requests that TestChaos makes")
-	stormTime = flag.Duration("chaos.time", 100*time.Second, "how long TestChaos makes requests over bad lines, at most")
-	seedFlag  = flag.Uint64("chaos.seed", 0, "what the faults and the requests are drawn by; 0: another one in each run")
+	requests  = flag.Int("chaos.requests", 100_000, "number of requests of TestChaos")
+	stormTime = flag.Duration("chaos.time", 100*time.Second, "maximum time of TestChaos for requests over failing lines")
+	seedFlag  = flag.Uint64("chaos.seed", 0, "seed of the faults and the requests; 0 for a different one in each run")
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// policy is patient, and quick.
+// policy makes many attempts with short waits.
 var policy = httpretry.RetryConfig{MaxRetries: 4, InitialBackoff: time.Millisecond, MaxBackoff: 10 * time.Millisecond}
 
 func retrying(base http.RoundTripper, attemptTime time.Duration) http.RoundTripper {
@@ -29,8 +29,8 @@ func retrying(base http.RoundTripper, attemptTime time.Duration) http.RoundTripp
 	}
 }
 
-// Over lines that fail in all ways that a line can, the layer keeps its
-// promises, and leaves nothing behind.
+// Over lines with every kind of fault, the layer keeps its promises and leaves
+// nothing behind.
 func TestChaos(t *testing.T) {
 	seed := *seedFlag
 	if seed == 0 {
@@ -40,14 +40,13 @@ func TestChaos(t *testing.T) {
 	start := time.Now()
 	x.run(*requests)
 	t.Logf("%d requests in %v:\n%s", x.next, time.Since(start).Round(time.Second), x.ledger.summary())
-	if x.next >= 50_000 { // else chance may leave something out
+	if x.next >= 50_000 { // a short run may miss some events
 		x.wantTrouble(t)
 	}
 	x.ledger.report(t)
 }
 
-// wantTrouble fails the test if something did not happen that a promise is
-// about: then nothing was tested.
+// wantTrouble fails the test if an event did not occur that a promise is about.
 func (x *experiment) wantTrouble(t *testing.T) {
 	l := x.ledger
 	for _, what := range []string{
@@ -55,13 +54,13 @@ func (x *experiment) wantTrouble(t *testing.T) {
 		"attempts that failed: reset",
 		"attempts that failed: end of file",
 		"attempts that failed: out of time",
-		"calls that gave up: not idempotent",
+		"calls that gave up: not_idempotent",
 		"calls that gave up: policy",
-		"request bodies that broke off",
+		"request bodies that failed",
 		"requests processed again",
 		"arrivals that net/http itself repeated",
-		"answers that broke off",
-		"answers that broke off and were resumed",
+		"responses that failed",
+		"responses that failed and were resumed",
 	} {
 		if l.tally[what] == 0 {
 			t.Errorf("there were no %s", what)
@@ -73,7 +72,7 @@ func (x *experiment) wantTrouble(t *testing.T) {
 			met += w.met[f.name]
 		}
 		if met == 0 {
-			t.Errorf("nothing went over a line with the fault %q", f.name)
+			t.Errorf("no connection was made over a line with the fault %q", f.name)
 		}
 	}
 	if again := l.tally["calls with more than one attempt"]; again < x.next/20 {

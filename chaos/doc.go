@@ -1,4 +1,4 @@
-// Package chaos puts the library on lines that break in every way that a
-// fault-injecting TCP proxy knows, and has a server keep a ledger of what
-// arrives: it has tests and nothing else.
+// Package chaos tests the library over connections that fail in every way that a
+// fault-injecting TCP proxy offers, with a server that records all requests in a
+// ledger. It consists of tests only.
 package chaos

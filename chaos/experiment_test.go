@@ -17,17 +17,17 @@ import (
 )
 
 const (
-	callers        = 32 // at once
+	callers        = 32 // concurrently
 	maxReplayBytes = 1 << 20
 
-	// attemptTime bounds an attempt, and callTime a call, in a storm.
+	// attemptTime limits an attempt and callTime a call in a storm.
 	attemptTime = 400 * time.Millisecond
 	callTime    = 3 * time.Second
 
 	heapSlack = 2 << 20
 )
 
-// Routes are the ways to speak to the server.
+// Routes are the protocols of the server.
 const (
 	http1 = iota
 	http1TLS
@@ -35,10 +35,10 @@ const (
 	numRoutes
 )
 
-// A layerFunc makes the layer that is on trial.
+// A layerFunc returns the layer to be tested.
 type layerFunc func(base http.RoundTripper, attemptTime time.Duration) http.RoundTripper
 
-// An experiment is a server, the lines to it and a layer.
+// An experiment has a server, the lines to it and a layer.
 type experiment struct {
 	ledger   *ledger
 	plain    *httptest.Server
@@ -47,11 +47,11 @@ type experiment struct {
 	bases    [numRoutes]*http.Transport
 	layer    layerFunc
 	rand     *rand.Rand
-	next     int           // number of the next request
+	next     int           // the number of the next request
 	deadline time.Time     // of the storms
-	patience time.Duration // with what is left when all is over
+	patience time.Duration // for leaks to disappear at the end
 
-	goroutines, files int // at the beginning
+	goroutines, files int // at the start
 }
 
 func newExperiment(t *testing.T, seed uint64, requests int, layer layerFunc) *experiment {
@@ -75,7 +75,7 @@ func newExperiment(t *testing.T, seed uint64, requests int, layer layerFunc) *ex
 			TLSHandshakeTimeout: attemptTime * 3 / 4,
 			TLSClientConfig: &tls.Config{
 				RootCAs: trusted, ServerName: "example.com",
-				// Many handshakes must not be what takes most of the time.
+				// Otherwise handshakes would take most of the time.
 				CurvePreferences: []tls.CurveID{tls.X25519}, ClientSessionCache: tls.NewLRUClientSessionCache(0),
 			},
 			Protocols:           protocols,
@@ -102,7 +102,7 @@ func (x *experiment) server(route int) *httptest.Server {
 	return x.secure
 }
 
-// run is the whole experiment: a storm that warms up, a long one, and a calm.
+// run makes the whole experiment: a storm to warm up, a long storm, and a calm.
 func (x *experiment) run(n int) {
 	x.storm(n / 10)
 	warm := x.settle()
@@ -121,8 +121,8 @@ func (x *experiment) storm(n int) {
 	x.calls(n, attemptTime, func(plan, int, bool) bool { return time.Now().Before(x.deadline) })
 }
 
-// calm makes n calls over lines without a fault: all must succeed but those
-// that the server or the caller itself ends.
+// calm makes n calls over lines without a fault. All must succeed except those
+// that the server or the caller ends.
 func (x *experiment) calm(n int) {
 	for _, w := range x.weathers {
 		w.clear()
@@ -142,8 +142,8 @@ func (x *experiment) calm(n int) {
 	})
 }
 
-// calls makes the next n calls, some at a time, as long as ended says so, which
-// hears of each. It returns when all have ended.
+// calls makes the next n calls, several concurrently, until ended, which is called
+// after each, returns false. It returns when all calls have ended.
 func (x *experiment) calls(n int, attemptTime time.Duration, ended func(p plan, status int, whole bool) (goOn bool)) {
 	var layers [numRoutes]http.RoundTripper
 	for route, base := range x.bases {
@@ -173,9 +173,9 @@ func (x *experiment) calls(n int, attemptTime time.Duration, ended func(p plan, 
 	x.next = min(int(next.Load()), end)
 }
 
-// settle waits until nothing of the calls is left, and returns the size of the
-// heap. Until it has looked for connections the lines stay as they are: to cut
-// them would end those that were forgotten.
+// settle waits until the calls have left nothing behind, and returns the size of
+// the heap. It counts connections before the lines are cut, because that closes
+// leaked ones.
 func (x *experiment) settle() (heap uint64) {
 	l := x.ledger
 	if n := eventually(x.patience, 0, func() int { return int(l.bodies.Load()) }); n > 0 {
@@ -202,9 +202,9 @@ func (x *experiment) settle() (heap uint64) {
 	return heapInUse()
 }
 
-// connections closes those that are idle, and returns how many others there
-// are. One may become idle late: when it was dialled for a call that then found
-// another.
+// connections closes idle connections and returns the number of others. A
+// connection may become idle late, if it was dialed for a call that then used
+// another one.
 func (x *experiment) connections() int {
 	for _, base := range x.bases {
 		base.CloseIdleConnections()
@@ -212,7 +212,7 @@ func (x *experiment) connections() int {
 	return x.ledger.connections()
 }
 
-// eventually waits until n is at most want, and returns what it is in the end.
+// eventually waits until n is at most want, and returns n.
 func eventually(patience time.Duration, want int, n func() int) int {
 	for deadline := time.Now().Add(patience); n() > want && time.Now().Before(deadline); {
 		time.Sleep(10 * time.Millisecond)
@@ -228,12 +228,13 @@ func stacks() string {
 func heapInUse() uint64 {
 	var m runtime.MemStats
 	runtime.GC()
-	runtime.GC() // for what pools still held after the first
+	runtime.GC() // pools keep their contents through the first
 	runtime.ReadMemStats(&m)
 	return m.HeapAlloc
 }
 
-// openFiles counts the file descriptors of this process, on systems that tell.
+// openFiles returns the number of file descriptors of this process, if the system
+// reports it.
 func openFiles() int {
 	entries, err := os.ReadDir("/proc/self/fd")
 	if err != nil {

@@ -15,32 +15,32 @@ import (
 	"time"
 )
 
-// A breach is which promise was broken.
+// A breach is a broken promise.
 type breach string
 
 const (
-	otherBody       breach = "a completed request body is not what was sent"
-	otherAnswer     breach = "a completed answer is not the one to its request"
-	processedTwice  breach = "a request that must not be was processed twice"
-	sentAgain       breach = "a request that must not be was sent again after it may have been processed"
+	otherBody       breach = "a complete request body has other bytes than were sent"
+	otherAnswer     breach = "a complete response is not the one to its request"
+	processedTwice  breach = "a request that is not idempotent was processed twice"
+	sentAgain       breach = "a request that is not idempotent was sent again after it was possibly processed"
 	notOneResult    breach = "a call ended with a response and an error, or with neither"
-	overtime        breach = "a call went on after its context was done"
+	overtime        breach = "a call continued after its context was done"
 	notClosedOnce   breach = "a request body was not closed exactly once"
 	requestModified breach = "the caller's request was modified"
-	unanswered      breach = "a call failed though nothing was at fault"
-	leftBodies      breach = "responses are left that nobody closed"
+	unanswered      breach = "a call failed without a fault"
+	leftBodies      breach = "response bodies are left open"
 	leftConnections breach = "connections are left"
 	leftGoroutines  breach = "goroutines are left"
 	leftFiles       breach = "open files are left"
 	grownHeap       breach = "the heap has grown"
 )
 
-// A ledger is what a server keeps of the requests that arrive, and the callers
-// of how their calls end. Its entries take the same memory at any time.
+// A ledger records the requests that arrive at a server and the ends of the
+// calls. Its size is constant.
 type ledger struct {
 	seed    uint64
 	entries []entry
-	grace   time.Duration // that a call has after its context is done, on a busy machine
+	grace   time.Duration // of a call after its context is done, for a busy machine
 
 	mu       sync.Mutex
 	breaches map[breach]int
@@ -51,14 +51,14 @@ type ledger struct {
 	bodies atomic.Int64 // of responses, that are open
 }
 
-// An entry is what is known of one request.
+// An entry records one request.
 type entry struct {
 	mu        sync.Mutex
 	arrivals  int32
-	accepted  int32 // arrivals that the server did not turn away
+	accepted  int32 // arrivals that the server accepted
 	processed int32
-	turned    int32 // arrivals that it did
-	last      int32 // attempt that arrived last
+	turned    int32 // arrivals that the server rejected
+	last      int32 // the attempt that arrived last
 	closed    atomic.Int32
 }
 
@@ -77,7 +77,7 @@ func (l *ledger) breach(b breach, format string, args ...any) {
 	}
 }
 
-// count counts what is no breach, but has to happen for a run to mean anything.
+// count counts an event that is not a breach, but has to occur in every run.
 func (l *ledger) count(what string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -96,11 +96,11 @@ func (l *ledger) report(t *testing.T) {
 		t.Errorf("%d times: %s", n, b)
 	}
 	if t.Failed() {
-		t.Errorf("the faults and the requests are drawn anew, though not in the same interleaving, by -chaos.seed=%d", l.seed)
+		t.Errorf("to repeat the faults and requests, in another interleaving: -chaos.seed=%d", l.seed)
 	}
 }
 
-// summary is what was counted, a line for each.
+// summary returns the counts, one per line.
 func (l *ledger) summary() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -112,8 +112,8 @@ func (l *ledger) summary() string {
 	return strings.Join(lines, "")
 }
 
-// ServeHTTP is the server. It does what a request's plan says, and checks that
-// what arrives may arrive.
+// ServeHTTP is the server. It follows the plan of a request and checks that the
+// request may arrive.
 func (l *ledger) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	id, err := strconv.Atoi(r.Header.Get("Number"))
 	attempt, attemptErr := strconv.Atoi(r.Header.Get("Attempt"))
@@ -124,7 +124,7 @@ func (l *ledger) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	p, e := newPlan(l.seed, id), &l.entries[id]
 	turnAway, first := l.arrive(p, e, int32(attempt))
 	if turnAway && p.early {
-		// The client may still be sending while it gets this.
+		// The client may still be sending.
 		turnedAway(w, p)
 		return
 	}
@@ -133,7 +133,7 @@ func (l *ledger) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		l.breach(otherBody, "%+v: attempt %d, %v", p, attempt, err)
 		return
 	case err != nil:
-		l.count("request bodies that broke off")
+		l.count("request bodies that failed")
 		w.WriteHeader(http.StatusBadRequest)
 		return
 	case turnAway:
@@ -148,8 +148,8 @@ func (l *ledger) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	answer(w, r, p)
 }
 
-// arrive takes down that the headers of a request have come. It reports whether
-// the server turns it away, and if not, whether it is the first that it lets in.
+// arrive records the arrival of a request's header. It reports whether the server
+// rejects the request and, if not, whether it is the first accepted one.
 func (l *ledger) arrive(p plan, e *entry, attempt int32) (turnAway, first bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -194,7 +194,7 @@ func turnedAway(w http.ResponseWriter, p plan) {
 	http.Error(w, "come back", status)
 }
 
-// answer sends the answer to a request, in one of the ways that servers have.
+// answer sends the response to a request, with or without a Content-Length.
 func answer(w http.ResponseWriter, r *http.Request, p plan) {
 	content := p.answered()
 	w.Header().Set("Content-Type", "application/octet-stream")
@@ -213,7 +213,7 @@ func answer(w http.ResponseWriter, r *http.Request, p plan) {
 	}
 }
 
-// connState is the server's [http.Server.ConnState].
+// connState is the [http.Server.ConnState] of the server.
 func (l *ledger) connState(_ net.Conn, state http.ConnState) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

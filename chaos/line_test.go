@@ -15,17 +15,17 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// A line is a way to a server that is bad in one manner for as long as it
-// stands. stop cuts the connections on it.
+// A line is an address that forwards connections to a server, with the same fault
+// for its lifetime. stop cuts its connections.
 type line interface {
 	addr() string
 	stop()
 }
 
-// A fault is a manner in which a line can be bad.
+// A fault is a kind of failure of a line.
 type fault struct {
 	name   string
-	weight int // how often, compared with the others
+	weight int // the relative frequency
 	lay    func(upstream string, r *rand.Rand) line
 }
 
@@ -43,7 +43,7 @@ var faults = []fault{
 	{"cut after some bytes", 6, lay(func(r *rand.Rand) []toxic {
 		return []toxic{{"limit_data", either(r), 0.7, attributes{"bytes": 1 + r.IntN(60_000)}}}
 	})},
-	// Under TLS that is within the handshake, which takes about 2 KiB.
+	// With TLS that is within the handshake of about 2 KiB.
 	{"cut after few bytes", 2, lay(func(r *rand.Rand) []toxic {
 		return []toxic{{"limit_data", either(r), 0.7, attributes{"bytes": 1 + r.IntN(1500)}}}
 	})},
@@ -66,7 +66,7 @@ var faults = []fault{
 	{"refused", 2, layNothing},
 }
 
-// pick draws a fault.
+// pick returns a random fault.
 func pick(r *rand.Rand) fault {
 	total := 0
 	for _, f := range faults {
@@ -83,19 +83,19 @@ func pick(r *rand.Rand) fault {
 
 func either(r *rand.Rand) string { return [...]string{"upstream", "downstream"}[r.IntN(2)] }
 
-// A toxic is what toxiproxy does to one direction of connections.
+// A toxic is a fault that toxiproxy applies to one direction of connections.
 type toxic struct {
 	Type       string     `json:"type"`
 	Stream     string     `json:"stream"`
-	Toxicity   float32    `json:"toxicity"` // the share of connections that it is done to
+	Toxicity   float32    `json:"toxicity"` // the share of connections that it applies to
 	Attributes attributes `json:"attributes"`
 }
 
 type attributes map[string]int
 
-// A toxicLine is a toxiproxy whose toxics stay the same. Toxiproxy can change
-// them while connections are open, but then waits, under a lock that these
-// connections need, for those of them that can't move any more.
+// A toxicLine is a toxiproxy whose toxics do not change. If toxiproxy changes
+// them while connections are open, it deadlocks: it waits for blocked
+// connections, under a lock that these need.
 type toxicLine struct{ proxy *toxiproxy.Proxy }
 
 var proxies = toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.Nop())
@@ -141,9 +141,9 @@ func addToxic(p *toxiproxy.Proxy, name string, t toxic) {
 func (l toxicLine) addr() string { return l.proxy.Listen }
 func (l toxicLine) stop()        { l.proxy.Stop() }
 
-// A valve stands behind and before each other toxic. A toxic that has closed
-// its output, or that nobody reads from any more, takes no further input: the
-// goroutines of toxiproxy that would give it some would then wait for good.
+// A valve is placed before and after each other toxic. A toxic whose output is
+// closed or not read accepts no input, and the goroutines of toxiproxy that
+// write to it would block forever.
 type valve struct{}
 
 func init() { toxics.Register("valve", new(valve)) }
@@ -176,15 +176,15 @@ type deadLine struct{}
 
 func layNothing(string, *rand.Rand) line { return deadLine{} }
 
-func (deadLine) addr() string { return "127.0.0.1:1" } // the port of a service that is extinct
+func (deadLine) addr() string { return "127.0.0.1:1" } // an unused port
 func (deadLine) stop()        {}
 
-// A halfClosing line ends one direction of a connection and goes on with the
-// other. Toxiproxy always closes both.
+// A halfClosing line closes one direction of a connection and keeps the other.
+// Toxiproxy always closes both.
 type halfClosing struct {
 	ln       net.Listener
 	upstream string
-	down     bool // the direction that ends
+	down     bool // the direction that is closed
 	limit    int64
 
 	wg      sync.WaitGroup
@@ -236,11 +236,11 @@ func (l *halfClosing) forward(client net.Conn) {
 	wg.Wait()
 }
 
-// What is copied to an unspliced goes through this process. Splicing would
-// leave pipes open, which look like forgotten files.
+// An unspliced prevents io.Copy from splicing, which leaves pipes open that look
+// like leaked files.
 type unspliced struct{ io.Writer }
 
-// hold lets stop close conn; it returns what closes it otherwise.
+// hold lets stop close conn. It returns a function that closes conn earlier.
 func (l *halfClosing) hold(conn net.Conn) (done func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

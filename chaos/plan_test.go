@@ -14,21 +14,21 @@ import (
 	"time"
 )
 
-// A bodyKind is what a request body is to the layer.
+// A bodyKind is the kind of a request body.
 type bodyKind int
 
 const (
 	noBody       bodyKind = iota
 	withGetBody           // as of http.NewRequest with a bytes.Reader
-	streamed              // can be read once, of a length that nobody knows
+	streamed              // can be read once, of unknown length
 	measured              // can be read once, of a declared length
 	seekable              // an io.ReaderAt and io.Seeker
 	openFile              // an *os.File, not at its beginning
 	numBodyKinds int      = iota
 )
 
-// A plan is what a request looks like and how the server means to answer. The
-// client and the server know it from the request's number.
+// A plan describes a request and the intended response. The client and the server
+// derive it from the number of the request.
 type plan struct {
 	id       int
 	route    int
@@ -38,11 +38,11 @@ type plan struct {
 	size     int64         // of the body
 	patience time.Duration // of the caller
 
-	turnedAway int   // how many attempts get a 429 or 503
-	early      bool  // without their body being read
-	fails      bool  // the first attempt that is let in is processed, and gets a 500
-	download   bool  // the answer has a strong ETag
-	answer     int64 // size of the answer
+	turnedAway int   // the number of attempts that get a 429 or 503
+	early      bool  // they get it before their body has been read
+	fails      bool  // the first accepted attempt is processed and gets a 500
+	download   bool  // the response has a strong ETag
+	answer     int64 // the size of the response
 }
 
 func newPlan(seed uint64, id int) plan {
@@ -78,7 +78,8 @@ func newPlan(seed uint64, id int) plan {
 	return p
 }
 
-// bodySize is mostly small, and sometimes what the layer's limit is about.
+// bodySize returns a size that is usually small, and sometimes near the limit of
+// the layer.
 func bodySize(r *rand.Rand) int64 {
 	switch n := r.IntN(1000); {
 	case n < 950:
@@ -95,17 +96,16 @@ func bodySize(r *rand.Rand) int64 {
 // repeatable reports whether the request may be processed twice.
 func (p plan) repeatable() bool { return p.method != http.MethodPost || p.key }
 
-// once reports whether the layer can't keep the request's body for another
-// attempt.
+// once reports whether the layer cannot replay the request's body.
 func (p plan) once() bool {
-	return (p.body == streamed || p.body == measured) && p.size > maxReplayBytes
+	return (p.body == streamed || p.body == measured || p.body == seekable) && p.size > maxReplayBytes
 }
 
-// sent and answered are the bytes of a request's and of its answer's body.
+// sent and answered return the bytes of the request's and of the response's body.
 func (p plan) sent() []byte     { return passage(2*p.id, p.size) }
 func (p plan) answered() []byte { return passage(2*p.id+1, p.answer) }
 
-// text is what all bodies are passages of. No two blocks of it are alike.
+// text contains all bodies. No two blocks of it are equal.
 var text = func() []byte {
 	b := make([]byte, 8<<20)
 	rand.NewChaCha8([32]byte{1}).Read(b)
@@ -122,8 +122,8 @@ var errOtherBytes = errors.New("other bytes than were sent")
 
 var buffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
 
-// compare reads r to its end. It returns nil if that was want, errOtherBytes if
-// it was not, and the error of r if there was a part of want before.
+// compare reads r to its end. It returns nil if the bytes are want, the error of r
+// after a prefix of want, and errOtherBytes otherwise.
 func compare(r io.Reader, want []byte) error {
 	buf := buffers.Get().(*[32 << 10]byte)
 	defer buffers.Put(buf)
@@ -144,7 +144,8 @@ func compare(r io.Reader, want []byte) error {
 	}
 }
 
-// request makes the request of a plan. closed counts how often its body is.
+// request returns the request of a plan. closed counts how often its body is
+// closed.
 func (p plan) request(url string, closed *atomic.Int32) (*http.Request, error) {
 	req, err := http.NewRequest(p.method, url, nil)
 	if err != nil {
@@ -164,8 +165,8 @@ func (p plan) request(url string, closed *atomic.Int32) (*http.Request, error) {
 	case seekable:
 		req.Body = counted
 	case openFile:
-		// It has to reach the layer as it is. That it is closed shows in what
-		// the process has open.
+		// The layer needs the *os.File itself. If it is not closed, the number of
+		// open files shows it.
 		closed.Store(1)
 		if req.Body, err = newFile(p.sent()); err != nil {
 			return nil, err
@@ -188,13 +189,13 @@ func (s *source) Close() error {
 	return nil
 }
 
-// newFile returns a file that stands where content begins, and has no name.
+// newFile returns a file without a name, whose offset is the start of content.
 func newFile(content []byte) (*os.File, error) {
 	f, err := os.CreateTemp("", "chaos-")
 	if err != nil {
 		return nil, err
 	}
-	const before = "what the caller has read already"
+	const before = "bytes that the caller has read"
 	_, err = io.Copy(f, io.MultiReader(bytes.NewReader([]byte(before)), bytes.NewReader(content)))
 	if err == nil {
 		_, err = f.Seek(int64(len(before)), io.SeekStart)

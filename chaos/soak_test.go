@@ -19,10 +19,10 @@ import (
 	"github.com/httpretry/httpretry/inference"
 )
 
-var soakRequests = flag.Int("soak.requests", 10_000, "requests that TestSoakInference makes")
+var soakRequests = flag.Int("soak.requests", 10_000, "number of requests of TestSoakInference")
 
-// A soaked is an endpoint that fails by turns, and its client. What both keep
-// has the same size all the time.
+// A soaked is an endpoint that fails in many ways, and its client. Both use
+// constant memory.
 type soaked struct {
 	t      *testing.T
 	server *httptest.Server
@@ -46,7 +46,7 @@ func newSoaked(t *testing.T) *soaked {
 	return s
 }
 
-// ServeHTTP fails every other time, in one way after the other.
+// ServeHTTP fails every other request, in each of the ways in turn.
 func (s *soaked) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	faults := [...]flaky.Step{
 		flaky.Status(503).WithHeader("retry-after-ms", "1"),
@@ -63,11 +63,11 @@ func (s *soaked) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if n := s.arrived.Add(1); n%2 == 0 {
 		step = faults[n/2%int64(len(faults))]
 	}
-	// A script of its own: one keeps what it has seen.
+	// A script records its requests, so each call has its own.
 	flaky.New(step).Handler(http.HandlerFunc(generate)).ServeHTTP(w, r)
 }
 
-// generate answers as a stream or whole, whichever the path's query wants.
+// generate responds with a stream or a whole answer, as the request asks.
 func generate(w http.ResponseWriter, r *http.Request) {
 	if r.Header.Get("X-Request-ID") != "stream" {
 		w.Header().Set("Content-Type", "application/json")
@@ -81,7 +81,7 @@ func generate(w http.ResponseWriter, r *http.Request) {
 	fmt.Fprint(w, `data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}`, "\n\ndata: [DONE]\n\n")
 }
 
-// calls makes n requests, and returns when nothing of them is left.
+// calls makes n requests and returns when they have left nothing behind.
 func (s *soaked) calls(n int) {
 	var next atomic.Int64
 	var wg sync.WaitGroup
@@ -94,7 +94,7 @@ func (s *soaked) calls(n int) {
 				case 1:
 					s.stream(100)
 				default:
-					s.stream(1) // leaves a stream that goes on
+					s.stream(1) // leaves the stream before its end
 				}
 			}
 		})
@@ -116,7 +116,7 @@ func (s *soaked) generate() {
 	}
 }
 
-// stream reads at most so many events.
+// stream reads up to most events.
 func (s *soaked) stream(most int) {
 	req := &inference.InferenceRequest{RequestID: "stream", Model: "m", Params: map[string]any{"messages": []string{}}}
 	text, ended := "", false
@@ -142,8 +142,8 @@ func (s *soaked) stream(most int) {
 	s.streamed.Add(1)
 }
 
-// Many answers take as much as a few, whole and as streams, ended, broken off
-// and left.
+// Memory does not grow with the number of answers, whole or as streams that end,
+// fail or are left early.
 func TestSoakInference(t *testing.T) {
 	s := newSoaked(t)
 	goroutines, files := runtime.NumGoroutine(), openFiles()
@@ -161,20 +161,20 @@ func TestSoakInference(t *testing.T) {
 		t.Errorf("got %d results, want %d", got, *soakRequests)
 	}
 	if s.answered.Load() == 0 || s.streamed.Load() == 0 || s.failed.Load() == 0 {
-		t.Error("nothing was answered, streamed or failed")
+		t.Error("got no answers, no streams or no failures")
 	}
 }
 
-// settled waits until there are no more goroutines and files than at the
-// beginning, and returns the size of the heap.
+// settled waits until there are no more goroutines and files than at the start,
+// and returns the size of the heap.
 func (s *soaked) settled(goroutines, files int) uint64 {
 	s.t.Helper()
 	const patience = 10 * time.Second
 	if n := eventually(patience, goroutines, runtime.NumGoroutine); n > goroutines {
-		s.t.Errorf("got %d goroutines, want the %d of the beginning", n, goroutines)
+		s.t.Errorf("got %d goroutines, want the %d of the start", n, goroutines)
 	}
 	if n := eventually(patience, files, openFiles); n > files {
-		s.t.Errorf("got %d open files, want the %d of the beginning", n, files)
+		s.t.Errorf("got %d open files, want the %d of the start", n, files)
 	}
 	return heapInUse()
 }

@@ -11,12 +11,12 @@ import (
 const (
 	linesPerRoute = 3
 
-	// lineTime is how long a line stands. It is longer than an attempt may take,
-	// so that one that hangs counts as hanging before it is cut.
+	// lineTime is the lifetime of a line. It is longer than the timeout of an
+	// attempt, so that an attempt that hangs times out before the line is cut.
 	lineTime = 600 * time.Millisecond
 )
 
-// A weather is the lines to a server, which come and go.
+// A weather has the lines to a server, which change over time.
 type weather struct {
 	upstream string
 
@@ -24,7 +24,7 @@ type weather struct {
 	lines [linesPerRoute]line
 	names [linesPerRoute]string // of their faults
 	dials int
-	met   map[string]int // connections made, by the name of the fault
+	met   map[string]int // the number of connections, by the name of the fault
 }
 
 func newWeather(upstream string) *weather {
@@ -44,7 +44,7 @@ func (w *weather) dial(ctx context.Context, network, _ string) (net.Conn, error)
 	return (&net.Dialer{Timeout: time.Second}).DialContext(ctx, network, addr)
 }
 
-// turn puts another line in the place of one, and cuts what is still on that.
+// turn replaces one of the lines and cuts its connections.
 func (w *weather) turn(n int, f fault, r *rand.Rand) {
 	next := f.lay(w.upstream, r)
 	w.mu.Lock()
@@ -56,22 +56,22 @@ func (w *weather) turn(n int, f fault, r *rand.Rand) {
 	}
 }
 
-// clear puts lines without a fault in the place of all.
+// clear replaces all lines by lines without a fault.
 func (w *weather) clear() {
 	for n := range w.lines {
 		w.turn(n, faults[0], nil)
 	}
 }
 
-// close leaves no line. Who dials all the same is refused.
+// close removes all lines. Further connections are refused.
 func (w *weather) close() {
 	for n := range w.lines {
 		w.turn(n, fault{"closed", 0, layNothing}, nil)
 	}
 }
 
-// rage changes the lines of the weathers, one after the other, by what r draws,
-// until the returned function is called.
+// rage changes random lines of the weathers, one at a time, until the returned
+// function is called.
 func rage(r *rand.Rand, weathers []*weather) (stop func()) {
 	for _, w := range weathers {
 		w.clear()
