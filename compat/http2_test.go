@@ -157,9 +157,9 @@ func TestHTTP2Verdicts(t *testing.T) {
 		want   httpretry.Outcome
 		reason string
 	}{
-		{"REFUSED_STREAM", refuse, httpretry.Rejected, "RFC 9113, section 8.7: it was closed before any processing"},
-		{"graceful GOAWAY", goAway(http2.ErrCodeNo), httpretry.Rejected, "it does not cover stream 1"},
-		{"GOAWAY with an error", goAway(http2.ErrCodeEnhanceYourCalm), httpretry.Rejected, "it does not cover stream 1 either"},
+		{"REFUSED_STREAM", refuse, httpretry.Unprocessed, "RFC 9113, section 8.7: it was closed before any processing"},
+		{"graceful GOAWAY", goAway(http2.ErrCodeNo), httpretry.Unprocessed, "it does not cover stream 1"},
+		{"GOAWAY with an error", goAway(http2.ErrCodeEnhanceYourCalm), httpretry.Unprocessed, "it does not cover stream 1 either"},
 		{"CANCEL", cancelStream, httpretry.Uncertain, "it may have been processed"},
 		{"cut connection", func(*http2.Framer, uint32) error { return io.EOF }, httpretry.Uncertain, "nobody knows"},
 	}

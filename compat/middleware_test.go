@@ -39,18 +39,6 @@ func get(ctx context.Context, rt http.RoundTripper, url string) (string, error) 
 	return string(body), errors.Join(err, want("status", resp.StatusCode, http.StatusOK))
 }
 
-// withoutGetBody stands above the retry layer and makes it keep a copy of the
-// body. It is for SDKs whose GetBody gives out again the one reader that they
-// have: the transport may still be reading it for the attempt before, and then
-// no attempt gets all of it.
-type withoutGetBody struct{ http.RoundTripper }
-
-func (w withoutGetBody) RoundTrip(req *http.Request) (*http.Response, error) {
-	req = req.WithContext(req.Context())
-	req.GetBody = nil
-	return w.RoundTripper.RoundTrip(req)
-}
-
 // Below the retry layer a token is asked for each attempt, so that none is sent
 // that expired while the layer waited.
 func TestOAuth2(t *testing.T) {

@@ -104,7 +104,7 @@ func retryOnce(retry *httpretry.RetryTransport, req *http.Request) *http.Request
 
 func retryMore(_ *httpretry.RetryTransport, req *http.Request) *http.Request {
 	patient := httpretry.RetryConfig{MaxRetries: 8, InitialBackoff: 10 * time.Millisecond}
-	req = req.WithContext(httpretry.WithPolicy(req.Context(), patient))
+	req = req.WithContext(httpretry.Override(req.Context(), func(t *httpretry.RetryTransport) { t.Policy = patient }))
 	return req
 }
 
@@ -403,7 +403,7 @@ func TestOtelMetrics(t *testing.T) {
 	}
 	slices.Sort(got)
 	want := []string{
-		"http.client.given_up reason=not idempotent,server.address=api.example.com 1",
+		"http.client.given_up reason=not_idempotent,server.address=api.example.com 1",
 		"http.client.request.attempts server.address=api.example.com 2 4",
 		"http.client.retries reason=503,server.address=api.example.com 1",
 		"http.client.retries reason=error,server.address=api.example.com 1",
@@ -437,7 +437,7 @@ func TestPrometheusMetrics(t *testing.T) {
 	const want = `
 # HELP http_client_given_up_total Failures that were not retried, by reason.
 # TYPE http_client_given_up_total counter
-http_client_given_up_total{host="api.example.com",reason="not idempotent"} 1
+http_client_given_up_total{host="api.example.com",reason="not_idempotent"} 1
 # HELP http_client_request_attempts Attempts per request.
 # TYPE http_client_request_attempts histogram
 http_client_request_attempts_bucket{host="api.example.com",le="1"} 1

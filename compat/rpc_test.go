@@ -14,7 +14,7 @@ const procedure = "/test.v1.EchoService/Echo"
 
 func newConnect(baseURL string, retry *httpretry.RetryTransport) *connect.Client[wrapperspb.StringValue, wrapperspb.StringValue] {
 	client := connect.NewClient[wrapperspb.StringValue, wrapperspb.StringValue](
-		&http.Client{Transport: withoutGetBody{retry}}, // it has no retries of its own
+		&http.Client{Transport: retry}, // it has no retries of its own
 		baseURL+procedure,
 	)
 	return client

@@ -76,7 +76,7 @@ func newMinio(host string, creds *miniocredentials.Credentials, retry *httpretry
 func newAzblob(serviceURL string, cred *azblob.SharedKeyCredential, retry *httpretry.RetryTransport) (*azblob.Client, error) {
 	client, err := azblob.NewClientWithSharedKeyCredential(serviceURL, cred, &azblob.ClientOptions{
 		ClientOptions: policy.ClientOptions{
-			Transport: &http.Client{Transport: withoutGetBody{retry}},
+			Transport: &http.Client{Transport: retry},
 			Retry:     policy.RetryOptions{MaxRetries: -1}, // switches off the SDK's own retries
 		},
 	})

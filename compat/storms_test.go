@@ -15,7 +15,7 @@ import (
 
 func newServiceTransport() *httpretry.RetryTransport {
 	service := &httpretry.RetryTransport{
-		Policy:         httpretry.RetryConfig{MaxRetries: 1, InitialBackoff: 100 * time.Millisecond, Jitter: httpretry.Full()},
+		Policy:         httpretry.RetryConfig{MaxRetries: 1, InitialBackoff: 100 * time.Millisecond, Jitter: httpretry.FullJitter},
 		AttemptTimeout: time.Second, // longer than an answer takes on a bad day
 		Budget:         &httpretry.TokenBudget{Ratio: 0.1, MinPerSecond: 1},
 	}
@@ -33,7 +33,7 @@ func newFleetTransport() *httpretry.RetryTransport {
 
 func newBatchTransport() *httpretry.RetryTransport {
 	batch := &httpretry.RetryTransport{
-		Policy: httpretry.RetryConfig{MaxRetries: 8, Jitter: httpretry.Equal(), MaxElapsed: 10 * time.Minute},
+		Policy: httpretry.RetryConfig{MaxRetries: 8, Jitter: httpretry.EqualJitter, MaxElapsed: 10 * time.Minute},
 	}
 	return batch
 }
@@ -42,7 +42,7 @@ func newLLMTransport() *httpretry.RetryTransport {
 	llm := &httpretry.RetryTransport{
 		Policy: httpretry.RetryConfig{
 			MaxRetries:    5,
-			Jitter:        httpretry.Equal(),
+			Jitter:        httpretry.EqualJitter,
 			MaxRetryAfter: 2 * time.Minute, // the next minute's quota is worth waiting for
 		},
 		Classifier:       inference.Classifier{}, // a quota that is used up is final
