@@ -285,7 +285,7 @@ func (f fate) test(t *testing.T, name string, kinds []h2Kind, answer h2Answer, r
 
 // A stream that the server resets with an error code is sent again when that
 // code allows it: before, while and after the body is sent, whoever has it.
-func TestStreamReset(t *testing.T) {
+func TestHTTP2_StreamReset(t *testing.T) {
 	for code := uint32(codeNo); code <= codeHTTP11Required+1; code++ {
 		f, reason := sentIfTwice, "the server may have begun to process the stream"
 		switch code {
@@ -302,7 +302,7 @@ func TestStreamReset(t *testing.T) {
 
 // A GOAWAY says which streams the server has not processed and never will. The
 // others may go on.
-func TestGoAway(t *testing.T) {
+func TestHTTP2_GoAway(t *testing.T) {
 	for code := uint32(codeNo); code <= codeHTTP11Required+1; code++ {
 		f, reason := sentAgain, "it does not cover the stream; net/http takes it for an error"
 		switch code {
@@ -379,7 +379,7 @@ var settingsInFlight = []struct {
 }
 
 // The server may change its settings while requests are under way.
-func TestSettingsInFlight(t *testing.T) {
+func TestHTTP2_SettingsDuringRequest(t *testing.T) {
 	for _, tt := range settingsInFlight {
 		for _, k := range h2Kinds {
 			if k.method == "GET" {
@@ -406,7 +406,7 @@ func TestSettingsInFlight(t *testing.T) {
 
 // A server that has read enough may answer before it has all of the body, and
 // ask for no more of it (RFC 9113, section 8.1).
-func TestEarlyAnswerOnStream(t *testing.T) {
+func TestHTTP2_EarlyResponse(t *testing.T) {
 	served.test(t, "200", h2Kinds, func(stream uint32) ([]byte, bool) {
 		answer, _ := answer200(stream)
 		return append(answer, rstStream(stream, codeNo)...), false

@@ -33,7 +33,7 @@ func pattern(n int) []byte {
 
 // An early answer leaves net/http sending while the next attempt begins. Every
 // attempt must carry the same bytes all the same.
-func TestEarlyAnswerToLargeUpload(t *testing.T) {
+func TestReplay_EarlyResponseToLargeUpload(t *testing.T) {
 	content := pattern(8 << 20)
 	for _, proto := range []int{1, 2} {
 		t.Run(fmt.Sprint("HTTP", proto), func(t *testing.T) {
@@ -96,7 +96,7 @@ func sameBytes(r io.Reader, want []byte) error {
 
 // A transport may go on reading after it has returned. What it reads is a
 // prefix of the body or an error, and nothing that the next attempt misses.
-func TestLateReaderIsFenced(t *testing.T) {
+func TestReplay_LateReadIsFenced(t *testing.T) {
 	content := pattern(300 << 10)
 	for range 300 {
 		var late sync.WaitGroup
@@ -136,7 +136,7 @@ func TestLateReaderIsFenced(t *testing.T) {
 
 // During the wait a transport reads nothing any more: it would take a recording
 // beyond its limit, and the next attempt would lack those bytes.
-func TestLateReaderDuringWait(t *testing.T) {
+func TestReplay_ReadDuringWaitFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		content := string(pattern(90))
 		var got []string
@@ -166,7 +166,7 @@ func TestLateReaderDuringWait(t *testing.T) {
 
 // What a transport reads while the policy is asked must not be missing from
 // the attempt that the policy then wants.
-func TestLateReaderDuringDecision(t *testing.T) {
+func TestReplay_ReadDuringDecision(t *testing.T) {
 	for _, retry := range []bool{true, false} {
 		t.Run(fmt.Sprint("retry ", retry), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -237,7 +237,7 @@ func failUntil(n int, got *[]string) roundTripFunc {
 }
 
 // The zero value's limit is 1 MiB.
-func TestDefaultRecordingLimit(t *testing.T) {
+func TestMaxReplayBytes_DefaultIs1MiB(t *testing.T) {
 	for size, want := range map[int]int{1 << 20: 2, 1<<20 + 1: 1} {
 		var got []string
 		rt := &httpretry.RetryTransport{Base: failUntil(2, &got), Policy: now}
@@ -249,7 +249,7 @@ func TestDefaultRecordingLimit(t *testing.T) {
 	}
 }
 
-func TestRecordingLimit(t *testing.T) {
+func TestMaxReplayBytes_LimitsBuffer(t *testing.T) {
 	const limit = 100_000
 	tests := []struct {
 		name     string
@@ -298,7 +298,7 @@ func TestRecordingLimit(t *testing.T) {
 	}
 }
 
-func TestFirstByteIsNotHeldBack(t *testing.T) {
+func TestReplay_StreamsFirstByte(t *testing.T) {
 	pr, pw := io.Pipe()
 	rt := &httpretry.RetryTransport{Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
 		defer req.Body.Close()
@@ -340,7 +340,7 @@ func allocated(f func()) uint64 {
 	return after.TotalAlloc - before.TotalAlloc
 }
 
-func TestLargeUploadInLittleMemory(t *testing.T) {
+func TestReplay_LargeUploadUsesLittleMemory(t *testing.T) {
 	const size = 256 << 20
 	rt := &httpretry.RetryTransport{Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
 		defer req.Body.Close()
@@ -358,7 +358,7 @@ func TestLargeUploadInLittleMemory(t *testing.T) {
 
 // Once the answer is there, nothing is recorded any more: an exchange in both
 // directions may go on for ever.
-func TestLongExchangeInLittleMemory(t *testing.T) {
+func TestReplay_FullDuplexUsesLittleMemory(t *testing.T) {
 	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		rc := http.NewResponseController(w)
 		rc.EnableFullDuplex()
@@ -399,7 +399,7 @@ func TestLongExchangeInLittleMemory(t *testing.T) {
 	}
 }
 
-func TestFileIsReadAgain(t *testing.T) {
+func TestFileBody_IsReadFromItsOffset(t *testing.T) {
 	content := pattern(3 << 20) // above the limit of a recording
 	path := filepath.Join(t.TempDir(), "upload")
 	if err := os.WriteFile(path, content, 0o600); err != nil {
@@ -505,7 +505,7 @@ func (f loudFile) Read(p []byte) (int, error) {
 }
 
 // A pipe is an *os.File that can't seek.
-func TestPipeFileIsRecorded(t *testing.T) {
+func TestReplay_BuffersPipe(t *testing.T) {
 	r, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
@@ -525,7 +525,7 @@ func TestPipeFileIsRecorded(t *testing.T) {
 	}
 }
 
-func TestFailingSource(t *testing.T) {
+func TestReplay_FailingSource(t *testing.T) {
 	boom := errors.New("disk on fire")
 	source := func() *testBody {
 		return &testBody{Reader: io.MultiReader(strings.NewReader("half"), errorReader{boom})}
@@ -622,7 +622,7 @@ func wantLetGo(t *testing.T, source *io.PipeWriter) {
 }
 
 // A source that blocks does not hold up the end of the call, and is let go.
-func TestBlockedSource(t *testing.T) {
+func TestReplay_BlockedSource(t *testing.T) {
 	t.Run("canceled", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			cause := errors.New("the reason")
@@ -664,7 +664,7 @@ func TestBlockedSource(t *testing.T) {
 }
 
 // What comes late belongs to the attempt that is under way then.
-func TestBlockedSourceGoesOn(t *testing.T) {
+func TestReplay_BlockedSourceContinues(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		pr, pw := io.Pipe()
 		var got []string
@@ -692,7 +692,7 @@ func TestBlockedSourceGoesOn(t *testing.T) {
 }
 
 // Also a body that is not recorded is let go: net/http alone would wait.
-func TestBlockedSourceWithoutRecording(t *testing.T) {
+func TestOneShot_BlockedSource(t *testing.T) {
 	for name, set := range map[string]func(*http.Request, *httpretry.RetryTransport){
 		"declared too large": func(req *http.Request, rt *httpretry.RetryTransport) { req.ContentLength = 1 << 30 },
 		"never retried": func(req *http.Request, rt *httpretry.RetryTransport) {
@@ -724,7 +724,7 @@ func TestBlockedSourceWithoutRecording(t *testing.T) {
 }
 
 // Some sources hold a lock while they read, and close only after that.
-func TestBlockedSourceWhoseCloseWaits(t *testing.T) {
+func TestReplay_SourceWhoseCloseWaitsForRead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		source := &lockedBody{release: make(chan struct{})}
 		rt := &httpretry.RetryTransport{
@@ -741,7 +741,7 @@ func TestBlockedSourceWhoseCloseWaits(t *testing.T) {
 }
 
 // The transports of net/http let go of it too.
-func TestBlockedSourceOverTheWire(t *testing.T) {
+func TestReplay_BlockedSourceOverLoopback(t *testing.T) {
 	for _, proto := range []int{1, 2} {
 		srv := newProtoServer(t, proto, func(w http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) })
 		client := newClient(t, srv, &httpretry.RetryTransport{})
@@ -783,7 +783,7 @@ func (b *lockedBody) Close() error {
 }
 
 // What the layer does to the source is not what the caller gets to hear.
-func TestCancellationIsNotAClosedPipe(t *testing.T) {
+func TestReplay_CancellationReportsCause(t *testing.T) {
 	for _, limit := range []int64{-1, 10, 1 << 20} {
 		synctest.Test(t, func(t *testing.T) {
 			cause := errors.New("the reason")
@@ -805,7 +805,7 @@ func TestCancellationIsNotAClosedPipe(t *testing.T) {
 }
 
 // A source may read nothing for as long as it likes.
-func TestEmptyReads(t *testing.T) {
+func TestReplay_SourceWithEmptyReads(t *testing.T) {
 	empty := 1000
 	source := readerFunc(func(p []byte) (int, error) {
 		if empty--; empty > 0 {
@@ -824,7 +824,7 @@ type readerFunc func([]byte) (int, error)
 
 func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
-func TestFilesThatAreNotWhatTheySeem(t *testing.T) {
+func TestFileBody_UnusualFiles(t *testing.T) {
 	open := func(t *testing.T) (*os.File, string) {
 		path := filepath.Join(t.TempDir(), "upload")
 		if err := os.WriteFile(path, []byte("content"), 0o600); err != nil {
@@ -898,7 +898,7 @@ func TestFilesThatAreNotWhatTheySeem(t *testing.T) {
 }
 
 // Middleware that looks into a copy and forgets it does no harm.
-func TestForgottenCopy(t *testing.T) {
+func TestReplay_UnclosedCopy(t *testing.T) {
 	for _, size := range []int{100, 2 << 20} {
 		content := string(pattern(size))
 		body := newTestBody(content)
@@ -923,7 +923,7 @@ func TestForgottenCopy(t *testing.T) {
 // When net/http finds its HTTP/2 connection closed, it asks for a copy, finds no
 // other connection, and asks for another copy when it has one. The first it
 // neither reads nor closes.
-func TestAbandonedCopy(t *testing.T) {
+func TestReplay_AbandonedCopy(t *testing.T) {
 	content := string(pattern(100 << 10))
 	recorded := func() io.Reader { return iotest.HalfReader(strings.NewReader(content)) }
 	tests := []struct {
@@ -990,7 +990,7 @@ func TestAbandonedCopy(t *testing.T) {
 
 // net/http itself replays on a connection that turns out stale; it can,
 // because a recorded body has a GetBody.
-func TestStaleConnectionIsReplayedByNetHTTP(t *testing.T) {
+func TestReplay_NetHTTPReplaysOnStaleConnection(t *testing.T) {
 	var requests atomic.Int32
 	srv := newHTTP1Server(t, func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
@@ -1021,7 +1021,7 @@ func TestStaleConnectionIsReplayedByNetHTTP(t *testing.T) {
 }
 
 // Middleware may read a copy of the body before it sends the body.
-func TestCopiesAreIndependent(t *testing.T) {
+func TestReplay_CopiesAreIndependent(t *testing.T) {
 	content := string(pattern(500 << 10))
 	attempts := 0
 	rt := &httpretry.RetryTransport{Policy: now, Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
@@ -1056,7 +1056,7 @@ func TestCopiesAreIndependent(t *testing.T) {
 
 // With a GetBody net/http repeats a POST that the server may have processed,
 // after an HTTP/2 PROTOCOL_ERROR; so only what may be processed twice has one.
-func TestWhatHasAGetBody(t *testing.T) {
+func TestGetBody_OnlyForIdempotentRequests(t *testing.T) {
 	tests := []struct {
 		name, method string
 		key          bool
@@ -1097,7 +1097,7 @@ func TestWhatHasAGetBody(t *testing.T) {
 
 // A copy that is read past the limit must not take the body away from the
 // request itself.
-func TestCopyPastTheLimit(t *testing.T) {
+func TestReplay_CopyReadPastLimit(t *testing.T) {
 	content := string(pattern(200 << 10))
 	rt := &httpretry.RetryTransport{MaxReplayBytes: 100 << 10, Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
 		copied, err := req.GetBody()
@@ -1124,7 +1124,7 @@ func TestCopyPastTheLimit(t *testing.T) {
 // When the request itself is given up past the limit, as net/http does when it
 // replays, a copy lacks what is not kept: it must end with an error there, and
 // not go on behind the gap.
-func TestCopyAfterTheLimit(t *testing.T) {
+func TestReplay_CopyAfterBodyReadPastLimit(t *testing.T) {
 	tests := []struct {
 		name   string
 		size   int
@@ -1174,7 +1174,7 @@ func TestCopyAfterTheLimit(t *testing.T) {
 }
 
 // The caller's body is closed once, whatever happens.
-func TestBodyIsClosedOnce(t *testing.T) {
+func TestRoundTrip_ClosesBodyOnce(t *testing.T) {
 	boom := errors.New("boom")
 	ends := map[string]roundTripFunc{
 		"success":       statuses(200),
@@ -1291,7 +1291,7 @@ func TestGetBody_IsCalledAfterTheWait(t *testing.T) {
 	})
 }
 
-func TestRecordingAllocatesLittle(t *testing.T) {
+func TestReplay_Allocations(t *testing.T) {
 	content := pattern(64 << 10)
 	source := bytes.NewReader(content)
 	body := struct{ io.ReadCloser }{io.NopCloser(source)}
@@ -1429,7 +1429,7 @@ func readPieces(r io.Reader, seed uint64) ([]byte, error) {
 }
 
 // What waits for its next attempt holds little more than its body.
-func TestWaitingCallsTakeLittleMemory(t *testing.T) {
+func TestReplay_WaitingCallUsesLittleMemory(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const calls = 1000
 		ctx, cancel := context.WithCancel(t.Context())

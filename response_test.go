@@ -72,7 +72,7 @@ func endsAfter(d time.Duration) func(<-chan struct{}) io.ReadCloser {
 }
 
 // A body that does not end holds up the retry by no more than the backoff.
-func TestSlowErrorBody(t *testing.T) {
+func TestDiscard_SlowBody(t *testing.T) {
 	tests := []struct {
 		name    string
 		backoff time.Duration
@@ -122,7 +122,7 @@ func TestSlowErrorBody(t *testing.T) {
 }
 
 // Beyond 64 KiB a new connection is cheaper.
-func TestDrainIsBounded(t *testing.T) {
+func TestDiscard_IsBounded(t *testing.T) {
 	for _, backoff := range []time.Duration{0, time.Second} {
 		synctest.Test(t, func(t *testing.T) {
 			var read atomic.Int64
@@ -148,7 +148,7 @@ func TestDrainIsBounded(t *testing.T) {
 	}
 }
 
-func TestCancellationDuringDrain(t *testing.T) {
+func TestDiscard_EndsWithContext(t *testing.T) {
 	tests := []struct {
 		name          string
 		backoff, want time.Duration
@@ -184,7 +184,7 @@ func TestCancellationDuringDrain(t *testing.T) {
 
 // A program may test its own code in bubbles, one after the other, with one
 // transport: nothing that the layer keeps for later belongs to a bubble.
-func TestBubblesShareATransport(t *testing.T) {
+func TestRoundTrip_SharedBySynctestBubbles(t *testing.T) {
 	rt := &httpretry.RetryTransport{Policy: every(time.Millisecond), Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
 		io.Copy(io.Discard, req.Body)
 		req.Body.Close()
@@ -206,7 +206,7 @@ func TestBubblesShareATransport(t *testing.T) {
 
 // What a superseded response leaves behind: its connection is used again if
 // its body is small, and closed if it is not.
-func TestConnectionsUsed(t *testing.T) {
+func TestDiscard_ReusesConnections(t *testing.T) {
 	tests := []struct {
 		name   string
 		body   func(w http.ResponseWriter, r *http.Request)
@@ -271,7 +271,7 @@ func brokenReader(data string, err error) io.ReadCloser {
 	return io.NopCloser(io.MultiReader(strings.NewReader(data), errorReader{err}))
 }
 
-func TestReadingAhead(t *testing.T) {
+func TestMaxResponseBytes_RetriesFailedBody(t *testing.T) {
 	const limit = 100
 	whole, tooLarge := strings.Repeat("x", limit), strings.Repeat("y", limit+1)
 	tests := []struct {
@@ -337,7 +337,7 @@ func (c closeFunc) Close() error {
 }
 
 // Everybody who is asked may read the body; nobody takes it from the caller.
-func TestBodyMayBeLookedAt(t *testing.T) {
+func TestMaxResponseBytes_HooksReadPreview(t *testing.T) {
 	for _, tt := range []struct {
 		limit int64
 		want  string
@@ -393,7 +393,7 @@ func (r refusing) Withdraw(a httpretry.Attempt) bool {
 	return false
 }
 
-func TestTimeoutIncludesReadingAhead(t *testing.T) {
+func TestAttemptTimeout_IncludesBuffering(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		attempts := 0
 		var failure error
@@ -425,7 +425,7 @@ func TestTimeoutIncludesReadingAhead(t *testing.T) {
 
 // A response body that knows nothing of the request's context is read ahead
 // no longer than that.
-func TestReadingAheadEnds(t *testing.T) {
+func TestMaxResponseBytes_BufferingEndsWithContext(t *testing.T) {
 	for _, timeout := range []time.Duration{0, time.Second} {
 		synctest.Test(t, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
@@ -451,7 +451,7 @@ func TestReadingAheadEnds(t *testing.T) {
 }
 
 // A truncated response on the wire.
-func TestTruncatedResponse(t *testing.T) {
+func TestMaxResponseBytes_TruncatedResponse(t *testing.T) {
 	var n atomic.Int32
 	srv := newServer(t, func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Length", "7")

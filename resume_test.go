@@ -212,7 +212,7 @@ func download(t *testing.T, rt http.RoundTripper, req *http.Request) (string, er
 	return string(b), err
 }
 
-func TestDownloadGoesOn(t *testing.T) {
+func TestDownload_Resumes(t *testing.T) {
 	tests := []struct {
 		name    string
 		replies []reply
@@ -354,7 +354,7 @@ var byRange = []candidate{
 	{"200 to several ranges", asking("bytes=0-9,20-25"), nil, true, "all of it, as if no range had been asked for"},
 }
 
-func TestWhatIsDownloaded(t *testing.T) {
+func TestDownload_ResumableResponses(t *testing.T) {
 	for _, c := range slices.Concat(byRequestAndContent, byValidator, byRange) {
 		t.Run(c.name, c.test)
 	}
@@ -462,7 +462,7 @@ var continuations = []struct {
 
 // Only what fits is taken. After anything else the caller has the error that
 // the body broke off with, and not one byte more.
-func TestWhatGoesOn(t *testing.T) {
+func TestDownload_RejectsMismatchedParts(t *testing.T) {
 	for _, tt := range continuations {
 		t.Run(tt.name, func(t *testing.T) {
 			o := newOrigin(whole(10, errBreak), tt.rest)
@@ -482,7 +482,7 @@ func TestWhatGoesOn(t *testing.T) {
 
 // How it goes on when the length was not known before, or a date or a content
 // coding is what must stay the same.
-func TestWhatGoesOnAfterLess(t *testing.T) {
+func TestDownload_PartsWhenLessIsKnown(t *testing.T) {
 	unknown := func(r *http.Response) { r.ContentLength = -1 }
 	spanning := func(value string) func(*http.Response) {
 		return func(r *http.Response) { r.Header.Set("Content-Range", value) }
@@ -541,7 +541,7 @@ func TestWhatGoesOnAfterLess(t *testing.T) {
 
 // What is known of the length, once it is, holds for every later part, and for
 // the bytes that come.
-func TestLengthsMustAgree(t *testing.T) {
+func TestDownload_LengthsMustAgree(t *testing.T) {
 	unknown := func(r *http.Response) { r.ContentLength = -1 }
 	total := func(n int) func(*http.Response) {
 		return func(r *http.Response) {
@@ -599,7 +599,7 @@ func TestLengthsMustAgree(t *testing.T) {
 }
 
 // A caller's own range is continued inside its limits.
-func TestCallersRange(t *testing.T) {
+func TestDownload_ResumesCallersRange(t *testing.T) {
 	tests := []struct{ asked, want, first, second string }{
 		{"bytes=5-19", "fghijklmnopqrst", "bytes=9-19", "bytes=12-19"},
 		{"bytes=5-", "fghijklmnopqrstuvwxyz", "bytes=9-25", "bytes=12-25"},
@@ -628,7 +628,7 @@ func TestCallersRange(t *testing.T) {
 }
 
 // Progress starts the policy's count anew; a dead server ends it.
-func TestDownloadFollowsThePolicy(t *testing.T) {
+func TestDownload_FollowsPolicy(t *testing.T) {
 	doubling := httpretry.RetryConfig{MaxRetries: 3, InitialBackoff: time.Second, Jitter: httpretry.NoJitter}
 	steady := httpretry.RetryConfig{MaxRetries: 1000, InitialBackoff: time.Second, BackoffFactor: 1, Jitter: httpretry.NoJitter, MaxElapsed: 3 * time.Second}
 	dead := []reply{fails(io.EOF), fails(io.EOF), fails(io.EOF), fails(io.EOF)}
@@ -685,7 +685,7 @@ func TestDownloadFollowsThePolicy(t *testing.T) {
 	}
 }
 
-func TestDownloadAndDeadline(t *testing.T) {
+func TestDownload_RespectsDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 2500*time.Millisecond)
 		defer cancel()
@@ -726,7 +726,7 @@ func downloadStages() map[string][]reply {
 // stagePolicy waits for 0.3 s, then for 300 s.
 var stagePolicy = httpretry.RetryConfig{MaxRetries: 9, InitialBackoff: 300 * time.Millisecond, BackoffFactor: 1000, MaxBackoff: time.Hour, Jitter: httpretry.NoJitter}
 
-func TestDownloadEndsAtOnce(t *testing.T) {
+func TestDownload_EndsImmediately(t *testing.T) {
 	cause := errors.New("the reason")
 	for stage, replies := range downloadStages() {
 		for _, by := range []string{"cancellation", "Close"} {
@@ -764,7 +764,7 @@ func TestDownloadEndsAtOnce(t *testing.T) {
 }
 
 // Close may be called at any time, also while Read is.
-func TestCloseWhileReading(t *testing.T) {
+func TestDownload_CloseDuringRead(t *testing.T) {
 	replies := []reply{whole(1, errBreak)}
 	for range 24 {
 		replies = append(replies, part(1, errBreak), fails(io.EOF), status(503))
@@ -795,7 +795,7 @@ func TestCloseWhileReading(t *testing.T) {
 }
 
 // While nobody reads, nothing happens.
-func TestDownloadIsLazy(t *testing.T) {
+func TestDownload_ResumesOnlyWhenRead(t *testing.T) {
 	running := goleak.IgnoreCurrent()
 	o := newOrigin(whole(10, errBreak), part(10, errBreak), part(-1, nil))
 	resp, err := o.downloads(httpretry.RetryTransport{}).RoundTrip(newRequest(t, "GET", "http://example.com/", nil))
@@ -820,7 +820,7 @@ func TestDownloadIsLazy(t *testing.T) {
 
 // The end of a download, good or bad, frees what it took, also if the caller
 // forgets to close it.
-func TestDownloadFreesItsContext(t *testing.T) {
+func TestDownload_FreesContext(t *testing.T) {
 	for _, last := range []reply{part(-1, nil), status(404), fails(io.EOF)} {
 		o := newOrigin(whole(10, errBreak), part(5, errBreak), last)
 		policy := httpretry.PolicyFunc(func(a httpretry.Attempt) (time.Duration, bool) { return 0, a.Number < 2 })
@@ -842,7 +842,7 @@ func TestDownloadFreesItsContext(t *testing.T) {
 	}
 }
 
-func TestDownloadIsTold(t *testing.T) {
+func TestDownload_CallsOnAttempt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := newOrigin(status(503), whole(10, errBreak), fails(io.EOF), status(500), part(5, nil), status(404))
 		var told []string
@@ -884,7 +884,7 @@ func TestDownloadIsTold(t *testing.T) {
 }
 
 // Who is asked about other attempts is asked about these.
-func TestDownloadAsksEveryone(t *testing.T) {
+func TestDownload_UsesAllFields(t *testing.T) {
 	final := httpretry.ClassifierFunc(func(_ *http.Request, _ *http.Response, err error) httpretry.Verdict { return httpretry.Verdict{} })
 	strange := httpretry.ClassifierFunc(func(_ *http.Request, resp *http.Response, err error) httpretry.Verdict {
 		if resp != nil && resp.StatusCode == 206 || err != nil {
@@ -929,7 +929,7 @@ func TestDownloadAsksEveryone(t *testing.T) {
 	})
 }
 
-func TestDownloadLeavesTheRequestAlone(t *testing.T) {
+func TestDownload_DoesNotModifyRequest(t *testing.T) {
 	for _, header := range []http.Header{{"X-Test": {"1"}, "Range": {"bytes=0-25"}}, nil} {
 		first := whole(10, errBreak)
 		if header != nil {
@@ -953,7 +953,7 @@ func TestDownloadLeavesTheRequestAlone(t *testing.T) {
 }
 
 // Middleware below sees an ordinary request, and signs it as it is sent.
-func TestDownloadIsSignedAnew(t *testing.T) {
+func TestDownload_MiddlewareSignsEachAttempt(t *testing.T) {
 	o := newOrigin(whole(10, errBreak), status(503), part(-1, nil))
 	signer := roundTripFunc(func(req *http.Request) (*http.Response, error) {
 		n := httpretry.AttemptNumber(req.Context())
@@ -972,7 +972,7 @@ func TestDownloadIsSignedAnew(t *testing.T) {
 	}
 }
 
-func TestDownloadWithAttemptTimeout(t *testing.T) {
+func TestDownload_AttemptTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hangs := func(req *http.Request) (*http.Response, error) {
 			<-req.Context().Done()
@@ -997,7 +997,7 @@ func TestDownloadWithAttemptTimeout(t *testing.T) {
 	})
 }
 
-func TestDownloadWithReadAhead(t *testing.T) {
+func TestDownload_MaxResponseBytes(t *testing.T) {
 	tests := []struct {
 		name    string
 		limit   int64
@@ -1033,7 +1033,7 @@ func TestDownloadWithReadAhead(t *testing.T) {
 	})
 }
 
-func TestTrailersOfTheLastPart(t *testing.T) {
+func TestDownload_TrailersOfLastPart(t *testing.T) {
 	for _, announced := range []bool{true, false} {
 		// As net/http does: announced ones are in the map from the start.
 		trailing := func(sum string) func(*http.Response) {
@@ -1077,7 +1077,7 @@ func (r readFunc) Read(p []byte) (int, error) {
 }
 
 // A transport that could resume, but has nothing to, costs nothing.
-func TestNoDownloadAllocatesNothing(t *testing.T) {
+func TestDownload_NotResumableAllocatesNothing(t *testing.T) {
 	tests := []struct {
 		name   string
 		method string
@@ -1308,7 +1308,7 @@ func (b *faultyBody) Close() error {
 
 // Whatever a server does, the caller gets the right bytes or an error: never a
 // wrong byte, never one twice, never an end before the end.
-func TestRandomDownloads(t *testing.T) {
+func TestDownload_RandomFaults(t *testing.T) {
 	const runs = 10_000
 	var complete, failed int
 	synctest.Test(t, func(t *testing.T) {
@@ -1411,7 +1411,7 @@ func quiet(srv *httptest.Server) *httptest.Server {
 
 // What http.ServeContent serves goes on, over either protocol, behind a
 // redirect, by its ETag or its date.
-func TestServeContent(t *testing.T) {
+func TestDownload_ServeContent(t *testing.T) {
 	content := pattern(1 << 20)
 	serve := func(etag string, modified time.Time) http.HandlerFunc {
 		return func(w http.ResponseWriter, r *http.Request) {
@@ -1478,7 +1478,7 @@ func TestServeContent(t *testing.T) {
 
 // A body that ends before the length it was said to have, or before its last
 // chunk, is broken, and what tells the length of a chunked one is the rest.
-func TestBodyThatEndsEarly(t *testing.T) {
+func TestDownload_TruncatedBody(t *testing.T) {
 	const header = "HTTP/1.1 200 OK\r\nETag: \"v1\"\r\nConnection: close\r\n"
 	tests := []struct{ name, first string }{
 		{"Content-Length not reached", header + "Content-Length: 26\r\n\r\nabcdefghij"},
@@ -1531,7 +1531,7 @@ func TestBodyThatEndsEarly(t *testing.T) {
 	})
 }
 
-func TestTrailersOverTheWire(t *testing.T) {
+func TestDownload_TrailersOverLoopback(t *testing.T) {
 	for _, proto := range []int{1, 2} {
 		t.Run(fmt.Sprint("HTTP/", proto), func(t *testing.T) {
 			srv := quiet(newProtoServer(t, proto, cutOff(1, 10, func(w http.ResponseWriter, r *http.Request) {
@@ -1560,7 +1560,7 @@ func TestTrailersOverTheWire(t *testing.T) {
 
 // A CDN has the file anew and answers the range of the old one with all of the
 // new one.
-func TestStaleRange(t *testing.T) {
+func TestDownload_ChangedRepresentation(t *testing.T) {
 	var attempts atomic.Int32
 	cut := cutOff(1, 200_000, func(w http.ResponseWriter, r *http.Request) {
 		version := min(attempts.Add(1), 2)
@@ -1708,7 +1708,7 @@ func fetch(t *testing.T, url string, policy httpretry.Policy) (sum [sha256.Size]
 
 // A large file over a line that breaks every few MiB arrives as it is, in
 // constant memory, and about as fast as over a good line.
-func TestDownloadOverABadLine(t *testing.T) {
+func TestDownload_UnreliableConnection(t *testing.T) {
 	const backoff = 10 * time.Millisecond
 	size := *downloadMiB << 20
 	hash := sha256.New()
@@ -1750,7 +1750,7 @@ func TestDownloadOverABadLine(t *testing.T) {
 }
 
 // The page on downloads has a program that compiles and runs as it stands.
-func TestDownloadsPage(t *testing.T) {
+func TestDocs_DownloadsProgram(t *testing.T) {
 	page, err := os.ReadFile("docs/downloads.md")
 	if err != nil {
 		t.Fatal(err)

@@ -108,7 +108,7 @@ func readAll(t testing.TB, resp *http.Response) string {
 	return string(b)
 }
 
-func TestCallerSeesWhatTheLastAttemptBrought(t *testing.T) {
+func TestRoundTrip_ReturnsResultOfLastAttempt(t *testing.T) {
 	boom := errors.New("boom")
 	tests := []struct {
 		name   string
@@ -160,7 +160,7 @@ func TestCallerSeesWhatTheLastAttemptBrought(t *testing.T) {
 	}
 }
 
-func TestRequestIsNotModified(t *testing.T) {
+func TestRoundTrip_DoesNotModifyRequest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		req := newRequest(t, "PUT", "http://user:secret@example.com/a?b=c", nil)
 		body := newTestBody("content")
@@ -185,7 +185,7 @@ func TestRequestIsNotModified(t *testing.T) {
 }
 
 // An attempt that needs nothing of its own is made with the caller's request.
-func TestFirstAttemptIsUntouched(t *testing.T) {
+func TestRoundTrip_FirstAttemptSendsCallersRequest(t *testing.T) {
 	opaque := newTestBody("x")
 	tests := []struct {
 		name string
@@ -218,7 +218,7 @@ func TestFirstAttemptIsUntouched(t *testing.T) {
 	}
 }
 
-func TestDoneContextCostsNoAttempt(t *testing.T) {
+func TestRoundTrip_MakesNoAttemptWithDoneContext(t *testing.T) {
 	cause := errors.New("the reason")
 	for _, getBody := range []bool{false, true} {
 		ctx, cancel := context.WithCancelCause(t.Context())
@@ -240,7 +240,7 @@ func TestDoneContextCostsNoAttempt(t *testing.T) {
 	}
 }
 
-func TestCancellationEndsTheAttempt(t *testing.T) {
+func TestRoundTrip_CancellationEndsAttempt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cause := errors.New("the reason")
 		ctx, cancel := context.WithCancelCause(t.Context())
@@ -258,7 +258,7 @@ func TestCancellationEndsTheAttempt(t *testing.T) {
 	})
 }
 
-func TestBaseBreaksItsContract(t *testing.T) {
+func TestRoundTrip_BaseViolatesContract(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		closed := newTestBody("")
 		rt := &httpretry.RetryTransport{Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
@@ -288,7 +288,7 @@ func TestBaseBreaksItsContract(t *testing.T) {
 }
 
 // A panic in what the caller has plugged in leaves nothing open.
-func TestPanicLeavesNothingOpen(t *testing.T) {
+func TestRoundTrip_PanicInHookClosesBodies(t *testing.T) {
 	for name, set := range map[string]func(*httpretry.RetryTransport){
 		"hook": func(rt *httpretry.RetryTransport) {
 			rt.OnAttempt = func(httpretry.Attempt, httpretry.Decision) { panic("hook") }
@@ -342,7 +342,7 @@ func (panicking) Withdraw(httpretry.Attempt) bool { panic("withdraw") }
 
 // A panic in what makes an attempt comes through as it is, and leaves the
 // request body no more open than one in a hook does.
-func TestPanicInAnAttempt(t *testing.T) {
+func TestRoundTrip_PanicInAttemptClosesBody(t *testing.T) {
 	boom := errors.New("boom")
 	tests := []struct {
 		name   string
@@ -384,7 +384,7 @@ func TestPanicInAnAttempt(t *testing.T) {
 
 // Response.Request is the caller's, also if Base has set it to its own. After
 // retries it is a copy whose context has the number of attempts.
-func TestRoundTrip_ResponseRequestTellsAttempts(t *testing.T) {
+func TestRoundTrip_ResponseRequestHasAttemptNumber(t *testing.T) {
 	for _, fail := range []int{1, 3} {
 		req := newRequest(t, "POST", "http://example.com/", strings.NewReader("x"))
 		attempts := 0
@@ -415,7 +415,7 @@ type closeIdler struct {
 
 func (c *closeIdler) CloseIdleConnections() { c.called++ }
 
-func TestCloseIdleConnectionsReachesBase(t *testing.T) {
+func TestCloseIdleConnections_CallsBase(t *testing.T) {
 	base := &closeIdler{}
 	client := &http.Client{Transport: &httpretry.RetryTransport{Base: base}}
 	client.CloseIdleConnections()
@@ -425,7 +425,7 @@ func TestCloseIdleConnectionsReachesBase(t *testing.T) {
 	(&httpretry.RetryTransport{Base: statuses(200)}).CloseIdleConnections() // has no such method
 }
 
-func TestSuccessAllocatesNothing(t *testing.T) {
+func TestRoundTrip_SuccessAllocatesNothing(t *testing.T) {
 	resp := &http.Response{StatusCode: 200, Body: http.NoBody}
 	base := countedFunc(func(*http.Request) (*http.Response, error) { return resp, nil })
 	ctx, cancel := context.WithCancel(t.Context())
@@ -450,7 +450,7 @@ func TestSuccessAllocatesNothing(t *testing.T) {
 // that the response is for, and the discard of the last response: with a short
 // wait its timer and function, otherwise the timer of the wait, in three parts,
 // and a goroutine.
-func TestRetryAllocates(t *testing.T) {
+func TestRoundTrip_AllocationsOfRetry(t *testing.T) {
 	attempt := 0
 	base := countedFunc(func(*http.Request) (*http.Response, error) {
 		if attempt++; attempt%2 == 0 {
@@ -478,7 +478,7 @@ func hang(req *http.Request) (*http.Response, error) {
 	return nil, req.Context().Err()
 }
 
-func TestAttemptTimeout(t *testing.T) {
+func TestAttemptTimeout_EndsAttempt(t *testing.T) {
 	t.Run("is retried", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			n := 0
@@ -520,7 +520,7 @@ func TestAttemptTimeout(t *testing.T) {
 	})
 }
 
-func TestAttemptTimeoutAndResponse(t *testing.T) {
+func TestAttemptTimeout_EndsWithResponseHeader(t *testing.T) {
 	t.Run("ends with the headers", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			rt := &httpretry.RetryTransport{AttemptTimeout: time.Second, Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
@@ -572,7 +572,7 @@ func TestAttemptTimeoutAndResponse(t *testing.T) {
 }
 
 // On EOF and on Close.
-func TestAttemptTimeoutFreesItsContext(t *testing.T) {
+func TestAttemptTimeout_FreesContextWithBody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for _, end := range []func(*http.Response){
 			func(resp *http.Response) { io.Copy(io.Discard, resp.Body) },
@@ -658,7 +658,7 @@ func failFirst(h http.HandlerFunc) http.HandlerFunc {
 	}
 }
 
-func TestSwitchingProtocols(t *testing.T) {
+func TestRoundTrip_SwitchingProtocols(t *testing.T) {
 	for _, timeout := range []time.Duration{0, time.Hour} {
 		t.Run(timeout.String(), func(t *testing.T) {
 			srv := newHTTP1Server(t, failFirst(func(w http.ResponseWriter, r *http.Request) {
@@ -698,7 +698,7 @@ func TestSwitchingProtocols(t *testing.T) {
 	}
 }
 
-func TestTrailersAndHints(t *testing.T) {
+func TestRoundTrip_TrailersAndEarlyHints(t *testing.T) {
 	srv := newServer(t, failFirst(func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		w.Header().Set("Link", "</style.css>; rel=preload")
@@ -726,7 +726,7 @@ func TestTrailersAndHints(t *testing.T) {
 	}
 }
 
-func TestExpectContinue(t *testing.T) {
+func TestRoundTrip_ExpectContinue(t *testing.T) {
 	srv := newServer(t, failFirst(func(w http.ResponseWriter, r *http.Request) {
 		io.Copy(w, r.Body)
 	}))
@@ -759,7 +759,7 @@ func (r *readFlag) Read(p []byte) (int, error) {
 	return r.Reader.Read(p)
 }
 
-func TestRedirectWithReplayedBody(t *testing.T) {
+func TestRoundTrip_RedirectReplaysBody(t *testing.T) {
 	attempts := map[string]int{}
 	srv := newServer(t, func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
@@ -788,7 +788,7 @@ func TestRedirectWithReplayedBody(t *testing.T) {
 	}
 }
 
-func TestHTTP2(t *testing.T) {
+func TestRoundTrip_HTTP2(t *testing.T) {
 	srv := httptest.NewUnstartedServer(failFirst(func(w http.ResponseWriter, r *http.Request) {
 		io.Copy(w, r.Body)
 	}))
@@ -808,7 +808,7 @@ func TestHTTP2(t *testing.T) {
 
 // A server that resets connections now and then is survived by many callers of
 // one transport at once.
-func TestConcurrentCalls(t *testing.T) {
+func TestRoundTrip_ConcurrentCalls(t *testing.T) {
 	var n atomic.Int32
 	srv := newHTTP1Server(t, func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(r.Body)
@@ -844,7 +844,7 @@ func TestConcurrentCalls(t *testing.T) {
 }
 
 // A refused connection is retried for any method: nothing was processed.
-func TestRefusedConnection(t *testing.T) {
+func TestRoundTrip_RetriesRefusedConnection(t *testing.T) {
 	srv := newHTTP1Server(t, func(w http.ResponseWriter, r *http.Request) { io.Copy(w, r.Body) })
 	attempts := 0
 	tr := &http.Transport{DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
