@@ -54,7 +54,7 @@ type InferenceError struct {
 	// three levels. Paraphrases, other encodings and strings shorter than 4 bytes
 	// are not redacted, nor are user names and query values shorter than 8 bytes
 	// on their own, nor api-version. If the context is done, and the request is
-	// larger than 1 MiB, "[redacted]" may replace all text from the gateway.
+	// larger than 256 KiB, "[redacted]" may replace all text from the gateway.
 	Message string
 
 	// RawError is the underlying error: a [*StatusError] if the gateway

@@ -9,13 +9,22 @@ import (
 	"time"
 )
 
-// maxFieldBytes limits the length of a RateLimit field that is parsed. Real ones
-// have less than 200 bytes.
-const maxFieldBytes = 4 << 10
+const (
+	// maxFieldBytes limits the length of a RateLimit field that is parsed. Real
+	// ones have less than 200 bytes.
+	maxFieldBytes = 4 << 10
+
+	// maxFields limits the number of fields of a header that is searched for
+	// limits. Real ones have less than 100.
+	maxFields = 1000
+)
 
 // limitReset returns the longest time until an exhausted rate limit resets,
 // according to the response header.
 func limitReset(h http.Header) (longest time.Duration) {
+	if len(h) > maxFields {
+		return 0
+	}
 	for name := range h {
 		if unit, ok := strings.CutPrefix(name, "X-Ratelimit-Reset-"); ok {
 			if wait, ok := parseWait(h.Get(name)); ok && isZero(h.Get("X-Ratelimit-Remaining-"+unit)) {

@@ -154,8 +154,8 @@ func readBody(resp *http.Response) ([]byte, error) {
 	if resp.ContentLength > maxResponseBytes {
 		return nil, errResponseTooLarge
 	}
-	var buf bytes.Buffer
-	buf.Grow(int(max(resp.ContentLength, 0)) + bytes.MinRead) // the size that ReadFrom needs at the end
+	// ReadFrom needs MinRead bytes to see the end. (Grow would allocate twice.)
+	buf := bytes.NewBuffer(make([]byte, 0, max(resp.ContentLength, 0)+bytes.MinRead))
 	// The byte beyond the limit shows that the body is too large.
 	_, err := buf.ReadFrom(io.LimitReader(resp.Body, maxResponseBytes+1))
 	if buf.Len() > maxResponseBytes {

@@ -12,7 +12,7 @@ const (
 
 	// patientBytes is the amount of a request that is compared even if the
 	// context is done. It takes a few milliseconds.
-	patientBytes = 1 << 20
+	patientBytes = 256 << 10
 )
 
 // findPrompts finds the strings of a request that are addressed to the model. It
@@ -54,6 +54,10 @@ func appendPlain(buf, quoted []byte) (plain, rest []byte) {
 		verbatim, _, _ := bytes.Cut(quoted[:min(len(quoted), pieceBytes)], []byte(`\`))
 		if n := len(verbatim); n > 0 {
 			buf, quoted = append(buf, verbatim...), quoted[n:]
+			continue
+		}
+		if i := strings.IndexByte(`"\/bfnrt`, quoted[min(1, len(quoted)-1)]); i >= 0 { // most escapes in practice
+			buf, quoted = append(buf, "\"\\/\b\f\n\r\t"[i]), quoted[min(2, len(quoted)):]
 			continue
 		}
 		const longest = len(`\ud83d\ude00`)

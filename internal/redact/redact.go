@@ -50,8 +50,7 @@ type Secrets struct {
 // Go are decoded, nested up to three levels.
 //
 // The time it takes is linear in limit and in the length of s.Request. If ctx is
-// done and more than 1 MiB of s.Request remains to be compared, Text returns
-// only Mark.
+// done after 256 KiB of s.Request have been compared, Text returns only Mark.
 func (s Secrets) Text(ctx context.Context, text string, limit int) string {
 	window := text[:min(len(text), limit+lookahead)]
 	if window == "" {
