@@ -93,26 +93,42 @@ func (c HTTPInferenceClient) gateway() gateway {
 // the API key is sent only to the original domain and its subdomains. Other
 // redirects, and redirects from https to http, are errors.
 //
-// [httpretry.Override] on ctx overrides the configured retries.
+// With [httpretry.Override], ctx can change the retries of a request. The change
+// may wrap the Base of the RetryTransport, but must not replace it.
 func (c *HTTPInferenceClient) Generate(ctx context.Context, req *InferenceRequest) (*InferenceResponse, *InferenceError) {
 	g := c.gateway()
 	httpReq, x, failed := g.prepare(ctx, req, false)
 	if failed != nil {
 		return nil, failed
 	}
-	resp, err := g.client.Do(httpReq)
-	if err != nil {
-		return nil, x.executeError(err)
+	resp, failed := g.do(httpReq, x)
+	if failed != nil {
+		return nil, failed
 	}
-	defer resp.Body.Close()
-	if resp.StatusCode/100 != 2 {
-		return nil, x.statusFailure(resp)
-	}
+	resp.Body.Close()
 	answer := &InferenceResponse{RequestID: req.RequestID, Response: x.body}
 	if !g.omitRawData {
 		answer.RawData = decode(x.body)
 	}
 	return answer, nil
+}
+
+// do sends the request, with retries, and returns a 2xx response with an answer,
+// which is in x.
+func (g gateway) do(req *http.Request, x *exchange) (*http.Response, *InferenceError) {
+	resp, err := g.client.Do(req)
+	if err != nil {
+		return nil, x.executeError(err)
+	}
+	switch {
+	case !x.received:
+		resp.Body.Close()
+		return nil, invalidRequest("invalid context: Base of the RetryTransport was replaced", nil)
+	case resp.StatusCode/100 != 2:
+		resp.Body.Close()
+		return nil, x.statusFailure(resp)
+	}
+	return resp, nil
 }
 
 // String returns the location of the gateway, without userinfo and query.

@@ -341,6 +341,24 @@ func TestPolicyOfOneRequest(t *testing.T) {
 	}
 }
 
+func TestOverride_Base(t *testing.T) {
+	other := repeat(ok()).Transport(nil)
+	replaced := httpretry.Override(t.Context(), func(rt *httpretry.RetryTransport) { rt.Base = other })
+	client := newClient(t, inference.HTTPInferenceClientConfig{BaseURL: fakeURL, Transport: repeat(ok()).Transport(nil)})
+	_, err := client.Generate(replaced, question())
+	checkError(t, err, inference.ErrCategoryInvalidReq, "invalid context: Base of the RetryTransport was replaced")
+	_, _, err = collect(t, client.Stream(replaced, question()))
+	checkError(t, err, inference.ErrCategoryInvalidReq, "invalid context: Base of the RetryTransport was replaced")
+
+	wrapped := httpretry.Override(t.Context(), func(rt *httpretry.RetryTransport) {
+		base := rt.Base
+		rt.Base = roundTripFunc(func(req *http.Request) (*http.Response, error) { return base.RoundTrip(req) })
+	})
+	if _, err := client.Generate(wrapped, question()); err != nil {
+		t.Errorf("got %v with a Base that was wrapped, want the answer", err)
+	}
+}
+
 func TestCancellation(t *testing.T) {
 	own := errors.New("shutting down")
 	for _, tc := range []struct {

@@ -22,9 +22,10 @@ type exchange struct {
 	secrets redact.Secrets
 	stream  bool
 
-	body   []byte       // the body of the last attempt's response; nil for a stream
-	err    error        // why reading it failed, if it did
-	events *eventReader // the events of a stream, from the first content on
+	received bool         // an attempt was made by the receiver
+	body     []byte       // the body of the last attempt's response; nil for a stream
+	err      error        // why reading it failed, if it did
+	events   *eventReader // the events of a stream, from the first content on
 }
 
 type exchangeKey struct{}
@@ -43,7 +44,7 @@ type receiver struct{ base http.RoundTripper }
 func (r receiver) RoundTrip(req *http.Request) (*http.Response, error) {
 	ctx := req.Context()
 	x := exchangeOf(ctx)
-	x.body, x.err, x.events = nil, nil, nil
+	x.received, x.body, x.err, x.events = true, nil, nil, nil
 	resp, err := r.base.RoundTrip(req)
 	if err != nil || resp == nil || resp.StatusCode == http.StatusSwitchingProtocols {
 		return resp, err

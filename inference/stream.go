@@ -124,21 +124,15 @@ func (g gateway) openStream(ctx context.Context, req *InferenceRequest) (*stream
 		return nil, failed
 	}
 	own, cancel := context.WithCancelCause(httpReq.Context())
-	resp, err := g.client.Do(httpReq.WithContext(own))
-	switch {
-	case err != nil:
-		failed = x.executeError(err)
-	case x.events == nil:
-		resp.Body.Close()
-		failed = x.statusFailure(resp)
-	default:
-		return &stream{
-			exchange: x, own: own, cancel: cancel, unwatch: closeWhenDone(own, resp), resp: resp,
-			idle: &idleError{g.idle}, ended: make(map[int]bool),
-		}, nil
+	resp, failed := g.do(httpReq.WithContext(own), x)
+	if failed != nil {
+		cancel(nil)
+		return nil, failed
 	}
-	cancel(nil)
-	return nil, failed
+	return &stream{
+		exchange: x, own: own, cancel: cancel, unwatch: closeWhenDone(own, resp), resp: resp,
+		idle: &idleError{g.idle}, ended: make(map[int]bool),
+	}, nil
 }
 
 func (s *stream) close() {
