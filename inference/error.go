@@ -138,8 +138,8 @@ func invalidRequest(message string, err error) *InferenceError {
 	return &InferenceError{Category: ErrCategoryInvalidReq, Message: message, RawError: err}
 }
 
-// failure returns the error for f.
-func (x *exchange) failure(f *failure) *InferenceError {
+// failed returns the error for f.
+func (x *exchange) failed(f *failure) *InferenceError {
 	return &InferenceError{
 		Category: f.category,
 		Message:  fmt.Sprintf("HTTP %d: %s", f.status, x.redact(f.text)),
@@ -174,7 +174,7 @@ func (x *exchange) executeError(err error) *InferenceError {
 	}
 	done := x.ctx.Err()
 	if f, ok := errors.AsType[*failure](err); ok && done == nil {
-		return x.failure(f)
+		return x.failed(f)
 	}
 	if x.err != nil && done == nil {
 		err = x.err // reading the body failed, which says more than the attempts

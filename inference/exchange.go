@@ -94,12 +94,45 @@ func (x *exchange) receive(ctx context.Context, resp *http.Response) error {
 
 // receiveAnswer reads an answer that Generate returns.
 func (x *exchange) receiveAnswer(resp *http.Response) error {
-	if isEventStream(resp) {
-		// It may never end, and asking again would not change it.
-		return noAnswer(resp, nil, "response is not JSON", true)
+	const fault = "response is not JSON"
+	events := newEventReader(resp.Body)
+	if isEventStream(resp) && !events.beginsLikeJSON() {
+		// It may never end, and the next response would be one too.
+		return noAnswer(resp, nil, fault, true)
 	}
-	body, err := readBody(resp)
+	return x.readAnswer(resp, events.r, fault)
+}
+
+// receiveStream reads a stream up to its first content. A whole answer, which
+// some gateways return although a stream was asked for, becomes a stream of one
+// event. The Content-Type is not decisive, since many gateways set a wrong one.
+func (x *exchange) receiveStream(resp *http.Response) error {
+	const fault = "response is not an event stream"
+	if resp.StatusCode == http.StatusNoContent {
+		return noAnswer(resp, nil, fault, false) // and not an empty stream
+	}
+	events := newEventReader(resp.Body)
+	if events.beginsLikeEvents() || isEventStream(resp) && !events.beginsLikeJSON() {
+		x.events = events
+		return x.openEvents(resp)
+	}
+	if err := x.readAnswer(resp, events.r, fault); err != nil {
+		return err
+	}
+	if !parse(x.body).isAnswer() {
+		return noAnswer(resp, x.body, fault, false)
+	}
+	events.unread([]rawEvent{{data: x.body}, {data: []byte("[DONE]")}})
+	x.events = events
+	return nil
+}
+
+// readAnswer reads a whole answer from r, which reads the body of resp.
+func (x *exchange) readAnswer(resp *http.Response, r io.Reader, fault string) error {
+	body, err := readBody(r, resp.ContentLength)
 	switch {
+	case err == errResponseTooLarge && x.stream:
+		return noAnswer(resp, nil, fault, true)
 	case err == errResponseTooLarge:
 		return tooLarge(resp)
 	case err != nil:
@@ -107,45 +140,7 @@ func (x *exchange) receiveAnswer(resp *http.Response) error {
 		return err
 	}
 	x.body = trimMark(body)
-	return checkAnswer(resp, x.body, "response is not JSON")
-}
-
-// receiveStream reads a stream up to its first content. A whole answer, which
-// some gateways return although a stream was asked for, becomes a stream of one
-// event. The Content-Type is not considered, since many gateways set a wrong one.
-func (x *exchange) receiveStream(resp *http.Response) error {
-	const fault = "response is not an event stream"
-	if resp.StatusCode == http.StatusNoContent {
-		return noAnswer(resp, nil, fault, false)
-	}
-	events := newEventReader(resp.Body)
-	if events.beginsLikeEvents() || isEventStream(resp) && !events.beginsLikeJSON() {
-		x.events = events
-		return x.openEvents(resp)
-	}
-	own := *resp
-	own.Body = struct {
-		io.Reader
-		io.Closer
-	}{events.r, resp.Body}
-	body, err := readBody(&own)
-	switch {
-	case err == errResponseTooLarge:
-		return noAnswer(resp, nil, fault, true)
-	case err != nil:
-		x.err = err
-		return err
-	}
-	body = trimMark(body)
-	if err := checkAnswer(resp, body, fault); err != nil {
-		return err
-	}
-	if !parse(body).isAnswer() {
-		return noAnswer(resp, body, fault, false)
-	}
-	events.unread([]rawEvent{{data: body}, {data: []byte("[DONE]")}})
-	x.events = events
-	return nil
+	return checkAnswer(resp, x.body, fault)
 }
 
 const (
@@ -219,13 +214,13 @@ const maxFailureTime = 5 * time.Second
 // never end; of that it reads the first event.
 func readFailure(resp *http.Response) ([]byte, error) {
 	if !isEventStream(resp) {
-		return readBody(resp)
+		return readBody(resp.Body, resp.ContentLength)
 	}
 	timer := time.AfterFunc(maxFailureTime, func() { resp.Body.Close() })
 	var read bytes.Buffer
 	events := newEventReader(io.TeeReader(io.LimitReader(resp.Body, maxErrorBytes), &read))
 	_, err := events.next()
-	if err == io.EOF || err == errEventTooLarge || !timer.Stop() {
+	if expired := !timer.Stop(); expired || err == io.EOF || err == errEventTooLarge {
 		err = nil
 	}
 	return read.Bytes(), err

@@ -149,15 +149,15 @@ func withFloats(data any) any {
 	return data
 }
 
-// readBody reads the response body.
-func readBody(resp *http.Response) ([]byte, error) {
-	if resp.ContentLength > maxResponseBytes {
+// readBody reads a response body, whose length may be unknown: negative or 0.
+func readBody(body io.Reader, length int64) ([]byte, error) {
+	if length > maxResponseBytes {
 		return nil, errResponseTooLarge
 	}
 	// ReadFrom needs MinRead bytes to see the end. (Grow would allocate twice.)
-	buf := bytes.NewBuffer(make([]byte, 0, max(resp.ContentLength, 0)+bytes.MinRead))
+	buf := bytes.NewBuffer(make([]byte, 0, max(length, 0)+bytes.MinRead))
 	// The byte beyond the limit shows that the body is too large.
-	_, err := buf.ReadFrom(io.LimitReader(resp.Body, maxResponseBytes+1))
+	_, err := buf.ReadFrom(io.LimitReader(body, maxResponseBytes+1))
 	if buf.Len() > maxResponseBytes {
 		return nil, errResponseTooLarge
 	}

@@ -178,6 +178,7 @@ func TestGenerate_RetriesASuccessWithoutAnAnswer(t *testing.T) {
 		{"MiniMax without a balance", ok(`{"choices":null,"base_resp":{"status_code":1008,"status_msg":"insufficient balance"}}`), "HTTP 402: insufficient balance", 1},
 		{"MiniMax with another error", ok(`{"choices":[],"base_resp":{"status_code":1013,"status_msg":"no"}}`), "HTTP 500: no", 3},
 		{"success that is false", ok(`{"success":false}`), `HTTP 500: {"success":false}`, 3},
+		{"error as an event stream", flaky.Status(200).WithHeader("Content-Type", "text/event-stream").WithBody(anthropicOverloaded), "HTTP 529: Overloaded", 3},
 		{"Cloudflare", ok(`{"success":false,"errors":[{"code":7009,"message":"no"}],"result":null}`), "HTTP 500: no", 3},
 		{"FastAPI", ok(`{"detail":"Internal Server Error"}`), `HTTP 500: {"detail":"Internal Server Error"}`, 3},
 		{
@@ -338,6 +339,7 @@ func TestSwitchedProtocol(t *testing.T) {
 
 func TestAnyJSONIsAnAnswer(t *testing.T) {
 	for _, step := range []flaky.Step{
+		flaky.Status(200).WithHeader("Content-Type", "text/event-stream").WithBody("\n" + answer),
 		flaky.Status(200).WithBody(answer),
 		flaky.Status(201).WithHeader("Content-Type", "text/plain").WithBody(" " + answer + "\n"),
 	} {

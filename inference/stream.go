@@ -157,9 +157,9 @@ func (s *stream) next() (StreamEvent, error) {
 		s.discard()
 		return StreamEvent{}, io.EOF
 	case eventError:
-		return StreamEvent{}, s.partial(s.failure(errorEvent(s.resp, ev.data)))
+		return StreamEvent{}, s.partial(s.failed(errorEvent(s.resp, ev.data)))
 	case eventMalformed:
-		return StreamEvent{}, s.partial(s.failure(notJSON(s.resp, ev.data)))
+		return StreamEvent{}, s.partial(s.failed(notJSON(s.resp, ev.data)))
 	}
 	event := ev.event(c)
 	s.add(c, event.Text)
