@@ -92,7 +92,7 @@ func firstOf[T any](list []byte, limit int) (first []T) {
 
 // previewBody returns the preview of the body that a classifier gets.
 func previewBody(resp *http.Response) []byte {
-	if resp.Body == nil {
+	if resp.Body == nil || resp.ContentLength > maxErrorBytes {
 		return nil
 	}
 	// A body that is cut off is not valid JSON, and is ignored later.

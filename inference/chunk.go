@@ -52,7 +52,7 @@ func (e rawEvent) interpret() (eventKind, chunk) {
 func (e rawEvent) isWhole() bool {
 	switch kind, c := e.interpret(); kind {
 	case eventError:
-		return json.Valid(e.data) || e.name == "error" && len(e.data) > 0
+		return len(e.data) > 0
 	case eventAside:
 		return true
 	case eventContent:

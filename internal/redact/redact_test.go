@@ -176,6 +176,13 @@ func TestText_EndsWithItsContext(t *testing.T) {
 	}
 }
 
+func BenchmarkText_Body(b *testing.B) {
+	body := strings.Repeat(`{\"a\": \"b\\u003c\"}, `, 64<<10/22)
+	for b.Loop() {
+		redact.Secrets{Keys: []string{key}}.Text(b.Context(), body, len(body))
+	}
+}
+
 func BenchmarkText(b *testing.B) {
 	text := strings.Repeat("to be or not to ask that ", 1<<10)
 	for name, request := range largeRequests(100 << 20) {
