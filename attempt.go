@@ -4,7 +4,7 @@ import (
 	"bytes"
 	"io"
 	"net/http"
-	"net/url"
+	"slices"
 	"time"
 )
 
@@ -118,16 +118,11 @@ type Summary struct {
 // Trailer, because the source of the body may be filling it.
 func requestForHooks(req *http.Request) *http.Request {
 	r := req.WithContext(req.Context())
-	r.Header = req.Header.Clone()
-	if req.URL != nil {
-		r.URL = new(url.URL)
-		*r.URL = *req.URL
-	}
+	r.GetBody, r.Trailer = nil, nil
 	if hasBody(req) {
 		r.Body = http.NoBody
 	}
-	r.GetBody, r.Trailer = nil, nil
-	return r
+	return r.Clone(req.Context())
 }
 
 // responseForHooks returns a copy of resp whose body consists of preview.
@@ -137,6 +132,10 @@ func responseForHooks(resp *http.Response, req *http.Request, preview []byte) *h
 	r.Request = req
 	r.Header = resp.Header.Clone()
 	r.Trailer = resp.Trailer.Clone()
+	r.TransferEncoding = slices.Clone(resp.TransferEncoding)
+	if resp.TLS != nil {
+		r.TLS = new(*resp.TLS)
+	}
 	r.Body = http.NoBody
 	if len(preview) > 0 {
 		r.Body = io.NopCloser(bytes.NewReader(preview))

@@ -16,7 +16,6 @@ type call struct {
 	ctx     context.Context // ends attempts and waits: the request's, or a download's
 	req     *http.Request   // the caller's
 	context contextValue    // of its context
-	hooks   *http.Request   // the copy of req for hooks; nil until one needs it
 	body    body            // nil until the first attempt is prepared
 	start   time.Time       // of the first attempt; zero unless readsClock
 	ended   bool            // nothing is left to be closed
@@ -116,6 +115,11 @@ func (c *call) prepare(ctx context.Context) (*http.Request, error) {
 	if err := c.body.start(req, c.attempts == 0); err != nil {
 		return nil, &replayError{err}
 	}
+	if ctx.Err() != nil {
+		// The context may have ended while GetBody or a hook was running.
+		closeBody(req)
+		return nil, context.Cause(ctx)
+	}
 	return req, nil
 }
 
@@ -205,26 +209,21 @@ func (c *call) classify(resp *http.Response, err error) Verdict {
 	if err != nil {
 		err = asConnectError(c.t.base(), c.req, err)
 	}
-	if c.t.Classifier == nil {
+	if _, ok := c.t.Classifier.(defaultClassifier); ok || c.t.Classifier == nil {
+		// It needs no copies, which would be 5 allocations for each success.
 		return DefaultClassifier.Classify(c.req, resp, err)
 	}
+	req := requestForHooks(c.req)
 	if resp != nil {
-		resp = responseForHooks(resp, c.hookRequest(), c.buffer.preview())
+		resp = responseForHooks(resp, req, c.buffer.preview())
 	}
-	return c.t.Classifier.Classify(c.hookRequest(), resp, err)
-}
-
-func (c *call) hookRequest() *http.Request {
-	if c.hooks == nil {
-		c.hooks = requestForHooks(c.req)
-	}
-	return c.hooks
+	return c.t.Classifier.Classify(req, resp, err)
 }
 
 // describe returns a description of the attempt, with copies of its own.
 func (c *call) describe() Attempt {
 	a := c.figures()
-	a.Request = c.hookRequest()
+	a.Request = requestForHooks(c.req)
 	if c.failure == nil {
 		a.Response = responseForHooks(c.resp, a.Request, c.buffer.preview())
 	}
@@ -304,7 +303,7 @@ func (c *call) bodyFailed() bool {
 
 func (c *call) idempotent() bool {
 	if c.t.Idempotent != nil {
-		return c.t.Idempotent(c.hookRequest())
+		return c.t.Idempotent(requestForHooks(c.req))
 	}
 	return IsIdempotent(c.req)
 }
@@ -332,7 +331,7 @@ func (c *call) wait(delay time.Duration) bool {
 	// of the one before it.
 	d := newDiscard(resp, !c.body.untouched())
 	ok := d.wait(c.ctx, delay)
-	c.previous = d.kept()
+	c.previous = d.result()
 	return ok
 }
 
@@ -381,7 +380,8 @@ func (c *call) finalError(reason Reason) error {
 		return c.err
 	}
 	e := &Error{Attempts: c.attempts, Reason: reason, Err: c.err}
-	if _, ok := c.err.(*replayError); ok {
+	if c.attempts < c.number {
+		// The last attempt was not sent.
 		e.Last = c.previousFailure()
 	}
 	return e
@@ -407,7 +407,7 @@ func (c *call) end(reason Reason, resp *http.Response, err error) (*http.Respons
 
 // summarize calls OnDone.
 func (c *call) summarize(reason Reason, resp *http.Response, err error) {
-	s := Summary{Request: c.hookRequest(), Err: err, Attempts: c.attempts, Reason: reason, Waited: c.waited}
+	s := Summary{Request: requestForHooks(c.req), Err: err, Attempts: c.attempts, Reason: reason, Waited: c.waited}
 	if resp != nil {
 		s.Response = responseForHooks(resp, s.Request, nil)
 	}

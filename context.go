@@ -24,8 +24,8 @@ func valueOf(ctx context.Context) (v contextValue) {
 //
 // change is called once for each call of RoundTrip, and must be safe for
 // concurrent use. If ctx already has an override, that is applied first. If
-// several RetryTransports handle a request, each is overridden. A nil change
-// leaves ctx unchanged.
+// several RetryTransports handle a request, each is overridden; change must not
+// add another one. A nil change leaves ctx unchanged.
 func Override(ctx context.Context, change func(*RetryTransport)) context.Context {
 	if change == nil {
 		return ctx

@@ -52,6 +52,8 @@ type discard struct {
 	stopped bool         // nothing is added to read any more
 	read    bytes.Buffer // if keep is set, the bytes that were read
 	err     error        // that ended the reading; nil: it was stopped
+
+	panicked any // the value with which the body has panicked
 }
 
 // newDiscard returns a discard of resp, which has a body. If keep is set, the
@@ -72,7 +74,16 @@ func (d *discard) wait(ctx context.Context, delay time.Duration) bool {
 		d.runHere(ctx)
 		return sleep(ctx, delay-time.Since(begun))
 	}
-	go d.run()
+	go func() {
+		defer func() {
+			// A panic of the body is for the caller, who can recover from it.
+			panicked := recover()
+			d.mu.Lock()
+			defer d.mu.Unlock()
+			d.panicked = panicked
+		}()
+		d.run()
+	}()
 	defer d.stop()
 	return sleep(ctx, delay)
 }
@@ -141,15 +152,18 @@ func (d *discard) close() {
 	}
 }
 
-// kept returns the response with the part of its body that has been read, or
-// nil. The discard must have been stopped.
-func (d *discard) kept() *http.Response {
-	if !d.keep {
-		return nil
-	}
+// result returns the response with the part of its body that has been read, or
+// nil if it is not to be kept. The discard must have been stopped.
+func (d *discard) result() *http.Response {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.stopped = true
+	if d.panicked != nil {
+		panic(d.panicked)
+	}
+	if !d.keep {
+		return nil
+	}
 	resp := *d.resp
 	if hasResponseBody(d.resp) {
 		err := d.err

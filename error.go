@@ -41,9 +41,11 @@ type Error struct {
 
 // Error describes the number of attempts, the reason and the last failure.
 //
-// It never includes userinfo, a query string or a header value. Since net/http
-// quotes the bytes that it received, all quoted text is replaced with "…", and
-// URLs are reduced to scheme, host and path. Err and Last have the full texts.
+// It includes no userinfo, query string or header value that net/http puts into
+// an error. Since net/http quotes the bytes that it received, quoted text is
+// replaced with "…", and URLs are reduced to scheme, host and path. The text of an
+// error that middleware has made may contain anything else. Err and Last have
+// the full texts.
 func (e *Error) Error() string {
 	attempts := "attempts"
 	if e.Attempts == 1 {
@@ -142,32 +144,53 @@ func redacted(err error) string {
 		}
 		return false
 	})
-	first, last := strings.IndexByte(text, '"'), strings.LastIndexByte(text, '"')
-	if first >= 0 {
-		text = text[:first] + `"…"` + text[last+1:]
-	}
-	return redactURLs(text)
+	return redactWords(withholdQuoted(withholdQuoted(text, '"'), '`'))
 }
 
-// redactURLs replaces each absolute URL in text with its public part.
-func redactURLs(text string) string {
-	var b strings.Builder
-	for {
-		colon := strings.Index(text, "://")
-		if colon < 0 {
-			b.WriteString(text)
-			return b.String()
-		}
-		start := len(strings.TrimRightFunc(text[:colon], isSchemeChar))
-		end := len(text)
-		if i := strings.IndexFunc(text[colon:], unicode.IsSpace); i >= 0 {
-			end = colon + i
-		}
-		end = len(strings.TrimRight(text[:end], ".,:;)}"))
-		b.WriteString(text[:start])
-		b.WriteString(redactedURL(text[start:end]))
-		text = text[end:]
+// withholdQuoted replaces the text from the first quote to the last, or to the
+// end if there is one quote, because the text was cut off there.
+func withholdQuoted(text string, quote byte) string {
+	first, last := strings.IndexByte(text, quote), strings.LastIndexByte(text, quote)
+	switch {
+	case first < 0:
+		return text
+	case first == last:
+		last = len(text) - 1
 	}
+	return text[:first] + `"…"` + text[last+1:]
+}
+
+// redactWords reduces each word of text that is a URL, or a part of one, to its
+// public part.
+func redactWords(text string) string {
+	var b strings.Builder
+	for len(text) > 0 {
+		end := strings.IndexFunc(text, unicode.IsSpace)
+		if end < 0 {
+			end = len(text)
+		}
+		b.WriteString(redactWord(text[:end]))
+		text = text[end:]
+		space := len(text) - len(strings.TrimLeftFunc(text, unicode.IsSpace))
+		b.WriteString(text[:space])
+		text = text[space:]
+	}
+	return b.String()
+}
+
+func redactWord(word string) string {
+	if colon := strings.Index(word, "://"); colon >= 0 {
+		start := len(strings.TrimRightFunc(word[:colon], isSchemeChar))
+		end := len(strings.TrimRight(word, ".,:;)}"))
+		return word[:start] + redactedURL(word[start:max(start, end)]) + word[max(start, end):]
+	}
+	if at := strings.LastIndexByte(word, '@'); at >= 0 {
+		word = "…" + word[at:]
+	}
+	if query := strings.IndexByte(word, '?'); query >= 0 && query+1 < len(word) {
+		word = word[:query] + "?…"
+	}
+	return word
 }
 
 // isSchemeChar reports whether r may occur in the scheme of a URL (RFC 3986,

@@ -618,7 +618,12 @@ func TestError_ReducesURLs(t *testing.T) {
 		{"https://[2001:db8::1]: refused", "https://[2001:db8::1]: refused"},
 		{"https://alice:pass-word@", "https:"},
 		{"://:,", "(invalid URL):,"},
-		{"5\" wide", "5\"…\" wide"},
+		{"5\" wide", "5\"…\""}, // a text that was cut off
+		{"a `b` c", "a \"…\" c"},
+		{"GET /p?k=s failed", "GET /p?… failed"},
+		{"why?", "why?"},
+		{"dial u:p@h:80", "dial …@h:80"},
+		{"failed //u:p@h/p", "failed …@h/p"},
 		{"https://example.com/v1/models: EOF", "https://example.com/v1/models: EOF"},
 	}
 	for _, tt := range tests {

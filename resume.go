@@ -33,11 +33,12 @@ type download struct {
 	failure  error          // of the latest body, which the next Read resumes
 	err      error          // what Read returns from now on; nil: not ended
 
-	mu     sync.Mutex
-	body   io.ReadCloser      // of the latest response; nil while there is none
-	closed bool               // by the caller
-	done   bool               // OnDone has been called
-	cancel context.CancelFunc // of the further attempts; nil before the first failure
+	mu       sync.Mutex
+	body     io.ReadCloser      // of the latest response; nil while there is none
+	resuming bool               // a Read is making attempts, and ends the call
+	closed   bool               // by the caller
+	done     bool               // OnDone has been called
+	cancel   context.CancelFunc // of the further attempts; nil before the first failure
 }
 
 // resumable reports whether resp can be resumed: it is the response to a plain
@@ -167,14 +168,13 @@ func (d *download) release(reason Reason, err error) {
 // another attempt.
 func (d *download) Close() error {
 	d.mu.Lock()
-	body, waiting := d.body, d.body == nil && !d.closed
+	body, resuming := d.body, d.resuming
 	d.closed, d.body = true, nil
 	if d.cancel != nil {
 		d.cancel()
 	}
 	d.mu.Unlock()
-	if !waiting {
-		// Otherwise the Read that waits ends the call.
+	if !resuming {
 		d.release(ReasonFinal, nil)
 	}
 	if body == nil {
@@ -199,6 +199,9 @@ func (d *download) resume(failure error) {
 	c.resp, c.buffer, c.err = nil, nil, failure
 	returned := false
 	defer func() {
+		d.mu.Lock()
+		d.resuming = false
+		d.mu.Unlock()
 		// A hook, a Policy or Base may have panicked. The caller then reads an
 		// error, should it recover and continue.
 		if !returned {
@@ -226,7 +229,7 @@ func (d *download) begin() bool {
 	c := &d.call
 	d.mu.Lock()
 	body := d.body
-	d.body = nil
+	d.body, d.resuming = nil, body != nil
 	if body != nil && d.cancel == nil {
 		c.ctx, d.cancel = context.WithCancel(c.ctx)
 		c.body = &remainder{d}

@@ -101,14 +101,16 @@ type RetryTransport struct {
 	// and MaxElapsed. A response can be resumed if it is a 200, or a 206 to a
 	// single range that the caller asked for, and has a strong ETag or a strong
 	// Last-Modified date. It is resumed only with a 206 that matches it in
-	// every respect; otherwise the caller gets the original read error.
+	// every respect; otherwise the caller gets the original read error. A body
+	// that exceeds its declared length is an error.
 	// If false, response bodies are not resumed.
 	ResumeDownloads bool
 
 	// OnAttempt, if not nil, is called after each attempt, including the last,
-	// with the decision that follows it. It is called synchronously, from the
-	// goroutine that called RoundTrip or that reads a resumed body, and must be
-	// safe for concurrent use.
+	// with the decision that follows it. If ResumeDownloads is set, it is called
+	// again for an attempt whose body fails later. It is called synchronously,
+	// from the goroutine that called RoundTrip or that reads the body, and must
+	// be safe for concurrent use.
 	OnAttempt func(Attempt, Decision)
 
 	// OnDone, if not nil, is called once at the end of each call that returns,
@@ -131,12 +133,12 @@ type RetryTransport struct {
 func (t *RetryTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	ctx := req.Context()
 	c := call{t: t, ctx: ctx, req: req, context: valueOf(ctx)}
+	// Runs also if an Override, a hook, a Policy or Base panics: a server
+	// recovers from that and continues.
+	defer c.abandon()
 	if c.context.override != nil {
 		c.t = t.overridden(c.context.override)
 	}
-	// Runs also if a hook, a Classifier, a Policy or Base panics: a server
-	// recovers from that and continues.
-	defer c.abandon()
 	return c.roundTrip()
 }
 
