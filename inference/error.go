@@ -8,9 +8,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"reflect"
-
-	"github.com/httpretry/httpretry"
 )
 
 // An ErrorCategory classifies an [InferenceError].
@@ -199,77 +196,4 @@ func (x *exchange) executeError(err error) *InferenceError {
 func isAttemptTimeout(err error) bool {
 	_, operation := errors.AsType[*net.OpError](err)
 	return errors.Is(err, context.DeadlineExceeded) && !operation
-}
-
-// maxMessageBytes limits the text from the gateway in a message.
-const maxMessageBytes = 1024
-
-// redact returns the beginning of text without secrets.
-func (x *exchange) redact(text string) string {
-	return x.secrets.Text(x.ctx, text, maxMessageBytes)
-}
-
-// redactError returns err without secrets in its text, including those in the URL
-// of a failed request that middleware made.
-func (x *exchange) redactError(err error) error {
-	secrets := x.secrets
-	if other, ok := errors.AsType[*url.Error](err); ok {
-		if u, parseErr := url.Parse(other.URL); parseErr == nil {
-			secrets.URLs = append(secrets.URLs[:len(secrets.URLs):len(secrets.URLs)], u)
-		}
-	}
-	redact := func(text string) string { return secrets.Text(x.ctx, text, maxMessageBytes) }
-	if text := redact(err.Error()); text != err.Error() {
-		return &redactedError{text, err, redact}
-	}
-	return err
-}
-
-// A redactedError replaces the text of an error. It has no Unwrap method, since
-// the texts of the errors that err wraps hold the same secrets.
-type redactedError struct {
-	text   string
-	err    error
-	redact func(string) string
-}
-
-func (e *redactedError) Error() string { return e.text }
-
-// Is reports whether err is target.
-func (e *redactedError) Is(target error) bool { return errors.Is(e.err, target) }
-
-// Timeout reports whether err is a timeout.
-func (e *redactedError) Timeout() bool {
-	t, ok := errors.AsType[interface {
-		error
-		Timeout() bool
-	}](e.err)
-	return ok && t.Timeout()
-}
-
-// As finds an error that err wraps, if its text has no secret. Of an
-// [*httpretry.Error] it finds a copy without secrets.
-func (e *redactedError) As(target any) bool {
-	if !errors.As(e.err, target) {
-		return false
-	}
-	if many, ok := target.(**httpretry.Error); ok {
-		*many = e.redactRetries(*many)
-		return true
-	}
-	found := reflect.ValueOf(target).Elem()
-	if err, ok := found.Interface().(error); !ok || e.redact(err.Error()) == err.Error() {
-		return true
-	}
-	found.SetZero()
-	return false
-}
-
-// redactRetries returns a copy of err without secrets.
-func (e *redactedError) redactRetries(err *httpretry.Error) *httpretry.Error {
-	return &httpretry.Error{
-		Attempts: err.Attempts,
-		Reason:   err.Reason,
-		Err:      &redactedError{e.redact(err.Err.Error()), err.Err, e.redact},
-	}
 }

@@ -166,6 +166,7 @@ func TestSecretsInWrappedErrors(t *testing.T) {
 	}{
 		{"one attempt", errors.New("malformed HTTP response " + secret), 0},
 		{"three attempts", fmt.Errorf("broken: %w: %s", io.ErrUnexpectedEOF, secret), 2},
+		{"three attempts, in quotes that their error omits", fmt.Errorf("broken by %q", secret), 2},
 		{"type of its own", fmt.Errorf("signer: %w", quotingError{secret}), 2},
 		{"operation", &net.OpError{Op: "read", Net: "tcp", Err: quotingError{secret}}, 2},
 		{"joined", errors.Join(io.ErrUnexpectedEOF, quotingError{secret}), 2},
