@@ -134,10 +134,10 @@ const (
 )
 
 func outcome(status int, h http.Header, errs []apiError) httpretry.Outcome {
-	switch strings.ToLower(strings.TrimSpace(h.Get("X-Should-Retry"))) {
-	case "true":
+	switch want := strings.TrimSpace(h.Get("X-Should-Retry")); {
+	case strings.EqualFold(want, "true"):
 		return httpretry.Unprocessed
-	case "false":
+	case strings.EqualFold(want, "false"):
 		return httpretry.Final
 	}
 	switch status {

@@ -143,15 +143,13 @@ func (w *walk) isPublic(text []byte) bool {
 // content returns the content of the JSON string whose opening quote precedes
 // text.
 func content(text []byte) []byte {
-	for end := 0; ; end++ {
-		i := bytes.IndexByte(text[end:], '"')
-		if i < 0 {
-			return text
-		}
-		end += i
-		backslashes := end - len(bytes.TrimRight(text[:end], `\`))
-		if backslashes%2 == 0 {
-			return text[:end]
+	for i := 0; i < len(text); i++ {
+		switch text[i] {
+		case '\\':
+			i++ // the next byte does not end the string
+		case '"':
+			return text[:i]
 		}
 	}
+	return text
 }
