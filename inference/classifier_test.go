@@ -217,7 +217,7 @@ type askedWait struct {
 	want   time.Duration
 }
 
-// askedWaits are the ways in which an API asks for a wait.
+// askedWaits are the ways to ask for a wait.
 func askedWaits() []askedWait {
 	const (
 		ms, s, m = time.Millisecond, time.Second, time.Minute
@@ -338,8 +338,7 @@ func TestClassifierWait(t *testing.T) {
 	}
 }
 
-// TestClassifier_LargeHeader has headers of 10 MiB, which the largest header that
-// a transport accepts may have.
+// TestClassifier_LargeHeader has headers of 10 MiB, the limit of http.Transport.
 func TestClassifier_LargeHeader(t *testing.T) {
 	const size = 10 << 20
 	many := func(text string) []string { return []string{strings.Repeat(text, size/len(text))} }
@@ -407,7 +406,7 @@ func gzipped(t testing.TB, text string) string {
 	return b.String()
 }
 
-// TestClassifierBody is about what a body may be besides an API's error.
+// TestClassifierBody has bodies that are not simply an API's error.
 func TestClassifierBody(t *testing.T) {
 	quotaAfter := func(n int) string { return strings.Repeat(" ", n) + openAIQuota }
 	for _, tc := range []struct {
@@ -447,7 +446,7 @@ func TestClassifierBody(t *testing.T) {
 	t.Run("none", func(t *testing.T) { checkVerdict(t, &http.Response{StatusCode: 429}, unprocessed(0)) })
 }
 
-// TestClassifierUnderARetryTransport is how other clients use it.
+// TestClassifierUnderARetryTransport uses it with another client.
 func TestClassifierUnderARetryTransport(t *testing.T) {
 	long := `{"error":{"code":"insufficient_quota","message":"` + strings.Repeat("x", 100<<10) + `"}}`
 	for _, tc := range []struct {
@@ -558,10 +557,10 @@ func FuzzClassifier(f *testing.F) {
 	})
 }
 
-// TestClassifierIsBoundedInMemory has bodies that are short, and would cost a
-// hundred times as much if all that they list were decoded.
+// TestClassifierIsBoundedInMemory has bodies that would take a hundred times their
+// size if all elements were decoded.
 func TestClassifierIsBoundedInMemory(t *testing.T) {
-	// fill repeats what is in the middle up to the longest body that is read.
+	// fill repeats middle up to the largest body that is examined.
 	fill := func(before, middle, after string) string {
 		return before + strings.Repeat(middle, (256<<10-len(before)-len(after))/len(middle)) + after
 	}
@@ -590,7 +589,7 @@ func TestClassifierIsBoundedInMemory(t *testing.T) {
 	}
 }
 
-// allocatedBy returns how many bytes f allocates, as others may do meanwhile.
+// allocatedBy returns the number of bytes that were allocated during f.
 func allocatedBy(f func()) uint64 {
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)

@@ -37,7 +37,7 @@ type roundTripFunc func(*http.Request) (*http.Response, error)
 
 func (f roundTripFunc) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
 
-// newClient returns a client that leaves no connection behind.
+// newClient returns a client whose connections are closed at the end of the test.
 func newClient(t testing.TB, config inference.HTTPInferenceClientConfig) *inference.HTTPInferenceClient {
 	c := inference.NewHTTPInferenceClient(config)
 	t.Cleanup(c.CloseIdleConnections)
@@ -70,7 +70,7 @@ func repeat(step flaky.Step) *flaky.Script {
 	return flaky.Func(func(int, *http.Request) flaky.Step { return step })
 }
 
-// starts returns when each request arrived, counted from the first.
+// starts returns the times at which the requests arrived, relative to the first.
 func starts(script *flaky.Script) []time.Duration {
 	requests := script.Requests()
 	var at []time.Duration
@@ -167,7 +167,7 @@ func TestRetriedFailures(t *testing.T) {
 					t.Fatalf("got %d attempts, want 3", len(requests))
 				}
 				for i, r := range requests {
-					// A refused connection takes nothing.
+					// A refused connection receives no body.
 					if r.BodySize > 0 && string(r.Body) != questionBody {
 						t.Errorf("attempt %d sent %s, want %s", i+1, r.Body, questionBody)
 					}
@@ -177,8 +177,7 @@ func TestRetriedFailures(t *testing.T) {
 	}
 }
 
-// TestRetriedFailuresOnTheWire repeats on real connections what a fake
-// transport may have made too easy.
+// TestRetriedFailuresOnTheWire repeats TestRetriedFailures with real connections.
 func TestRetriedFailuresOnTheWire(t *testing.T) {
 	for _, tc := range []struct {
 		name string
@@ -537,8 +536,8 @@ func TestRedirects(t *testing.T) {
 	}
 }
 
-// What a redirect leads to must get neither the query of the BaseURL nor, in
-// the clear, what was meant for https.
+// The target of a redirect must not receive the query of the BaseURL, nor a request
+// without encryption that was meant for https.
 func TestRedirectsKeepSecrets(t *testing.T) {
 	for _, tc := range []struct {
 		name           string
@@ -623,8 +622,8 @@ func TestConcurrentUse(t *testing.T) {
 	wg.Wait()
 }
 
-// TestConnectionsAreReused fails when a body is left open, or when another
-// number of connections is kept than MaxIdleConns says.
+// TestConnectionsAreReused fails if a body is left open, or if the number of idle
+// connections is not MaxIdleConns.
 func TestConnectionsAreReused(t *testing.T) {
 	const rounds, parallel = 5, 10
 	for _, tc := range []struct {
@@ -639,7 +638,7 @@ func TestConnectionsAreReused(t *testing.T) {
 			var opened atomic.Int32
 			var arrived sync.WaitGroup
 			server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				// All of a round are under way at once, so that each needs a connection.
+				// The requests of a round are concurrent, so each needs a connection.
 				arrived.Done()
 				arrived.Wait()
 				if r.Header.Get("X-Request-Id") == "request-0" {
@@ -666,7 +665,7 @@ func TestConnectionsAreReused(t *testing.T) {
 	}
 }
 
-// generateMany sends n requests at once and waits for the answers.
+// generateMany sends n concurrent requests and waits for the responses.
 func generateMany(t *testing.T, client *inference.HTTPInferenceClient, n int) {
 	var wg sync.WaitGroup
 	for i := range n {

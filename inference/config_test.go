@@ -64,7 +64,7 @@ func TestValidatePort(t *testing.T) {
 	}
 }
 
-// Whoever prints a config or a client for a look at it must not print the key.
+// Printing a config or a client must not print the key.
 func TestSecretsInPrintedValues(t *testing.T) {
 	config := inference.HTTPInferenceClientConfig{
 		BaseURL: "http://me:password@gateway.test/path?token=hidden", APIKey: secretKey, MaxRetries: 7,
@@ -93,8 +93,8 @@ func TestSecretsInPrintedValues(t *testing.T) {
 	}
 }
 
-// TestClient_NoVerbPrintsTheKey formats a client in all the ways there are: package
-// fmt calls no method of a value for %p, nor of one in an unexported field.
+// TestClient_NoVerbPrintsTheKey has all verbs: package fmt calls no method for %p, nor
+// for a value in an unexported field.
 func TestClient_NoVerbPrintsTheKey(t *testing.T) {
 	config := inference.HTTPInferenceClientConfig{
 		BaseURL: "http://me:password@gateway.test/path?token=hidden", APIKey: secretKey,
@@ -188,8 +188,8 @@ func TestValidate(t *testing.T) {
 	}
 }
 
-// checkConfig checks what Validate says, "" for nothing, and that Generate
-// goes by it.
+// checkConfig checks the error of Validate, "" for none, and that Generate returns
+// it too.
 func checkConfig(t *testing.T, config inference.HTTPInferenceClientConfig, want string) {
 	t.Helper()
 	script := flaky.New(ok())

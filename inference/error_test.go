@@ -75,7 +75,7 @@ func TestUntrustedCertificate(t *testing.T) {
 	}
 }
 
-// dialTimeout is what a [net.Dialer] gives for its own timeout.
+// dialTimeout is like the timeout error of a [net.Dialer].
 type dialTimeout struct{}
 
 func (dialTimeout) Error() string        { return "i/o timeout" }
@@ -103,8 +103,8 @@ func TestErrorsAsOfANilRawError(t *testing.T) {
 	}
 }
 
-// A nil *InferenceError in an error is a trap that callers step into; what they
-// then call must say so, not panic.
+// A nil *InferenceError in an error that is not nil is a common mistake. Its methods
+// must not panic.
 func TestNilInferenceError(t *testing.T) {
 	var err *inference.InferenceError
 	if got := err.Error(); got != "<nil>" {

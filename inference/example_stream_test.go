@@ -14,7 +14,7 @@ import (
 	"github.com/httpretry/httpretry/inference"
 )
 
-// The rules serve under any client of such an API.
+// A Classifier can be used with any client of such an API.
 func ExampleClassifier() {
 	api := flaky.New(
 		flaky.Status(529).WithBody(anthropicOverloaded),
@@ -42,7 +42,7 @@ func ExampleClassifier() {
 	// 429 final 0s
 }
 
-// events is what a gateway streams.
+// events returns a response that streams data.
 func events(data ...string) flaky.Step {
 	var body string
 	for _, d := range data {
@@ -51,7 +51,7 @@ func events(data ...string) flaky.Step {
 	return flaky.Status(200).WithHeader("Content-Type", "text/event-stream").WithBody(body)
 }
 
-// What fails before the first content is retried; the loop sees nothing of it.
+// Failures before the first content are retried, and not visible to the loop.
 func ExampleHTTPInferenceClient_Stream() {
 	gateway := httptest.NewServer(flaky.New(
 		flaky.Status(503),
@@ -95,7 +95,8 @@ func ExampleHTTPInferenceClient_Stream() {
 	// (stop)
 }
 
-// What fails later is not retried: the error has what had arrived.
+// Failures after the first content are not retried. The error has the text received
+// so far.
 func ExampleStreamError() {
 	gateway := flaky.New(events(
 		`{"choices":[{"index":0,"text":"Two plus"}]}`,

@@ -36,7 +36,7 @@ func ExampleHTTPInferenceClient() {
 	// Output: sum-1: {"choices":[{"message":{"role":"assistant","content":"Four."}}]}
 }
 
-// Failures that may pass are retried once MaxRetries is set.
+// Transient failures are retried if MaxRetries is set.
 func ExampleHTTPInferenceClient_withRetry() {
 	script := flaky.New(
 		flaky.Status(429),
@@ -98,7 +98,7 @@ func ExampleHTTPInferenceClient_customBackoff() {
 	// done
 }
 
-// An error tells by its category what to do, and by its RawError the details.
+// Category classifies an error, and RawError has the details.
 func ExampleInferenceError() {
 	gateway := flaky.New(flaky.Status(429).WithBody(`{"error":{"message":"Rate limit reached","code":"rate_limit_exceeded"}}`))
 	client := inference.NewHTTPInferenceClient(inference.HTTPInferenceClientConfig{

@@ -82,7 +82,7 @@ func TestSecretsInGatewayErrors(t *testing.T) {
 	}
 }
 
-// What is secret is so in each form in which a gateway comes to know it.
+// Secrets are redacted in each form in which a gateway receives them.
 func TestSecretsInEveryForm(t *testing.T) {
 	message := func(content any) any { return []any{map[string]any{"role": "tool", "content": content}} }
 	for _, tc := range []struct {
@@ -110,7 +110,7 @@ func TestSecretsInEveryForm(t *testing.T) {
 				BaseURL: tc.baseURL, APIKey: tc.key,
 				Transport: flaky.New(flaky.Status(400).WithBody(tc.body)).Transport(nil),
 			})
-			// The last member is what encoding/json takes for another "messages".
+			// To encoding/json, the name of the last member equals "messages".
 			_, err := client.Generate(t.Context(), &inference.InferenceRequest{Params: map[string]any{
 				"model": "small", "messages": tc.messages, "Prompt": "zeroth", "me\u017Fsages": 1,
 			}})
@@ -119,7 +119,7 @@ func TestSecretsInEveryForm(t *testing.T) {
 	}
 }
 
-// What encoding/json writes, it need not be able to decode.
+// encoding/json writes JSON that it cannot decode.
 func TestSecretsBesideDeepParams(t *testing.T) {
 	var deep any = json.RawMessage("1e999")
 	for range 20_000 {
@@ -155,8 +155,8 @@ type quotingError struct{ text string }
 
 func (e quotingError) Error() string { return e.text }
 
-// TestSecretsInWrappedErrors looks at every error that can be had from the one
-// that Generate or Stream returns.
+// TestSecretsInWrappedErrors checks every error that can be reached from the one that
+// Generate or Stream returns.
 func TestSecretsInWrappedErrors(t *testing.T) {
 	secret := secretKey + " " + secretPrompt
 	for _, tc := range []struct {
@@ -200,8 +200,8 @@ func TestSecretsInWrappedErrors(t *testing.T) {
 	}
 }
 
-// checkNoSecret looks at the text of err and of each error that it wraps or gives
-// for a type.
+// checkNoSecret checks the text of err and of each error that it wraps or that
+// errors.As finds in it.
 func checkNoSecret(t *testing.T, err error) {
 	t.Helper()
 	var all []error
@@ -278,7 +278,7 @@ func TestSecretsInLogs(t *testing.T) {
 	}
 }
 
-// quotings are ways in which a gateway may quote what it got.
+// quotings are ways in which a gateway may quote a request.
 var quotings = []struct {
 	before string
 	escape func(string) string
@@ -309,7 +309,7 @@ func escapeAll(text string) string {
 	return b.String()
 }
 
-// FuzzMessages lets a gateway quote the key and the prompt between arbitrary
+// FuzzMessages has a gateway that quotes the key and the prompt between arbitrary
 // texts.
 func FuzzMessages(f *testing.F) {
 	f.Add("sk-0123456789", "tell me a story about a fox", "your key ", " and your prompt ", uint(0))
@@ -320,8 +320,7 @@ func FuzzMessages(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, key, prompt, before, between string, quoting uint) {
 		key, prompt = strings.TrimSpace(key), strings.TrimSpace(prompt) // the space around them is no secret
-		// The mark, and what stands for a cut or for what is not UTF-8, may
-		// themselves make up a part of such a secret.
+		// Characters of the replacements may themselves be part of such a secret.
 		if len(key) < 8 || len(prompt) < 16 || strings.ContainsAny(key+prompt, "[]…\uFFFD") ||
 			strings.Contains("[redacted]", key) || !utf8.ValidString(key) || !utf8.ValidString(prompt) {
 			return

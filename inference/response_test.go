@@ -129,7 +129,7 @@ func TestTruncatedAnswer(t *testing.T) {
 	})
 }
 
-// TestAnswerErrorThatComesOnce is about a body whose error no second Read gives.
+// TestAnswerErrorThatComesOnce has a body that returns its error only once.
 func TestAnswerErrorThatComesOnce(t *testing.T) {
 	answers := &body{results: []any{answer, syscall.ECONNRESET}}
 	client := newClient(t, inference.HTTPInferenceClientConfig{
@@ -147,8 +147,8 @@ func TestAnswerErrorThatComesOnce(t *testing.T) {
 	}
 }
 
-// TestGenerate_RetriesASuccessWithoutAnAnswer is about bodies that a proxy or a
-// gateway sends for a short time.
+// TestGenerate_RetriesASuccessWithoutAnAnswer has bodies that proxies and gateways
+// return temporarily.
 func TestGenerate_RetriesASuccessWithoutAnAnswer(t *testing.T) {
 	ok := func(body string) flaky.Step {
 		return flaky.Status(200).WithHeader("Content-Type", "application/json").WithBody(body)
@@ -221,7 +221,7 @@ var methods = map[string]func(*testing.T, *inference.HTTPInferenceClient) *infer
 	},
 }
 
-// TestErrorInASuccess is about gateways that send their 200 before they know.
+// TestErrorInASuccess has gateways that send a 200 before they know the outcome.
 func TestErrorInASuccess(t *testing.T) {
 	const s = time.Second
 	const server, rate = inference.ErrCategoryServer, inference.ErrCategoryRateLimit
@@ -278,7 +278,7 @@ func TestErrorInASuccess(t *testing.T) {
 	}
 }
 
-// TestErrorWithoutAHeader is about a transport of another make.
+// TestErrorWithoutAHeader has a transport whose responses have no header.
 func TestErrorWithoutAHeader(t *testing.T) {
 	for method, ask := range methods {
 		client := newClient(t, inference.HTTPInferenceClientConfig{
@@ -318,8 +318,8 @@ func TestErrorBesideAnAnswerIsNone(t *testing.T) {
 	}
 }
 
-// TestSwitchedProtocol is about a gateway that takes the connection over unasked
-// and never sends a byte.
+// TestSwitchedProtocol has a gateway that upgrades the connection without being
+// asked, and never sends a byte.
 func TestSwitchedProtocol(t *testing.T) {
 	ours, theirs := net.Pipe()
 	defer theirs.Close()
@@ -349,13 +349,13 @@ func TestAnyJSONIsAnAnswer(t *testing.T) {
 	}
 }
 
-// endless is a body without an end, as an io.Reader that costs no memory.
+// endless is an infinite body that takes no memory.
 type endless struct{ closed *bool }
 
 func (endless) Read(p []byte) (int, error) { return len(p), nil }
 func (b endless) Close() error             { *b.closed = true; return nil }
 
-// maxFailureBody is what a StatusError keeps of a body.
+// maxFailureBody is the size of the body in a StatusError.
 const maxFailureBody = 64 << 10
 
 func TestLargeFailure(t *testing.T) {
@@ -423,7 +423,7 @@ func TestLargeResponse(t *testing.T) {
 	}
 }
 
-// TestGenerate_ByteOrderMark has answers and errors after one.
+// TestGenerate_ByteOrderMark has answers and errors after a byte order mark.
 func TestGenerate_ByteOrderMark(t *testing.T) {
 	got, err := generate(t, flaky.Status(200).WithBody("\uFEFF"+answer))
 	if err != nil || string(got.Response) != answer {
@@ -454,8 +454,8 @@ func TestGenerate_LargeNumbers(t *testing.T) {
 	}
 }
 
-// TestRefusalAsAnEventStream is about gateways that label their errors with the
-// Content-Type of the stream that was asked for.
+// TestRefusalAsAnEventStream has gateways that label their errors with the
+// Content-Type of the requested stream.
 func TestRefusalAsAnEventStream(t *testing.T) {
 	const s = time.Second
 	frame := func(text string) flaky.Step {
@@ -504,7 +504,7 @@ func TestRefusalAsAnEventStream(t *testing.T) {
 	}
 }
 
-// TestGenerate_Memory has the largest answer there may be.
+// TestGenerate_Memory has answers of the maximum size.
 func TestGenerate_Memory(t *testing.T) {
 	const size = 16 << 20
 	for _, tc := range []struct{ name, body string }{

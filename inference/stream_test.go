@@ -52,8 +52,8 @@ func eventStream(body string) flaky.Step {
 	return flaky.Status(200).WithHeader("Content-Type", "text/event-stream; charset=utf-8").WithBody(body)
 }
 
-// plainText is a 200 with the Content-Type that net/http finds for an event
-// stream whose handler gives none.
+// plainText is a 200 with the Content-Type that net/http detects for an event stream
+// if the handler sets none.
 func plainText(body string) flaky.Step {
 	return flaky.Status(200).WithHeader("Content-Type", "text/plain; charset=utf-8").WithBody(body)
 }
@@ -141,7 +141,7 @@ func TestStreamOverTheWire(t *testing.T) {
 	})
 }
 
-// TestStreamIsNotHeldBack fails when an event waits for the one behind it.
+// TestStreamIsNotHeldBack fails if an event is yielded only after the next one.
 func TestStreamIsNotHeldBack(t *testing.T) {
 	overEachProtocol(t, func(t *testing.T, start func(http.Handler) inference.HTTPInferenceClientConfig) {
 		received := make(chan struct{})
@@ -216,7 +216,7 @@ func TestStreamFormat(t *testing.T) {
 	}
 }
 
-// noise are events that belong to no answer.
+// noise are events that are not part of an answer.
 var noise = []struct{ name, event string }{
 	{"comment", ": OPENROUTER PROCESSING\n\n"},
 	{"comment without an empty line", ": ping\n"},
@@ -276,8 +276,8 @@ func TestStreamPassesOverNoise(t *testing.T) {
 	}
 }
 
-// TestStreamOfNoiseWithoutEnd has noise that comes faster than it can be read,
-// from a body that does not know of the request's context.
+// TestStreamOfNoiseWithoutEnd has noise that arrives faster than it is read, from a
+// body that ignores the request's context.
 func TestStreamOfNoiseWithoutEnd(t *testing.T) {
 	for _, tc := range append(noise, struct{ name, event string }{"the role", sse(begin)}) {
 		for _, before := range []string{"", sse(fo)} {
@@ -300,7 +300,7 @@ func TestStreamOfNoiseWithoutEnd(t *testing.T) {
 	}
 }
 
-// A flood is a body that never runs dry.
+// A flood is an infinite body that never blocks.
 type flood struct {
 	first, again string
 	at           int // in again
@@ -525,8 +525,7 @@ func lateFailures() []lateFailure {
 	}
 }
 
-// TestStreamIsNeverRetriedAfterContent also checks what is told of a stream
-// that fails too late.
+// TestStreamIsNeverRetriedAfterContent also checks the errors of such streams.
 func TestStreamIsNeverRetriedAfterContent(t *testing.T) {
 	for _, tc := range lateFailures() {
 		t.Run(tc.name, func(t *testing.T) {
@@ -559,8 +558,7 @@ func TestStreamIsNeverRetriedAfterContent(t *testing.T) {
 	}
 }
 
-// TestStreamFailuresOverTheWire repeats on real connections what a fake
-// transport may have made too easy.
+// TestStreamFailuresOverTheWire has real connections.
 func TestStreamFailuresOverTheWire(t *testing.T) {
 	overEachProtocol(t, func(t *testing.T, start func(http.Handler) inference.HTTPInferenceClientConfig) {
 		first := len(sse(begin, fo))
@@ -671,7 +669,7 @@ type errorEvent struct {
 	want int
 }
 
-// errorEvents are those of many gateways, and the statuses that they stand for.
+// errorEvents are error events of many gateways, with the corresponding statuses.
 func errorEvents() []errorEvent {
 	return []errorEvent{
 		{`{"error":{"code":502}}`, 502},
@@ -729,7 +727,7 @@ func errorEvents() []errorEvent {
 	}
 }
 
-// TestErrorEventStatus is the table of what error events stand for.
+// TestErrorEventStatus checks the statuses of errorEvents.
 func TestErrorEventStatus(t *testing.T) {
 	for _, tc := range errorEvents() {
 		t.Run(tc.data, func(t *testing.T) {
@@ -959,8 +957,8 @@ func TestStreamDeadline(t *testing.T) {
 	})
 }
 
-// TestStreamCutAnywhere ends a stream after each of its bytes: as a connection
-// that breaks off, and as a server that takes it for the end.
+// TestStreamCutAnywhere ends a stream after each of its bytes, with an error of the
+// connection or without one.
 func TestStreamCutAnywhere(t *testing.T) {
 	first := len(sse(begin, fo))                                        // up to the first content
 	last, end := len(sse(begin, fo, ur, finish)), len(four)-len("\n\n") // up to the finish reason, and to [DONE]
@@ -1047,7 +1045,7 @@ func TestStream_SecondRangeIsAnError(t *testing.T) {
 	}
 }
 
-// TestStream_ConcurrentUse has a client for all of them.
+// TestStream_ConcurrentUse has one client for many goroutines.
 func TestStream_ConcurrentUse(t *testing.T) {
 	var requests atomic.Int32
 	server := newServer(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -1069,8 +1067,7 @@ func TestStream_ConcurrentUse(t *testing.T) {
 	wg.Wait()
 }
 
-// TestStreamClosesABodyOnce has one that says when it is closed twice, after a
-// timeout at each stage.
+// TestStreamClosesABodyOnce has timeouts at each stage.
 func TestStreamClosesABodyOnce(t *testing.T) {
 	for _, text := range []string{"", sse(begin), sse(fo)} {
 		synctest.Test(t, func(t *testing.T) {
@@ -1109,7 +1106,7 @@ func (b *stuckBody) Close() error {
 	return nil
 }
 
-// TestStreamStopsForACallerWhoHasGone has all events at hand.
+// TestStreamStopsForACallerWhoHasGone has a stream whose events have all arrived.
 func TestStreamStopsForACallerWhoHasGone(t *testing.T) {
 	client := newClient(t, inference.HTTPInferenceClientConfig{
 		BaseURL: fakeURL, Transport: flaky.New(eventStream(four)).Transport(nil),
@@ -1202,8 +1199,8 @@ func TestStreamGivesItsConnectionBack(t *testing.T) {
 	}
 }
 
-// TestStreamWithoutAnEnd is a server that says [DONE] and stays, with or without
-// the empty line that ends an event.
+// TestStreamWithoutAnEnd has a server that sends [DONE], with or without a blank line,
+// and keeps the connection open.
 func TestStreamWithoutAnEnd(t *testing.T) {
 	for _, said := range []string{four, strings.TrimSuffix(four, "\n")} {
 		synctest.Test(t, func(t *testing.T) {
@@ -1221,8 +1218,8 @@ func TestStreamWithoutAnEnd(t *testing.T) {
 	}
 }
 
-// A body gives one result of Read after another: text, and errors, which come
-// together with the text before them and only once.
+// A body has a list of results of Read: text, and errors, which are returned once,
+// together with the text before them.
 type body struct {
 	results []any
 	ended   bool // io.EOF has been read
@@ -1299,8 +1296,8 @@ func TestStreamErrorThatComesOnce(t *testing.T) {
 	}
 }
 
-// TestStreamIsReadToItsEnd fails when a connection can't be used again because
-// something is left on it.
+// TestStreamIsReadToItsEnd fails if a connection cannot be reused because a part of
+// the body was not read.
 func TestStreamIsReadToItsEnd(t *testing.T) {
 	b := &body{results: []any{four, ": bye\n\n"}}
 	if _, _, err := collect(t, streamFrom(t, inference.HTTPInferenceClientConfig{}, b).Stream(t.Context(), question())); err != nil {
@@ -1348,11 +1345,11 @@ func TestStreamIsBounded(t *testing.T) {
 	}
 }
 
-// TestStreamIsBoundedInMemory has events that would cost a hundred times their
-// size if all of them were decoded.
+// TestStreamIsBoundedInMemory has events that would take a hundred times their size
+// if all elements were decoded.
 func TestStreamIsBoundedInMemory(t *testing.T) {
 	const size = 512 << 10
-	// fill repeats what is in the middle.
+	// fill repeats middle.
 	fill := func(before, middle, after string) string {
 		return before + strings.Repeat(middle, (size-len(before)-len(after))/len(middle)) + after
 	}
@@ -1382,7 +1379,7 @@ func TestStreamIsBoundedInMemory(t *testing.T) {
 				for range client.Stream(t.Context(), question()) {
 				}
 			})
-			// Most of it is garbage at once: what a buffer was before it grew.
+			// Most of it is garbage: buffers that were replaced as they grew.
 			if limit := 32*uint64(len(tc.data)) + 4<<20; allocated > limit {
 				t.Errorf("an event of %d KiB took %d KiB, want at most %d", len(tc.data)>>10, allocated>>10, limit>>10)
 			}
@@ -1390,7 +1387,7 @@ func TestStreamIsBoundedInMemory(t *testing.T) {
 	}
 }
 
-// TestStreamRemembersLittle has a gateway that goes on naming new choices.
+// TestStreamRemembersLittle has a gateway that sends ever more choices.
 func TestStreamRemembersLittle(t *testing.T) {
 	var body strings.Builder
 	for i := range 50_000 {
@@ -1527,8 +1524,7 @@ level=DEBUG+1 msg="inference request succeeded after retries" request_id=request
 	})
 }
 
-// split returns a body of which each Read gets as many bytes as the next of
-// sizes says, over and over.
+// A split is a reader whose Reads return as many bytes as sizes says, over and over.
 type split struct {
 	text  string
 	sizes []byte
@@ -1549,8 +1545,8 @@ func (s *split) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// FuzzEventStream checks that what is made of an event stream does not depend
-// on how its bytes are split, nor on noise before it.
+// FuzzEventStream checks that the events of a stream depend neither on the way in
+// which its bytes are split nor on noise before it.
 func FuzzEventStream(f *testing.F) {
 	for _, seed := range []string{
 		four, sse(begin, failed), sse(fo, failed), sse(fo), sse(fo) + "data: [DONE]",
