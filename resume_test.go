@@ -351,6 +351,10 @@ var byRange = []candidate{
 		ranged(func(r *http.Response) { r.Header.Set("Content-Range", "lines 0-25/26") }), false, "lines are not bytes"},
 	{"206 that contradicts itself", asking("bytes=0-25"),
 		ranged(func(r *http.Response) { r.Header.Set("Content-Range", "bytes 0-24/26") }), false, "its length is another"},
+	{"200 with Content-Range", asking("bytes=0-25"),
+		func(r *http.Response) { r.Header.Set("Content-Range", "bytes 0-25/26") }, false, "the server may have obeyed or ignored Range: RFC 9110, section 14.4"},
+	{"200 with Content-Range, without Range", nil,
+		func(r *http.Response) { r.Header.Set("Content-Range", "bytes 0-25/26") }, false, "Content-Range has no meaning in a 200: RFC 9110, section 14.4"},
 	{"200 to several ranges", asking("bytes=0-9,20-25"), nil, true, "all of it, as if no range had been asked for"},
 }
 
@@ -757,6 +761,162 @@ func TestDownload_EndsImmediately(t *testing.T) {
 					resp.Body.Close()
 					synctest.Wait()
 					o.wantClosed(t)
+				})
+			})
+		}
+	}
+}
+
+// A panic in a hook or in Base during a Read that resumes a download reaches the
+// caller of Read. It leaves no response open, and the download has ended.
+func TestDownload_PanicLeavesNothingOpen(t *testing.T) {
+	is := func(resp *http.Response, status int) bool { return resp != nil && resp.StatusCode == status }
+	busyThenRest := []reply{whole(10, errBreak), status(503), part(-1, nil)}
+	panics := func(*http.Request) (*http.Response, error) { panic("boom") }
+	tests := []struct {
+		name    string
+		rt      httpretry.RetryTransport
+		replies []reply
+	}{
+		{"Base", httpretry.RetryTransport{}, []reply{whole(10, errBreak), panics}},
+		{"Base, after a wait", httpretry.RetryTransport{}, []reply{whole(10, errBreak), status(503), panics}},
+		{"Base with AttemptTimeout", httpretry.RetryTransport{AttemptTimeout: time.Hour}, []reply{whole(10, errBreak), panics}},
+		{"OnAttempt for the failure", httpretry.RetryTransport{OnAttempt: func(a httpretry.Attempt, _ httpretry.Decision) {
+			if a.Err != nil {
+				panic("boom")
+			}
+		}}, busyThenRest},
+		{"OnAttempt for a response", httpretry.RetryTransport{OnAttempt: func(a httpretry.Attempt, _ httpretry.Decision) {
+			if is(a.Response, 503) {
+				panic("boom")
+			}
+		}}, busyThenRest},
+		{"OnAttempt for the rest", httpretry.RetryTransport{OnAttempt: func(a httpretry.Attempt, _ httpretry.Decision) {
+			if is(a.Response, 206) {
+				panic("boom")
+			}
+		}}, busyThenRest},
+		{"Policy for the failure", httpretry.RetryTransport{Policy: httpretry.PolicyFunc(func(httpretry.Attempt) (time.Duration, bool) { panic("boom") })}, busyThenRest},
+		{"Policy for a response", httpretry.RetryTransport{Policy: httpretry.PolicyFunc(func(a httpretry.Attempt) (time.Duration, bool) {
+			if is(a.Response, 503) {
+				panic("boom")
+			}
+			return 0, true
+		})}, busyThenRest},
+		{"Classifier", httpretry.RetryTransport{Classifier: httpretry.ClassifierFunc(func(req *http.Request, resp *http.Response, err error) httpretry.Verdict {
+			if is(resp, 206) {
+				panic("boom")
+			}
+			return httpretry.DefaultClassifier.Classify(req, resp, err)
+		})}, busyThenRest},
+		{"Idempotent", httpretry.RetryTransport{Idempotent: func(*http.Request) bool { panic("boom") }}, busyThenRest},
+		{"Budget", httpretry.RetryTransport{Budget: refusing(func(resp *http.Response) { panic("boom") })}, busyThenRest},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				o := newOrigin(tt.replies...)
+				resp, err := o.downloads(tt.rt).RoundTrip(newRequest(t, "GET", "http://example.com/", nil))
+				if err != nil {
+					t.Fatal(err)
+				}
+				func() {
+					defer func() {
+						if got := recover(); got != "boom" {
+							t.Errorf("recovered %v, want the panic", got)
+						}
+					}()
+					got, err := io.ReadAll(resp.Body)
+					t.Errorf("Read returned %q, %v, want a panic", got, err)
+				}()
+				for range 2 {
+					if n, err := resp.Body.Read(make([]byte, 1)); n != 0 || err == nil || err == io.EOF {
+						t.Errorf("Read after the panic returned %d, %v, want an error", n, err)
+					}
+				}
+				synctest.Wait()
+				o.wantClosed(t)
+				if err := resp.Body.Close(); err != nil {
+					t.Errorf("Close: %v", err)
+				}
+				o.wantClosed(t)
+				for i, req := range o.sent[1:] {
+					if req.Context().Err() == nil {
+						t.Errorf("context of attempt %d is not canceled after Close", i+2)
+					}
+				}
+			})
+		})
+	}
+}
+
+// A panic in OnDone leaves nothing open either.
+func TestDownload_PanicInOnDone(t *testing.T) {
+	for name, replies := range map[string][]reply{
+		"complete":     {whole(10, errBreak), part(-1, nil)},
+		"rejected":     {whole(10, errBreak), status(404)},
+		"attempt ends": {whole(10, errBreak), fails(httpretry.Permanent(errBreak))},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := newOrigin(replies...)
+			rt := o.downloads(httpretry.RetryTransport{OnDone: func(httpretry.Summary) { panic("boom") }})
+			resp, err := rt.RoundTrip(newRequest(t, "GET", "http://example.com/", nil))
+			if err != nil {
+				t.Fatal(err)
+			}
+			func() {
+				defer func() {
+					if got := recover(); got != "boom" {
+						t.Errorf("recovered %v, want the panic", got)
+					}
+				}()
+				io.ReadAll(resp.Body)
+			}()
+			if n, err := resp.Body.Read(make([]byte, 1)); n != 0 || err == nil {
+				t.Errorf("Read after the panic returned %d, %v, want an error", n, err)
+			}
+			if err := resp.Body.Close(); err != nil {
+				t.Errorf("Close: %v", err)
+			}
+			o.wantClosed(t)
+		})
+	}
+}
+
+// However a download is interrupted, also in a wait, OnDone is called once.
+func TestOnDone_InterruptedDownload(t *testing.T) {
+	cause := errors.New("cause")
+	for stage, replies := range downloadStages() {
+		for _, by := range []string{"cancellation", "Close"} {
+			t.Run(by+" during "+stage, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					ctx, cancel := context.WithCancelCause(t.Context())
+					defer cancel(nil)
+					var summaries []httpretry.Summary
+					o := newOrigin(replies...)
+					rt := o.downloads(httpretry.RetryTransport{Policy: stagePolicy, OnDone: func(s httpretry.Summary) { summaries = append(summaries, s) }})
+					resp, err := rt.RoundTrip(newRequest(t, "GET", "http://example.com/", nil).WithContext(ctx))
+					if err != nil {
+						t.Fatal(err)
+					}
+					end := func() { cancel(cause) }
+					if by == "Close" {
+						end = func() { resp.Body.Close() }
+					}
+					time.AfterFunc(time.Second, end)
+					io.Copy(io.Discard, resp.Body)
+					resp.Body.Close()
+					synctest.Wait()
+					if len(summaries) != 1 {
+						t.Fatalf("OnDone was called %d times, want once", len(summaries))
+					}
+					s := summaries[0]
+					if s.Attempts != len(o.sent) || s.Elapsed != time.Second {
+						t.Errorf("got %d attempts in %v, want %d in 1s", s.Attempts, s.Elapsed, len(o.sent))
+					}
+					if by == "cancellation" && (s.Reason != httpretry.ReasonCanceled || s.Err != cause) {
+						t.Errorf("got reason %q and error %v, want %q and %v", s.Reason, s.Err, httpretry.ReasonCanceled, cause)
+					}
 				})
 			})
 		}
