@@ -28,6 +28,7 @@ var operations = []operation{
 	{"read", (*modelRecording).testRead},
 	{"read on", (*modelRecording).testReadOn},
 	{"drop", (*modelRecording).testDrop},
+	{"drop about a chunk", (*modelRecording).testDropChunk},
 	{"drop all", func(m *modelRecording, _ *testing.T, _ int) { m.dropTo(len(m.stream)) }},
 	{"skip", (*modelRecording).testSkip},
 	{"trim", (*modelRecording).testTrim},
@@ -77,6 +78,13 @@ func (m *modelRecording) readAt(t *testing.T, offset, size int, from *chunk) {
 // testDrop drops the bytes before any offset.
 func (m *modelRecording) testDrop(_ *testing.T, n int) {
 	m.dropTo(m.base + n%(len(m.stream)-m.base+1))
+}
+
+// testDropChunk drops the bytes of the first chunk, one byte less or one more.
+func (m *modelRecording) testDropChunk(_ *testing.T, n int) {
+	if m.head != nil && m.head.next != nil {
+		m.dropTo(max(m.base, int(m.head.next.offset)+min(n%3, len(m.stream)-int(m.head.next.offset)+1)-1))
+	}
 }
 
 func (m *modelRecording) dropTo(offset int) {
@@ -156,7 +164,7 @@ func TestRecording_MatchesByteSlice(t *testing.T) {
 func FuzzRecording(f *testing.F) {
 	add := []byte{0, 0xff, 0xff}
 	f.Add(bytes.Repeat(add, 3))
-	f.Add(append(bytes.Repeat(add, 3), 3, 0x80, 0, 1, 0, 9, 2, 0xff, 0xff, 5, 0, 1, 0, 0, 9))
-	f.Add([]byte{0, 0, 9, 6, 0, 0, 0, 0xff, 0xff, 0x80, 0xff, 0xff, 4, 0, 0, 0, 0, 1})
+	f.Add(append(bytes.Repeat(add, 3), 3, 0x80, 0, 1, 0, 9, 2, 0xff, 0xff, 6, 0, 1, 0, 0, 9))
+	f.Add([]byte{0, 0, 9, 7, 0, 0, 0, 0xff, 0xff, 0x80, 0xff, 0xff, 5, 0, 0, 0, 0, 1})
 	f.Fuzz(runRecordings)
 }
