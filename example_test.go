@@ -17,9 +17,8 @@ import (
 	"github.com/httpretry/httpretry"
 )
 
-// newUnsteadyServer starts a server on loopback that answers the first
-// requests with a status of failure, and what comes after them with the
-// content that it got.
+// newUnsteadyServer starts a server that fails the first requests with the given
+// status and echoes the content of the later ones.
 func newUnsteadyServer(failures int32, status int) *httptest.Server {
 	var n atomic.Int32
 	return httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -32,7 +31,7 @@ func newUnsteadyServer(failures int32, status int) *httptest.Server {
 	}))
 }
 
-// soon is a policy that doesn't make the reader of an example wait.
+// soon is a policy with short waits.
 var soon = httpretry.RetryConfig{MaxRetries: 3, InitialBackoff: time.Millisecond}
 
 func Example() {
@@ -52,8 +51,8 @@ func Example() {
 	// Output: 200 GET /hello "" after 2 failures <nil>
 }
 
-// The zero value is ready to use: it wraps http.DefaultTransport, retries up
-// to three times, and is invisible when nothing fails.
+// The zero value is ready to use. It wraps http.DefaultTransport and retries a
+// request up to three times.
 func ExampleRetryTransport() {
 	server := newUnsteadyServer(0, 0)
 	defer server.Close()
@@ -68,7 +67,7 @@ func ExampleRetryTransport() {
 	// Output: 200 OK
 }
 
-// An SDK stands for any client of an API that takes an *http.Client.
+// An SDK is a client of an API that is built on an *http.Client.
 type SDK struct {
 	Client  *http.Client
 	BaseURL string
@@ -89,26 +88,32 @@ func (s *SDK) Complete(ctx context.Context, prompt string) (string, error) {
 	return string(b), err
 }
 
-// An SDK that takes an *http.Client gets its retries with it. Turn off the
-// SDK's own ones, if it has any: two layers multiply.
+// An SDK that accepts an *http.Client retries with it. If the SDK has retries of
+// its own, turn them off: otherwise their numbers multiply. A completion has no
+// side effect, so Idempotent allows all failures of this POST to be retried.
 func ExampleRetryTransport_sdk() {
-	server := newUnsteadyServer(1, http.StatusTooManyRequests)
+	server := newUnsteadyServer(1, http.StatusBadGateway)
 	defer server.Close()
 
 	sdk := &SDK{
-		Client:  &http.Client{Transport: &httpretry.RetryTransport{Policy: soon}},
+		Client: &http.Client{Transport: &httpretry.RetryTransport{
+			Policy:     soon,
+			Idempotent: func(*http.Request) bool { return true },
+		}},
 		BaseURL: server.URL,
 	}
 	fmt.Println(sdk.Complete(context.Background(), "Once upon a time"))
 	// Output: POST /v1/completions "Once upon a time" after 1 failures <nil>
 }
 
-// A middleware is a function that is an http.RoundTripper.
+// The middleware type is an adapter to allow the use of ordinary functions as
+// RoundTrippers.
 type middleware func(*http.Request) (*http.Response, error)
 
 func (m middleware) RoundTrip(req *http.Request) (*http.Response, error) { return m(req) }
 
-// What is above the layer sees one call, what is below it every attempt.
+// Middleware above a RetryTransport sees one call. Middleware below it sees every
+// attempt.
 func ExampleRetryTransport_middleware() {
 	server := newUnsteadyServer(2, http.StatusServiceUnavailable)
 	defer server.Close()
@@ -141,8 +146,8 @@ func ExampleRetryTransport_middleware() {
 	// 200 OK
 }
 
-// A body that can be read only once is recorded while the first attempt sends
-// it, so that it can be sent again.
+// A body that can be read only once is buffered while the first attempt sends it,
+// so that it can be replayed.
 func ExampleRetryTransport_streamedBody() {
 	server := newUnsteadyServer(1, http.StatusServiceUnavailable)
 	defer server.Close()
@@ -167,14 +172,14 @@ func ExampleRetryTransport_streamedBody() {
 	// Output: POST /rows "row 1, row 2" after 1 failures <nil>
 }
 
-// With MaxResponseBytes an attempt includes reading the response body: one
-// that breaks off is retried, before the caller has seen any of it.
+// With MaxResponseBytes, an attempt includes reading the response body. If the
+// body fails, the request is retried before the caller has received any of it.
 func ExampleRetryTransport_maxResponseBytes() {
 	var n atomic.Int32
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Length", "13")
 		if n.Add(1) == 1 {
-			fmt.Fprint(w, "Hello, ") // and no more: the connection breaks
+			fmt.Fprint(w, "Hello, ") // then the server closes the connection
 			return
 		}
 		fmt.Fprint(w, "Hello, world!")
@@ -201,15 +206,15 @@ func ExampleRetryTransport_maxResponseBytes() {
 	// Hello, world! <nil>
 }
 
-// AttemptTimeout gives up on an attempt that hangs, and not on the call.
+// AttemptTimeout limits the time of each attempt, not of the call.
 func ExampleRetryTransport_attemptTimeout() {
 	var n atomic.Int32
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if n.Add(1) == 1 {
-			<-r.Context().Done() // hangs until the client goes away
+			<-r.Context().Done() // until the client closes the connection
 			return
 		}
-		fmt.Fprint(w, "here I am")
+		fmt.Fprint(w, "done")
 	}))
 	defer server.Close()
 
@@ -230,11 +235,11 @@ func ExampleRetryTransport_attemptTimeout() {
 	// Output:
 	// timed out: true
 	// timed out: false
-	// here I am <nil>
+	// done <nil>
 }
 
-// A POST that the server may have processed is not repeated, unless Idempotent
-// says that it may be, or the request has an Idempotency-Key.
+// A POST that the server may have processed is retried only if Idempotent reports
+// true for it. IsIdempotent does so if the request has an Idempotency-Key header.
 func ExampleRetryTransport_idempotent() {
 	server := newUnsteadyServer(2, http.StatusBadGateway)
 	defer server.Close()
@@ -258,7 +263,7 @@ func ExampleRetryTransport_idempotent() {
 	// /search 200 OK
 }
 
-// Why something was not retried is one look away.
+// OnAttempt is called after each attempt, with the reason if no retry follows.
 func ExampleRetryTransport_onAttempt() {
 	server := newUnsteadyServer(1, http.StatusInternalServerError)
 	defer server.Close()
@@ -276,18 +281,52 @@ func ExampleRetryTransport_onAttempt() {
 	// Output: attempt 1: 500 is uncertain; retry false: not_idempotent
 }
 
+// OnDone is called once for each call, after its last attempt.
+func ExampleRetryTransport_onDone() {
+	server := newUnsteadyServer(2, http.StatusServiceUnavailable)
+	defer server.Close()
+
+	client := &http.Client{Transport: &httpretry.RetryTransport{
+		Policy: soon,
+		OnDone: func(s httpretry.Summary) {
+			fmt.Printf("%d after %d attempts, reason %s, error %v\n", s.Response.StatusCode, s.Attempts, s.Reason, s.Err)
+		},
+	}}
+	resp, err := client.Get(server.URL)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer resp.Body.Close()
+	// Output: 200 after 3 attempts, reason final, error <nil>
+}
+
+// The request of a response has the number of the attempt that received it.
+func ExampleAttemptNumber() {
+	server := newUnsteadyServer(2, http.StatusServiceUnavailable)
+	defer server.Close()
+
+	client := &http.Client{Transport: &httpretry.RetryTransport{Policy: soon}}
+	resp, err := client.Get(server.URL)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer resp.Body.Close()
+	fmt.Println(httpretry.AttemptNumber(resp.Request.Context()))
+	// Output: 3
+}
+
 func ExampleRetryConfig() {
 	config := httpretry.RetryConfig{
 		MaxRetries:     5,
 		InitialBackoff: 100 * time.Millisecond,
 		BackoffFactor:  3,
 		MaxBackoff:     2 * time.Second,
-		Jitter:         httpretry.NoJitter, // for the sake of the example
+		Jitter:         httpretry.NoJitter, // for a fixed output
 	}
 	for n := 1; ; n++ {
 		delay, retry := config.Backoff(httpretry.Attempt{Number: n})
 		if !retry {
-			fmt.Println("and no more after attempt", n)
+			fmt.Println("no retry after attempt", n)
 			return
 		}
 		fmt.Println(delay)
@@ -298,7 +337,7 @@ func ExampleRetryConfig() {
 	// 900ms
 	// 2s
 	// 2s
-	// and no more after attempt 6
+	// no retry after attempt 6
 }
 
 func ExampleRetryConfig_Validate() {
@@ -307,6 +346,7 @@ func ExampleRetryConfig_Validate() {
 	// Output: httpretry: invalid BackoffFactor 0.5: must be at least 1
 }
 
+// One request may be retried more often than the others.
 func ExampleOverride() {
 	server := newUnsteadyServer(4, http.StatusServiceUnavailable)
 	defer server.Close()
@@ -327,7 +367,7 @@ func ExampleOverride() {
 	// Output: 200 OK
 }
 
-// A health check wants to know about the first failure.
+// A health check reports the first failure.
 func ExampleNever() {
 	server := newUnsteadyServer(1, http.StatusServiceUnavailable)
 	defer server.Close()
@@ -347,8 +387,7 @@ func ExampleNever() {
 	// Output: 503 Service Unavailable
 }
 
-// A policy may be any function. This one waits as RetryConfig does, but gives
-// up on a gateway timeout after the first retry.
+// This policy waits as RetryConfig does, but retries a gateway timeout only once.
 func ExamplePolicyFunc() {
 	server := newUnsteadyServer(9, http.StatusGatewayTimeout)
 	defer server.Close()
@@ -375,8 +414,9 @@ func ExamplePolicyFunc() {
 	// 2: 504, retry false
 }
 
-// A classifier of one's own wraps the default one. This one takes a proxy into
-// account that says 503 when an upstream died half-way, and knows 425 Too Early.
+// This classifier modifies two verdicts of the default one. Behind a proxy that
+// sends 503 when an upstream server fails, a request with a 503 was possibly
+// processed. A request with a 425 (Too Early) was not.
 func ExampleClassifierFunc() {
 	classifier := httpretry.ClassifierFunc(func(req *http.Request, resp *http.Response, err error) httpretry.Verdict {
 		v := httpretry.DefaultClassifier.Classify(req, resp, err)
@@ -398,12 +438,12 @@ func ExampleClassifierFunc() {
 			log.Fatal(err)
 		}
 		resp.Body.Close()
-		fmt.Println(status, "ends as", resp.StatusCode)
+		fmt.Println(status, "then", resp.StatusCode)
 		server.Close()
 	}
 	// Output:
-	// 503 ends as 503
-	// 425 ends as 200
+	// 503 then 503
+	// 425 then 200
 }
 
 func ExampleIsIdempotent() {
@@ -424,7 +464,7 @@ func ExampleLogAttempts() {
 		ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
 			switch a.Key {
 			case slog.TimeKey:
-				return slog.Attr{} // other in each run, as is the port
+				return slog.Attr{} // differs in each run, as the port does
 			case "url":
 				a.Value = slog.StringValue(strings.ReplaceAll(a.Value.String(), server.URL, "http://example.com"))
 			}
@@ -445,8 +485,8 @@ func ExampleLogAttempts() {
 	// level=INFO msg="succeeded after retries" method=GET url=http://example.com/models attempt=2 status=200
 }
 
-// A response that comes back because the server wants a longer wait than
-// MaxRetryAfter says when to come back.
+// If the server asks for a longer wait than MaxRetryAfter, the call returns its
+// response, and RetryAfter returns the wait.
 func ExampleRetryAfter() {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Retry-After", "3600")
@@ -468,18 +508,18 @@ func ExampleRetryAfter() {
 func ExampleError() {
 	server := newUnsteadyServer(0, 0)
 	url := server.URL
-	server.Close() // so that nobody listens there
+	server.Close() // connections to it are refused
 
 	client := &http.Client{Transport: &httpretry.RetryTransport{Policy: soon}}
 	_, err := client.Get(url)
-	var e *httpretry.Error
-	if errors.As(err, &e) {
-		fmt.Printf("%d attempts, no more because of: %s\n", e.Attempts, e.Reason)
+	if e, ok := errors.AsType[*httpretry.Error](err); ok {
+		fmt.Printf("%d attempts, reason %s\n", e.Attempts, e.Reason)
 	}
-	// Output: 4 attempts, no more because of: policy
+	// Output: 4 attempts, reason policy
 }
 
-// The kinds of jitter differ in how far they spread a wait of 10 s.
+// The output shows the range of waits that each kind of jitter computes from a
+// backoff of 10 s.
 func ExampleJitter() {
 	jitters := []struct {
 		name   string
@@ -506,8 +546,8 @@ func ExampleJitter() {
 	// DecorrelatedJitter: 1s to 15s
 }
 
-// A jitter of one's own is a function, such as one that gives each of several
-// workers its own place in the second.
+// A Jitter may be any function. This one gives each of several workers a delay of
+// its own.
 func ExampleJitter_own() {
 	const worker, workers = 3, 10
 	config := httpretry.RetryConfig{
@@ -520,8 +560,8 @@ func ExampleJitter_own() {
 	// Output: 1.3s true
 }
 
-// Each host has a budget of its own: what one of them uses up in an outage, the
-// others still have.
+// Each host has a budget of its own, so an outage of one host does not use up the
+// retries of the others.
 func ExamplePerHost() {
 	budget := httpretry.PerHost(func(string) httpretry.Budget {
 		return &httpretry.TokenBudget{Ratio: 0.1, MinPerSecond: 1, Burst: 2}

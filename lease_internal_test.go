@@ -15,12 +15,13 @@ import (
 
 var errEnded = errors.New("the attempt has ended")
 
-// A leaseSource is the source of a copy. Its Read and Close report their begin
-// and wait for gate.
+// A leaseSource is the source of a copy, and counts its calls. Read and Close
+// wait for gate.
 type leaseSource struct {
 	gate chan struct{} // nil: they do not wait
 
 	mu      sync.Mutex
+	reads   int
 	reading int
 	closes  int
 	overlap bool // Close was called while a Read was under way
@@ -28,6 +29,7 @@ type leaseSource struct {
 
 func (s *leaseSource) Read(p []byte) (int, error) {
 	s.mu.Lock()
+	s.reads++
 	s.reading++
 	s.mu.Unlock()
 	if s.gate != nil {
@@ -101,6 +103,9 @@ func TestLease_ReadsFailAfterEnd(t *testing.T) {
 	}
 	for _, s := range sources {
 		s.wantClosed(t, 1, false)
+		if s.reads != 1 {
+			t.Errorf("source was read %d times, want not after the end", s.reads)
+		}
 	}
 	if err := l.wait(t.Context()); err != nil {
 		t.Errorf("wait: %v", err)
