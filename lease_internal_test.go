@@ -126,6 +126,7 @@ func TestLease_WaitsForRead(t *testing.T) {
 		go wantRead(t, b, 0, errEnded)
 		synctest.Wait()
 		l.end(errEnded, false)
+		b.Close()
 		var waited atomic.Int32
 		for range 2 {
 			go func() {

@@ -24,15 +24,15 @@ import (
 	"github.com/httpretry/httpretry"
 )
 
-// pattern is n bytes of which no two blocks are alike.
+// pattern returns n bytes without repeated blocks.
 func pattern(n int) []byte {
 	b := make([]byte, n)
 	rand.NewChaCha8([32]byte{1}).Read(b)
 	return b
 }
 
-// An early answer leaves net/http sending while the next attempt begins. Every
-// attempt must carry the same bytes all the same.
+// After an early response, net/http may still be sending the body when the next
+// attempt begins. Every attempt must send the same bytes nevertheless.
 func TestReplay_EarlyResponseToLargeUpload(t *testing.T) {
 	content := pattern(8 << 20)
 	for _, proto := range []int{1, 2} {
@@ -76,13 +76,13 @@ func newProtoServer(t *testing.T, proto int, h http.HandlerFunc) *httptest.Serve
 	return srv
 }
 
-// sameBytes reports where r is not want.
+// sameBytes returns an error if r does not consist of want.
 func sameBytes(r io.Reader, want []byte) error {
 	buf := make([]byte, 64<<10)
 	for off := 0; ; {
 		n, err := r.Read(buf)
 		if off+n > len(want) || !bytes.Equal(buf[:n], want[off:off+n]) {
-			return fmt.Errorf("other bytes than were sent, at %d", off)
+			return fmt.Errorf("wrong bytes at offset %d", off)
 		}
 		off += n
 		if err == io.EOF && off == len(want) {
@@ -94,8 +94,8 @@ func sameBytes(r io.Reader, want []byte) error {
 	}
 }
 
-// A transport may go on reading after it has returned. What it reads is a
-// prefix of the body or an error, and nothing that the next attempt misses.
+// A transport may continue to read the body after it has returned. It reads a
+// prefix of the body and then an error, and takes no bytes from the next attempt.
 func TestReplay_LateReadIsFenced(t *testing.T) {
 	content := pattern(300 << 10)
 	for range 300 {
@@ -104,7 +104,7 @@ func TestReplay_LateReadIsFenced(t *testing.T) {
 		before := io.ReadCloser(http.NoBody)
 		rt := &httpretry.RetryTransport{Policy: now, Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
 			if n, err := before.Read(make([]byte, 1)); n > 0 || err == nil {
-				t.Errorf("an attempt that is over read %d bytes and error %v, want an error", n, err)
+				t.Errorf("an attempt that has ended read %d bytes and error %v, want an error", n, err)
 			}
 			before = req.Body
 			if n++; n < 4 {
@@ -112,7 +112,7 @@ func TestReplay_LateReadIsFenced(t *testing.T) {
 					defer req.Body.Close()
 					got, err := io.ReadAll(io.LimitReader(req.Body, rand.Int64N(400<<10)))
 					if !bytes.HasPrefix(content, got) {
-						t.Errorf("a late reader got %d bytes that are no prefix of the body (error %v)", len(got), err)
+						t.Errorf("a late reader got %d bytes that are not a prefix of the body (error %v)", len(got), err)
 					}
 				})
 				return response(req, 503, ""), nil
@@ -134,8 +134,8 @@ func TestReplay_LateReadIsFenced(t *testing.T) {
 	}
 }
 
-// During the wait a transport reads nothing any more: it would take a recording
-// beyond its limit, and the next attempt would lack those bytes.
+// During the wait, Reads of the ended attempt fail. Otherwise the buffer could
+// exceed its limit, and the next attempt would lack bytes.
 func TestReplay_ReadDuringWaitFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		content := string(pattern(90))
@@ -148,7 +148,7 @@ func TestReplay_ReadDuringWaitFails(t *testing.T) {
 			time.AfterFunc(time.Second/2, func() {
 				defer req.Body.Close()
 				if n, err := req.Body.Read(make([]byte, 1)); n > 0 || err == nil {
-					t.Errorf("an attempt that is over read %d bytes and error %v, want an error", n, err)
+					t.Errorf("an attempt that has ended read %d bytes and error %v, want an error", n, err)
 				}
 			})
 			_, err := io.ReadFull(req.Body, make([]byte, 10))
@@ -159,13 +159,13 @@ func TestReplay_ReadDuringWaitFails(t *testing.T) {
 			t.Fatal(err)
 		}
 		if len(got) != 1 || got[0] != content {
-			t.Errorf("the second attempt carried %q, want %q", got, content)
+			t.Errorf("the second attempt sent %q, want %q", got, content)
 		}
 	})
 }
 
-// What a transport reads while the policy is asked must not be missing from
-// the attempt that the policy then wants.
+// Bytes that a transport reads while the Policy decides must not be missing from
+// the next attempt.
 func TestReplay_ReadDuringDecision(t *testing.T) {
 	for _, retry := range []bool{true, false} {
 		t.Run(fmt.Sprint("retry ", retry), func(t *testing.T) {
@@ -210,7 +210,7 @@ func TestReplay_ReadDuringDecision(t *testing.T) {
 	}
 }
 
-// choppy reads pieces of random size, sometimes empty.
+// A choppy reader returns pieces of random size, some of them empty.
 type choppy struct{ io.Reader }
 
 func (c *choppy) Read(p []byte) (int, error) {
@@ -220,7 +220,7 @@ func (c *choppy) Read(p []byte) (int, error) {
 	return c.Reader.Read(p)
 }
 
-// failUntil reads and closes bodies, and answers 503 until the nth attempt.
+// failUntil reads and closes bodies, and responds with a 503 before the nth attempt.
 func failUntil(n int, got *[]string) roundTripFunc {
 	attempt := 0
 	return func(req *http.Request) (*http.Response, error) {
@@ -236,7 +236,7 @@ func failUntil(n int, got *[]string) roundTripFunc {
 	}
 }
 
-// The zero value's limit is 1 MiB.
+// The default limit is 1 MiB.
 func TestMaxReplayBytes_DefaultIs1MiB(t *testing.T) {
 	for size, want := range map[int]int{1 << 20: 2, 1<<20 + 1: 1} {
 		var got []string
@@ -262,8 +262,8 @@ func TestMaxReplayBytes_LimitsBuffer(t *testing.T) {
 		{"small", 10, -1, 2, ""},
 		{"exact", limit, -1, 2, "exactly the limit can be replayed"},
 		{"exact and declared", limit, limit, 2, ""},
-		{"one more", limit + 1, -1, 1, "the attempt under way goes on, and no retry follows"},
-		{"one more and declared", limit + 1, limit + 1, 1, "known beforehand"},
+		{"one more", limit + 1, -1, 1, "the current attempt continues, and no retry follows"},
+		{"one more and declared", limit + 1, limit + 1, 1, "Content-Length exceeds the limit"},
 		{"much more", 20 * limit, -1, 1, ""},
 	}
 	for _, tt := range tests {
@@ -287,7 +287,7 @@ func TestMaxReplayBytes_LimitsBuffer(t *testing.T) {
 			}
 			for i, b := range got {
 				if b != content {
-					t.Errorf("attempt %d carried %d bytes, not the %d of the body", i+1, len(b), len(content))
+					t.Errorf("attempt %d sent %d bytes, want the %d of the body", i+1, len(b), len(content))
 				}
 			}
 			if tt.attempts == 1 && (last.Reason != httpretry.ReasonNotReplayable || resp.StatusCode != 503) {
@@ -306,7 +306,7 @@ func TestReplay_StreamsFirstByte(t *testing.T) {
 		if _, err := io.ReadFull(req.Body, b); err != nil || b[0] != 'a' {
 			t.Errorf("got %q, %v, want the first byte while the source is still open", b, err)
 		}
-		go func() { // only now does the source go on
+		go func() { // the source continues only now
 			io.WriteString(pw, "b")
 			pw.Close()
 		}()
@@ -322,7 +322,7 @@ func TestReplay_StreamsFirstByte(t *testing.T) {
 	}
 }
 
-// zeros is n bytes that take no memory.
+// zeros returns a reader of n zero bytes.
 func zeros(n int64) io.Reader { return io.LimitReader(zero{}, n) }
 
 type zero struct{}
@@ -356,8 +356,8 @@ func TestReplay_LargeUploadUsesLittleMemory(t *testing.T) {
 	}
 }
 
-// Once the answer is there, nothing is recorded any more: an exchange in both
-// directions may go on for ever.
+// After the last response, the body is not buffered any more: a full-duplex
+// exchange may last arbitrarily long.
 func TestReplay_FullDuplexUsesLittleMemory(t *testing.T) {
 	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		rc := http.NewResponseController(w)
@@ -390,7 +390,7 @@ func TestReplay_FullDuplexUsesLittleMemory(t *testing.T) {
 			t.Fatalf("message %d: %v", i, err)
 		}
 		if _, err := io.ReadFull(resp.Body, echo); err != nil || !bytes.Equal(echo, message) {
-			t.Fatalf("message %d came back wrong: %v", i, err)
+			t.Fatalf("message %d: the echo differs, error %v", i, err)
 		}
 	}
 	pw.Close()
@@ -400,7 +400,7 @@ func TestReplay_FullDuplexUsesLittleMemory(t *testing.T) {
 }
 
 func TestFileBody_IsReadFromItsOffset(t *testing.T) {
-	content := pattern(3 << 20) // above the limit of a recording
+	content := pattern(3 << 20) // above MaxReplayBytes
 	path := filepath.Join(t.TempDir(), "upload")
 	if err := os.WriteFile(path, content, 0o600); err != nil {
 		t.Fatal(err)
@@ -447,14 +447,14 @@ func TestFileBody_IsReadFromItsOffset(t *testing.T) {
 				t.Errorf("status %d: want 200 on the third attempt, with the file's bytes from where it stood", resp.StatusCode)
 			}
 			if err := f.Close(); !errors.Is(err, os.ErrClosed) {
-				t.Errorf("closing the file again: got %v, want that it is closed already", err)
+				t.Errorf("closing the file again: got %v, want an error because it is closed", err)
 			}
 		})
 	}
 }
 
-// A body type that embeds a reader and overrides Read is sent as its Read
-// returns it, whatever other methods it inherits.
+// The bytes of a body that embeds a reader and overrides Read are those of its own
+// Read, whatever other methods it inherits.
 func TestReplay_SendsTheBodysOwnRead(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "upload")
 	if err := os.WriteFile(path, []byte("content"), 0o600); err != nil {
@@ -504,7 +504,7 @@ func (f loudFile) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// A pipe is an *os.File that can't seek.
+// A pipe is an *os.File that cannot seek, so it is buffered.
 func TestReplay_BuffersPipe(t *testing.T) {
 	r, w, err := os.Pipe()
 	if err != nil {
@@ -521,7 +521,7 @@ func TestReplay_BuffersPipe(t *testing.T) {
 		t.Errorf("got bodies %q, want %q", got, want)
 	}
 	if err := r.Close(); !errors.Is(err, os.ErrClosed) {
-		t.Errorf("closing the pipe again: got %v, want that it is closed already", err)
+		t.Errorf("closing the pipe again: got %v, want an error because it is closed", err)
 	}
 }
 
@@ -584,7 +584,7 @@ func TestReplay_FailingSource(t *testing.T) {
 			t.Errorf("got %v, want %v", err, boom)
 		}
 	})
-	t.Run("leaves an early answer to the caller", func(t *testing.T) {
+	t.Run("returns an early response", func(t *testing.T) {
 		rt := &httpretry.RetryTransport{Policy: now, Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
 			consume(req)
 			return response(req, 503, "busy"), nil
@@ -592,7 +592,7 @@ func TestReplay_FailingSource(t *testing.T) {
 		req := newRequest(t, "PUT", "http://example.com/", nil)
 		req.Body = source()
 		if resp, err := rt.RoundTrip(req); err != nil || readAll(t, resp) != "busy" {
-			t.Errorf("got %v, want the 503: another attempt would only fail", err)
+			t.Errorf("got %v, want the 503: another attempt would fail", err)
 		}
 	})
 }
@@ -601,8 +601,7 @@ type errorReader struct{ err error }
 
 func (r errorReader) Read([]byte) (int, error) { return 0, r.err }
 
-// readWhole is what a transport does: it reads in a goroutine of its own and
-// waits for it before it returns.
+// readWhole reads and closes the request body and responds with a 200, as a Base.
 func readWhole(req *http.Request) (*http.Response, error) {
 	defer req.Body.Close()
 	if _, err := io.Copy(io.Discard, req.Body); err != nil {
@@ -611,17 +610,16 @@ func readWhole(req *http.Request) (*http.Response, error) {
 	return response(req, 200, ""), nil
 }
 
-// wantLetGo reports a source that is still open. It may be closed after
-// RoundTrip has returned.
+// wantLetGo checks that a source is closed, perhaps after RoundTrip has returned.
 func wantLetGo(t *testing.T, source *io.PipeWriter) {
 	t.Helper()
 	synctest.Wait()
 	if _, err := source.Write([]byte("x")); err != io.ErrClosedPipe {
-		t.Errorf("writing to the source: got %v, want that it is closed", err)
+		t.Errorf("writing to the source: got %v, want an error because it is closed", err)
 	}
 }
 
-// A source that blocks does not hold up the end of the call, and is let go.
+// A source that blocks does not delay the end of the call, and is closed.
 func TestReplay_BlockedSource(t *testing.T) {
 	t.Run("canceled", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
@@ -649,7 +647,7 @@ func TestReplay_BlockedSource(t *testing.T) {
 			wantLetGo(t, pw)
 		})
 	})
-	t.Run("too large to be replayed", func(t *testing.T) {
+	t.Run("too large to replay", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			pr, pw := io.Pipe()
 			rt := &httpretry.RetryTransport{AttemptTimeout: time.Second, Base: roundTripFunc(readWhole), MaxReplayBytes: 10}
@@ -663,7 +661,7 @@ func TestReplay_BlockedSource(t *testing.T) {
 	})
 }
 
-// What comes late belongs to the attempt that is under way then.
+// Late bytes of the source are sent by the current attempt.
 func TestReplay_BlockedSourceContinues(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		pr, pw := io.Pipe()
@@ -686,19 +684,19 @@ func TestReplay_BlockedSourceContinues(t *testing.T) {
 			t.Fatal(err)
 		}
 		if want := []string{"early ", "early ", "early late"}; fmt.Sprint(got) != fmt.Sprint(want) {
-			t.Errorf("attempts read %q, want %q: what comes late belongs to the attempt under way", got, want)
+			t.Errorf("attempts read %q, want %q", got, want)
 		}
 	})
 }
 
-// Also a body that is not recorded is let go: net/http alone would wait.
+// A body that is not buffered is closed too, where net/http alone would wait.
 func TestOneShot_BlockedSource(t *testing.T) {
 	for name, set := range map[string]func(*http.Request, *httpretry.RetryTransport){
 		"declared too large": func(req *http.Request, rt *httpretry.RetryTransport) { req.ContentLength = 1 << 30 },
 		"never retried": func(req *http.Request, rt *httpretry.RetryTransport) {
 			rt.Policy = &httpretry.RetryConfig{MaxRetries: -1}
 		},
-		"nothing recorded": func(req *http.Request, rt *httpretry.RetryTransport) { rt.MaxReplayBytes = -1 },
+		"nothing buffered": func(req *http.Request, rt *httpretry.RetryTransport) { rt.MaxReplayBytes = -1 },
 	} {
 		for _, timeout := range []time.Duration{0, time.Second} {
 			t.Run(fmt.Sprint(name, ", timeout ", timeout), func(t *testing.T) {
@@ -723,7 +721,7 @@ func TestOneShot_BlockedSource(t *testing.T) {
 	}
 }
 
-// Some sources hold a lock while they read, and close only after that.
+// The Close of some sources waits for a Read that is under way.
 func TestReplay_SourceWhoseCloseWaitsForRead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		source := &lockedBody{release: make(chan struct{})}
@@ -740,7 +738,7 @@ func TestReplay_SourceWhoseCloseWaitsForRead(t *testing.T) {
 	})
 }
 
-// The transports of net/http let go of it too.
+// The source is also closed if net/http sends the body.
 func TestReplay_BlockedSourceOverLoopback(t *testing.T) {
 	for _, proto := range []int{1, 2} {
 		srv := newProtoServer(t, proto, func(w http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) })
@@ -754,7 +752,7 @@ func TestReplay_BlockedSourceOverLoopback(t *testing.T) {
 		if _, err := client.Do(newRequest(t, "POST", srv.URL, pr).WithContext(ctx)); !errors.Is(err, context.Canceled) {
 			t.Errorf("HTTP/%d: got %v, want %v", proto, err, context.Canceled)
 		}
-		for { // blocks for ever if nobody closes the source
+		for { // blocks forever unless the source is closed
 			if _, err := pw.Write([]byte("x")); err != nil {
 				break
 			}
@@ -762,7 +760,7 @@ func TestReplay_BlockedSourceOverLoopback(t *testing.T) {
 	}
 }
 
-// lockedBody closes as the body of a server's request does: after its Read.
+// A lockedBody waits in Close for its Read, as the body of a server's request does.
 type lockedBody struct {
 	mu      sync.Mutex
 	release chan struct{}
@@ -782,7 +780,8 @@ func (b *lockedBody) Close() error {
 	return nil
 }
 
-// What the layer does to the source is not what the caller gets to hear.
+// The caller gets the cause of the context, not the error of a source that
+// RetryTransport has closed.
 func TestReplay_CancellationReportsCause(t *testing.T) {
 	for _, limit := range []int64{-1, 10, 1 << 20} {
 		synctest.Test(t, func(t *testing.T) {
@@ -804,7 +803,7 @@ func TestReplay_CancellationReportsCause(t *testing.T) {
 	}
 }
 
-// A source may read nothing for as long as it likes.
+// A source may return any number of empty Reads.
 func TestReplay_SourceWithEmptyReads(t *testing.T) {
 	empty := 1000
 	source := readerFunc(func(p []byte) (int, error) {
@@ -837,7 +836,7 @@ func TestFileBody_UnusualFiles(t *testing.T) {
 		return f, path
 	}
 	t.Run("is a device", func(t *testing.T) {
-		f, err := os.Open("/dev/urandom") // which says that it can seek
+		f, err := os.Open("/dev/urandom") // where Seek succeeds
 		if errors.Is(err, os.ErrNotExist) {
 			return // no such system
 		}
@@ -864,7 +863,7 @@ func TestFileBody_UnusualFiles(t *testing.T) {
 				return nil, err
 			}
 			if attempts++; attempts > 1 {
-				t.Error("a shorter body was sent as if it were the whole")
+				t.Error("a truncated body was sent as if it were complete")
 			}
 			return response(req, 503, ""), os.Truncate(path, 3)
 		})}
@@ -892,12 +891,12 @@ func TestFileBody_UnusualFiles(t *testing.T) {
 		req := newRequest(t, "POST", "http://example.com/", f)
 		req.ContentLength = -1
 		if _, err := rt.RoundTrip(req); err != nil || fmt.Sprint(got) != "[content content]" {
-			t.Errorf("got bodies %q, %v, want the length that the first attempt saw", got, err)
+			t.Errorf("got bodies %q, %v, want the length that the first attempt sent", got, err)
 		}
 	})
 }
 
-// Middleware that looks into a copy and forgets it does no harm.
+// Middleware may read a copy in part and leave it open.
 func TestReplay_UnclosedCopy(t *testing.T) {
 	for _, size := range []int{100, 2 << 20} {
 		content := string(pattern(size))
@@ -920,12 +919,12 @@ func TestReplay_UnclosedCopy(t *testing.T) {
 	}
 }
 
-// When net/http finds its HTTP/2 connection closed, it asks for a copy, finds no
-// other connection, and asks for another copy when it has one. The first it
-// neither reads nor closes.
+// If an HTTP/2 connection turns out to be closed, net/http gets a copy before it
+// finds that there is no other connection, and a second copy for a new
+// connection. It neither reads nor closes the first one.
 func TestReplay_AbandonedCopy(t *testing.T) {
 	content := string(pattern(100 << 10))
-	recorded := func() io.Reader { return iotest.HalfReader(strings.NewReader(content)) }
+	buffered := func() io.Reader { return iotest.HalfReader(strings.NewReader(content)) }
 	tests := []struct {
 		name   string
 		source io.Reader
@@ -934,10 +933,10 @@ func TestReplay_AbandonedCopy(t *testing.T) {
 		reason string
 	}{
 		{"seekable", strings.NewReader(content), 0, len(content), "the source is closed after the last read"},
-		{"seekable, early answer", strings.NewReader(content), 0, 10, "the source is closed with the copy"},
-		{"recorded", recorded(), 0, len(content), "the other copy has all of it"},
-		{"recorded, early answer", recorded(), 0, 10, "the source is closed with the copy"},
-		{"beyond the limit", recorded(), 10 << 10, len(content), "what is not kept is for the copy that is sent now"},
+		{"seekable, early response", strings.NewReader(content), 0, 10, "the source is closed with the copy"},
+		{"buffered", buffered(), 0, len(content), "the other copy has all of it"},
+		{"buffered, early response", buffered(), 0, 10, "the source is closed with the copy"},
+		{"beyond the limit", buffered(), 10 << 10, len(content), "bytes that are not buffered are read by the copy that is sent"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -959,7 +958,7 @@ func TestReplay_AbandonedCopy(t *testing.T) {
 				resp.Body = &testBody{Reader: readerFunc(func([]byte) (int, error) {
 					copied.Close() // the transport is still sending when it has the headers
 					if got, _ := io.ReadAll(abandoned); !strings.HasPrefix(content, string(got)) {
-						t.Error("the abandoned copy gives what is no part of the body")
+						t.Error("the abandoned copy read bytes that are not of the body")
 					}
 					return 0, io.EOF
 				})}
@@ -980,7 +979,7 @@ func TestReplay_AbandonedCopy(t *testing.T) {
 				t.Fatal(err)
 			}
 			if got := body.closes.Load(); got != 0 && tt.read < len(content) {
-				t.Error("the body was closed while it is sent")
+				t.Error("the body was closed while it was being sent")
 			}
 			readAll(t, resp)
 			body.wantClosedOnce(t)
@@ -988,8 +987,8 @@ func TestReplay_AbandonedCopy(t *testing.T) {
 	}
 }
 
-// net/http itself replays on a connection that turns out stale; it can,
-// because a recorded body has a GetBody.
+// A buffered body has a GetBody, so net/http itself can replay it after a stale
+// connection.
 func TestReplay_NetHTTPReplaysOnStaleConnection(t *testing.T) {
 	var requests atomic.Int32
 	srv := newHTTP1Server(t, func(w http.ResponseWriter, r *http.Request) {
@@ -1001,12 +1000,12 @@ func TestReplay_NetHTTPReplaysOnStaleConnection(t *testing.T) {
 	})
 	client := newClient(t, srv, &httpretry.RetryTransport{OnAttempt: func(a httpretry.Attempt, _ httpretry.Decision) {
 		if a.Number != 1 {
-			t.Error("the layer made a second attempt where net/http could replay")
+			t.Error("RetryTransport made a second attempt where net/http can replay")
 		}
 	}})
 	for range 2 {
 		req := newRequest(t, "POST", srv.URL, io.MultiReader(strings.NewReader("content")))
-		req.Header.Set("Idempotency-Key", "1") // net/http replays no POST without
+		req.Header.Set("Idempotency-Key", "1") // without it, net/http does not replay a POST
 		resp, err := client.Do(req)
 		if err != nil {
 			t.Fatal(err)
@@ -1054,8 +1053,8 @@ func TestReplay_CopiesAreIndependent(t *testing.T) {
 	body.wantClosedOnce(t)
 }
 
-// With a GetBody net/http repeats a POST that the server may have processed,
-// after an HTTP/2 PROTOCOL_ERROR; so only what may be processed twice has one.
+// With a GetBody, net/http resends a POST that was possibly processed, after an
+// HTTP/2 PROTOCOL_ERROR. So only idempotent requests get one.
 func TestGetBody_OnlyForIdempotentRequests(t *testing.T) {
 	tests := []struct {
 		name, method string
@@ -1066,7 +1065,7 @@ func TestGetBody_OnlyForIdempotentRequests(t *testing.T) {
 		{"PUT", "PUT", false, nil, true},
 		{"POST", "POST", false, nil, false},
 		{"POST with a key", "POST", true, nil, true},
-		{"POST that the caller knows to be idempotent", "POST", false, func(*http.Request) bool { return true }, true},
+		{"POST that Idempotent reports", "POST", false, func(*http.Request) bool { return true }, true},
 	}
 	for _, tt := range tests {
 		file, err := os.CreateTemp(t.TempDir(), "upload")
@@ -1079,7 +1078,7 @@ func TestGetBody_OnlyForIdempotentRequests(t *testing.T) {
 			attempts := 0
 			rt := &httpretry.RetryTransport{Policy: now, Idempotent: tt.idempotent, Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
 				if attempts++; (req.GetBody != nil) != tt.want {
-					t.Errorf("%s, %s, attempt %d: GetBody is there: %v, want %v", tt.name, source, attempts, req.GetBody != nil, tt.want)
+					t.Errorf("%s, %s, attempt %d: has a GetBody: %v, want %v", tt.name, source, attempts, req.GetBody != nil, tt.want)
 				}
 				consume(req)
 				return response(req, 503, ""), nil
@@ -1095,8 +1094,8 @@ func TestGetBody_OnlyForIdempotentRequests(t *testing.T) {
 	}
 }
 
-// A copy that is read past the limit must not take the body away from the
-// request itself.
+// A copy that is read past the limit fails there, and takes no bytes from the
+// request's Body.
 func TestReplay_CopyReadPastLimit(t *testing.T) {
 	content := string(pattern(200 << 10))
 	rt := &httpretry.RetryTransport{MaxReplayBytes: 100 << 10, Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
@@ -1105,14 +1104,14 @@ func TestReplay_CopyReadPastLimit(t *testing.T) {
 			t.Fatal(err)
 		}
 		if b, err := io.ReadAll(copied); err == nil || !strings.HasPrefix(content, string(b)) {
-			t.Errorf("the copy gave %d bytes, %v, want an error at the limit", len(b), err)
+			t.Errorf("the copy read %d bytes, error %v, want an error at the limit", len(b), err)
 		}
 		copied.Close()
 		if got, err := consume(req); err != nil || got != content {
 			t.Errorf("the body has %d bytes, %v, want all %d", len(got), err, len(content))
 		}
 		if _, err := req.GetBody(); err == nil {
-			t.Error("GetBody gives a body that is not there any more")
+			t.Error("GetBody returned a copy although the beginning is not buffered any more")
 		}
 		return response(req, 200, ""), nil
 	})}
@@ -1121,9 +1120,9 @@ func TestReplay_CopyReadPastLimit(t *testing.T) {
 	}
 }
 
-// When the request itself is given up past the limit, as net/http does when it
-// replays, a copy lacks what is not kept: it must end with an error there, and
-// not go on behind the gap.
+// If the request's Body was read past the limit and closed, as net/http does
+// before it replays, a copy must fail at the first byte that is not buffered. It
+// must not continue after the gap.
 func TestReplay_CopyAfterBodyReadPastLimit(t *testing.T) {
 	tests := []struct {
 		name   string
@@ -1134,13 +1133,13 @@ func TestReplay_CopyAfterBodyReadPastLimit(t *testing.T) {
 		whole  bool
 		reason string
 	}{
-		{"within the limit", 64, 20, 1, 5, true, "all of it is kept"},
-		{"beyond the recording", 64, 20, 1, 30, false, "the source has moved on"},
-		{"beyond the recording, not begun", 64, 20, 0, 30, false, "the source has moved on"},
-		{"beyond the first chunk", 200 << 10, 90 << 10, 1, 20 << 10, false, "the beginning may be part of another recording by now"},
-		{"beyond the first chunk, not begun", 200 << 10, 90 << 10, 0, 20 << 10, false, "the beginning is gone"},
-		{"beyond the first chunk, all of it recorded", 200 << 10, 90 << 10, 1, 10<<10 + 1, false, "the beginning is gone, if nothing else"},
-		{"beyond the first chunk, later", 200 << 10, 90 << 10, 40 << 10, 20 << 10, false, "what is kept is another part"},
+		{"within the limit", 64, 20, 1, 5, true, "all of it is buffered"},
+		{"beyond the buffer", 64, 20, 1, 30, false, "those bytes are not buffered"},
+		{"beyond the buffer, not begun", 64, 20, 0, 30, false, "those bytes are not buffered"},
+		{"beyond the first chunk", 200 << 10, 90 << 10, 1, 20 << 10, false, "the first chunk may be part of another buffer"},
+		{"beyond the first chunk, not begun", 200 << 10, 90 << 10, 0, 20 << 10, false, "the beginning is not buffered any more"},
+		{"beyond the first chunk, all of it buffered", 200 << 10, 90 << 10, 1, 10<<10 + 1, false, "the beginning is not buffered any more"},
+		{"beyond the first chunk, later", 200 << 10, 90 << 10, 40 << 10, 20 << 10, false, "another part is buffered"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -1158,7 +1157,7 @@ func TestReplay_CopyAfterBodyReadPastLimit(t *testing.T) {
 				req.Body.Close()
 				rest, err := io.ReadAll(copied)
 				if got := string(begin) + string(rest); !strings.HasPrefix(content, got) || (err == nil) != tt.whole || tt.whole && got != content {
-					t.Errorf("the copy gave %d bytes, error %v, want the body or what it begins with and an error: %s", len(got), err, tt.reason)
+					t.Errorf("the copy read %d bytes, error %v, want the body, or a prefix and an error: %s", len(got), err, tt.reason)
 				}
 				copied.Close()
 				return response(req, 200, ""), nil
@@ -1173,7 +1172,7 @@ func TestReplay_CopyAfterBodyReadPastLimit(t *testing.T) {
 	}
 }
 
-// The caller's body is closed once, whatever happens.
+// The caller's body is closed exactly once, however the call ends.
 func TestRoundTrip_ClosesBodyOnce(t *testing.T) {
 	boom := errors.New("boom")
 	ends := map[string]roundTripFunc{
@@ -1188,7 +1187,7 @@ func TestRoundTrip_ClosesBodyOnce(t *testing.T) {
 			req.Body.Close()
 			return nil, boom
 		},
-		"answer before the body is read": func(req *http.Request) (*http.Response, error) {
+		"response before the body is read": func(req *http.Request) (*http.Response, error) {
 			req.Body.Close()
 			return response(req, 503, ""), nil
 		},
@@ -1199,7 +1198,7 @@ func TestRoundTrip_ClosesBodyOnce(t *testing.T) {
 		},
 	}
 	bodies := map[string]func(*http.Request, io.ReadCloser){
-		"recorded": func(req *http.Request, b io.ReadCloser) { req.Body = b },
+		"buffered": func(req *http.Request, b io.ReadCloser) { req.Body = b },
 		"GetBody": func(req *http.Request, b io.ReadCloser) {
 			req.Body = b
 			req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader("content")), nil }
@@ -1208,7 +1207,7 @@ func TestRoundTrip_ClosesBodyOnce(t *testing.T) {
 	}
 	for end, base := range ends {
 		if end == "closed twice" {
-			continue // only our own copies forgive that
+			continue // only a body that RetryTransport wraps allows that
 		}
 		for kind, set := range bodies {
 			t.Run(end+"/"+kind, func(t *testing.T) {
@@ -1225,8 +1224,8 @@ func TestRoundTrip_ClosesBodyOnce(t *testing.T) {
 	}
 }
 
-// The response before the attempt that cannot be made is returned, and OnAttempt
-// gets the cause.
+// If the body of an attempt cannot be replayed, the response before it is returned
+// and OnAttempt gets the cause.
 func TestGetBody_FailureReturnsTheResponse(t *testing.T) {
 	gone := errors.New("gone")
 	for name, getBody := range map[string]func() (io.ReadCloser, error){
@@ -1270,7 +1269,7 @@ func TestGetBody_FailureReturnsTheResponse(t *testing.T) {
 	}
 }
 
-// GetBody is called after the wait: a waiting upload holds no open file.
+// GetBody is called after the wait, so that a waiting upload has no open file.
 func TestGetBody_IsCalledAfterTheWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
@@ -1315,10 +1314,9 @@ func TestReplay_Allocations(t *testing.T) {
 	}
 }
 
-// FuzzReplay drives a transport that reads as the fuzzer says: in pieces, not
-// to the end, from copies, after it has returned, and from a source that fails.
-// However it reads, it must see a prefix of the body followed by the source's
-// own end, or an error.
+// FuzzReplay reads a body in pieces, in part, from copies, after the end of an
+// attempt, and from a source that fails, as the input determines. Each copy must
+// return a prefix of the body and then an error, or all of it and the source's end.
 func FuzzReplay(f *testing.F) {
 	f.Add(uint64(1), uint32(100), uint32(1000), byte(0), []byte{0, 1, 2})
 	f.Add(uint64(2), uint32(70_000), uint32(65_536), byte(1), []byte{3, 4, 5, 255})
@@ -1339,10 +1337,10 @@ func FuzzReplay(f *testing.F) {
 		defer late.Wait()
 		check := func(got []byte, err error) {
 			if !bytes.HasPrefix(content, got) {
-				t.Errorf("read %d bytes that are no prefix of the body", len(got))
+				t.Errorf("read %d bytes that are not a prefix of the body", len(got))
 			}
 			if err == nil && (len(got) != len(content) || source.end != io.EOF) {
-				t.Errorf("a clean end after %d of %d bytes, where the source ends with %v", len(got), len(content), source.end)
+				t.Errorf("read io.EOF after %d of %d bytes of a source that ends with %v", len(got), len(content), source.end)
 			}
 			if errors.Is(err, boom) && len(got) != len(content) {
 				t.Errorf("the source's error after %d of %d bytes", len(got), len(content))
@@ -1393,7 +1391,7 @@ func FuzzReplay(f *testing.F) {
 	})
 }
 
-// fuzzSource gives content in random pieces, now and then nothing, and its end
+// A fuzzSource returns content in random pieces, some of them empty, and its end
 // with the last piece or after it.
 type fuzzSource struct {
 	rng     *rand.Rand
@@ -1428,7 +1426,7 @@ func readPieces(r io.Reader, seed uint64) ([]byte, error) {
 	}
 }
 
-// What waits for its next attempt holds little more than its body.
+// A call that waits for its next attempt uses little more memory than its body.
 func TestReplay_WaitingCallUsesLittleMemory(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const calls = 1000
@@ -1452,7 +1450,7 @@ func TestReplay_WaitingCallUsesLittleMemory(t *testing.T) {
 		}
 		synctest.Wait()
 		if got := (heap() - before) / calls; got > 5<<10 {
-			t.Errorf("a waiting call with a small recorded body takes %d bytes with its request, want at most 5 KiB", got)
+			t.Errorf("a waiting call with a small buffered body uses %d bytes with its request, want at most 5 KiB", got)
 		}
 		cancel()
 	})

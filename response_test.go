@@ -71,7 +71,7 @@ func endsAfter(d time.Duration) func(<-chan struct{}) io.ReadCloser {
 	}
 }
 
-// A body that does not end holds up the retry by no more than the backoff.
+// A response body that does not end delays the retry by no more than the backoff.
 func TestDiscard_SlowBody(t *testing.T) {
 	tests := []struct {
 		name    string
@@ -115,13 +115,13 @@ func TestDiscard_SlowBody(t *testing.T) {
 				if got := time.Since(start); got != tt.want {
 					t.Errorf("two retries took %v, want %v", got, tt.want)
 				}
-				close(release) // whatever still runs ends now, or the bubble reports it
+				close(release) // goroutines that do not end now are reported by the bubble
 			})
 		})
 	}
 }
 
-// Beyond 64 KiB a new connection is cheaper.
+// At most 64 KiB are discarded: beyond that, a new connection is cheaper.
 func TestDiscard_IsBounded(t *testing.T) {
 	for _, backoff := range []time.Duration{0, time.Second} {
 		synctest.Test(t, func(t *testing.T) {
@@ -142,7 +142,7 @@ func TestDiscard_IsBounded(t *testing.T) {
 				t.Fatal(err)
 			}
 			if got := read.Load(); got != 64<<10+1 {
-				t.Errorf("backoff %v: %d bytes of an endless body were read, want 64 KiB, and the one that tells that there is more", backoff, got)
+				t.Errorf("backoff %v: %d bytes of an endless body were read, want 64 KiB and one byte more", backoff, got)
 			}
 		})
 	}
@@ -153,7 +153,7 @@ func TestDiscard_EndsWithContext(t *testing.T) {
 		name          string
 		backoff, want time.Duration
 	}{
-		{"beside the wait", time.Hour, time.Second},
+		{"during the wait", time.Hour, time.Second},
 		{"before a short wait", 0, 5 * time.Millisecond},
 	}
 	for _, tt := range tests {
@@ -182,8 +182,8 @@ func TestDiscard_EndsWithContext(t *testing.T) {
 	}
 }
 
-// A program may test its own code in bubbles, one after the other, with one
-// transport: nothing that the layer keeps for later belongs to a bubble.
+// A program may use one transport in several synctest bubbles, one after the
+// other: nothing that is pooled belongs to a bubble.
 func TestRoundTrip_SharedBySynctestBubbles(t *testing.T) {
 	rt := &httpretry.RetryTransport{Policy: every(time.Millisecond), Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
 		io.Copy(io.Discard, req.Body)
@@ -204,8 +204,8 @@ func TestRoundTrip_SharedBySynctestBubbles(t *testing.T) {
 	}
 }
 
-// What a superseded response leaves behind: its connection is used again if
-// its body is small, and closed if it is not.
+// The connection of a discarded response is reused if its body is small, and
+// closed otherwise.
 func TestDiscard_ReusesConnections(t *testing.T) {
 	tests := []struct {
 		name   string
@@ -213,14 +213,14 @@ func TestDiscard_ReusesConnections(t *testing.T) {
 		conns  int32
 		reason string
 	}{
-		{"empty", func(w http.ResponseWriter, r *http.Request) {}, 1, "nothing to read"},
-		{"1 KiB", func(w http.ResponseWriter, r *http.Request) { w.Write(make([]byte, 1<<10)) }, 1, "drained"},
+		{"empty", func(w http.ResponseWriter, r *http.Request) {}, 1, "no body"},
+		{"1 KiB", func(w http.ResponseWriter, r *http.Request) { w.Write(make([]byte, 1<<10)) }, 1, "the body is discarded"},
 		{"60 KiB, chunked", func(w http.ResponseWriter, r *http.Request) {
 			for range 60 {
 				w.Write(make([]byte, 1<<10))
 				http.NewResponseController(w).Flush()
 			}
-		}, 1, "drained"},
+		}, 1, "the body is discarded"},
 		{"1 MiB", func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Content-Length", strconv.Itoa(1<<20))
 			w.Write(make([]byte, 1<<20))
@@ -231,7 +231,7 @@ func TestDiscard_ReusesConnections(t *testing.T) {
 					return
 				}
 			}
-		}, 3, "cut off"},
+		}, 3, "the connection is closed"},
 	}
 	for _, tt := range tests {
 		for _, backoff := range []time.Duration{0, 50 * time.Millisecond} {
@@ -266,7 +266,7 @@ func TestDiscard_ReusesConnections(t *testing.T) {
 	}
 }
 
-// brokenReader yields data and then err.
+// brokenReader returns a body that consists of data and fails with err.
 func brokenReader(data string, err error) io.ReadCloser {
 	return io.NopCloser(io.MultiReader(strings.NewReader(data), errorReader{err}))
 }
@@ -278,7 +278,7 @@ func TestMaxResponseBytes_RetriesFailedBody(t *testing.T) {
 		name     string
 		method   string
 		status   int
-		broken   int // how many attempts break off
+		broken   int // number of attempts whose body fails
 		body     string
 		header   string
 		attempts int
@@ -287,13 +287,13 @@ func TestMaxResponseBytes_RetriesFailedBody(t *testing.T) {
 	}{
 		{"whole", "GET", 200, 0, "body", "", 1, nil, ""},
 		{"exactly the limit", "GET", 200, 0, whole, "", 1, nil, "it fits"},
-		{"more than the limit", "GET", 200, 0, tooLarge, "", 1, nil, "it is handed through, whole"},
-		{"breaks off once", "GET", 200, 1, "body", "", 2, nil, "a body that breaks off is a failed attempt"},
-		{"breaks off in a POST", "POST", 200, 1, "body", "", 1, io.ErrUnexpectedEOF, "which may have been processed"},
-		{"breaks off in a 503 to a POST", "POST", 503, 1, "body", "", 3, nil, "whose status says that it was not processed"},
-		{"breaks off for ever", "GET", 200, 9, "body", "", 3, io.ErrUnexpectedEOF, "the caller gets the response and the error from its body"},
-		{"breaks off beyond the limit", "GET", 200, 1, tooLarge, "", 1, io.ErrUnexpectedEOF, "what is not read ahead is the caller's to notice"},
-		{"event stream", "GET", 200, 1, "body", "Text/Event-Stream; charset=utf-8", 1, io.ErrUnexpectedEOF, "is never held back"},
+		{"more than the limit", "GET", 200, 0, tooLarge, "", 1, nil, "the whole body is passed through"},
+		{"fails once", "GET", 200, 1, "body", "", 2, nil, "an attempt whose body fails is retried"},
+		{"fails in a POST", "POST", 200, 1, "body", "", 1, io.ErrUnexpectedEOF, "which was possibly processed"},
+		{"fails in a 503 to a POST", "POST", 503, 1, "body", "", 3, nil, "the status means that it was not processed"},
+		{"fails always", "GET", 200, 9, "body", "", 3, io.ErrUnexpectedEOF, "the caller gets the response and the error from its body"},
+		{"fails beyond the limit", "GET", 200, 1, tooLarge, "", 1, io.ErrUnexpectedEOF, "the rest is not buffered, so the caller gets its error"},
+		{"event stream", "GET", 200, 1, "body", "Text/Event-Stream; charset=utf-8", 1, io.ErrUnexpectedEOF, "is never buffered"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -312,7 +312,7 @@ func TestMaxResponseBytes_RetriesFailedBody(t *testing.T) {
 			})}
 			resp, err := rt.RoundTrip(newRequest(t, tt.method, "http://example.com/", nil))
 			if err != nil {
-				t.Fatalf("got %v: a response is never turned into an error", err)
+				t.Fatalf("got %v, want a response", err)
 			}
 			got, err := io.ReadAll(resp.Body)
 			resp.Body.Close()
@@ -336,7 +336,8 @@ func (c closeFunc) Close() error {
 	return c.ReadCloser.Close()
 }
 
-// Everybody who is asked may read the body; nobody takes it from the caller.
+// Classifier, Policy, Budget and OnAttempt may read the buffered part of the body.
+// The caller still gets all of it.
 func TestMaxResponseBytes_HooksReadPreview(t *testing.T) {
 	for _, tt := range []struct {
 		limit int64
@@ -359,7 +360,7 @@ func TestMaxResponseBytes_HooksReadPreview(t *testing.T) {
 			MaxResponseBytes: tt.limit,
 			Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
 				resp := response(req, 500, "look at me")
-				resp.ContentLength = -1 // one that is known to be too large isn't begun
+				resp.ContentLength = -1 // a body that is known to be too large is not buffered
 				return resp, nil
 			}),
 			Policy: httpretry.PolicyFunc(func(a httpretry.Attempt) (time.Duration, bool) {
@@ -383,7 +384,7 @@ func TestMaxResponseBytes_HooksReadPreview(t *testing.T) {
 	}
 }
 
-// refusing is a budget that looks at what it refuses a retry after.
+// refusing is a Budget that allows no retry. It is called with the response.
 type refusing func(*http.Response)
 
 func (refusing) Deposit(*http.Request) {}
@@ -423,8 +424,7 @@ func TestAttemptTimeout_IncludesBuffering(t *testing.T) {
 	})
 }
 
-// A response body that knows nothing of the request's context is read ahead
-// no longer than that.
+// Buffering ends with the request's context, even if the response body ignores it.
 func TestMaxResponseBytes_BufferingEndsWithContext(t *testing.T) {
 	for _, timeout := range []time.Duration{0, time.Second} {
 		synctest.Test(t, func(t *testing.T) {
@@ -444,13 +444,13 @@ func TestMaxResponseBytes_BufferingEndsWithContext(t *testing.T) {
 				t.Fatal(err)
 			}
 			if got, err := io.ReadAll(resp.Body); string(got) != "half" || !errors.Is(err, context.DeadlineExceeded) {
-				t.Errorf("timeout %v: got %q, %v, want what had come and a timeout", timeout, got, err)
+				t.Errorf("timeout %v: got %q, %v, want the bytes received and a timeout", timeout, got, err)
 			}
 		})
 	}
 }
 
-// A truncated response on the wire.
+// A truncated response is retried over a real connection.
 func TestMaxResponseBytes_TruncatedResponse(t *testing.T) {
 	var n atomic.Int32
 	srv := newServer(t, func(w http.ResponseWriter, r *http.Request) {

@@ -35,17 +35,17 @@ import (
 	"github.com/httpretry/httpretry"
 )
 
-// alphabet is what most of these tests download.
+// alphabet is the content that most of these tests download.
 const alphabet = "abcdefghijklmnopqrstuvwxyz"
 
-// errBreak is what bodies break off with.
-var errBreak = errors.New("the line broke")
+// errBreak is the error of a body that fails.
+var errBreak = errors.New("the body failed")
 
-// A reply answers one attempt.
+// A reply responds to one attempt.
 type reply func(*http.Request) (*http.Response, error)
 
-// whole answers 200 with a strong ETag. After n bytes the body ends with err,
-// nil for io.EOF.
+// whole responds with a 200 that has a strong ETag. After n bytes its body ends
+// with err, or with io.EOF if err is nil.
 func whole(n int, err error) reply {
 	return func(req *http.Request) (*http.Response, error) {
 		resp := response(req, 200, "")
@@ -56,8 +56,8 @@ func whole(n int, err error) reply {
 	}
 }
 
-// part answers 206 with the range that was asked for, of which n bytes come
-// before the body ends with err. A negative n is all of it.
+// part responds with a 206 and the requested range. After n bytes of it, or all if
+// n is negative, its body ends with err, or with io.EOF if err is nil.
 func part(n int, err error) reply {
 	return func(req *http.Request) (*http.Response, error) {
 		first, last := askedRange(req)
@@ -73,7 +73,7 @@ func part(n int, err error) reply {
 	}
 }
 
-// askedRange is the range of alphabet that a request asks for.
+// askedRange returns the range of alphabet that req asks for.
 func askedRange(req *http.Request) (first, last int) {
 	a, b, _ := strings.Cut(strings.TrimPrefix(req.Header.Get("Range"), "bytes="), "-")
 	last = len(alphabet) - 1
@@ -93,8 +93,8 @@ func bodyOf(s string, err error) io.ReadCloser {
 	return brokenReader(s, err)
 }
 
-// status answers with a status and the alphabet, which must not be mistaken
-// for what is missing.
+// status responds with a status and the alphabet, which must not become part of
+// the download.
 func status(code int) reply {
 	return func(req *http.Request) (*http.Response, error) {
 		resp := response(req, code, alphabet)
@@ -107,7 +107,7 @@ func fails(err error) reply {
 	return func(*http.Request) (*http.Response, error) { return nil, err }
 }
 
-// with is a reply that change has had a hand in.
+// with returns a reply whose response is modified by change.
 func (r reply) with(change func(*http.Response)) reply {
 	return func(req *http.Request) (*http.Response, error) {
 		resp, err := r(req)
@@ -118,9 +118,8 @@ func (r reply) with(change func(*http.Response)) reply {
 	}
 }
 
-// An origin is a Base that answers one attempt after the other, and keeps what
-// it was asked. When the test ends, each body that it gave must have been
-// closed exactly once.
+// An origin is a Base that responds to one attempt after the other and records
+// the requests.
 type origin struct {
 	replies []reply
 
@@ -161,7 +160,7 @@ func (o *origin) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, err
 }
 
-// wantClosed reports what the origin gave and nobody closed, or closed again.
+// wantClosed checks that each response body was closed exactly once.
 func (o *origin) wantClosed(t *testing.T) {
 	t.Helper()
 	o.mu.Lock()
@@ -173,7 +172,7 @@ func (o *origin) wantClosed(t *testing.T) {
 	}
 }
 
-// ranges are the Range headers of what was sent.
+// ranges returns the Range headers of all requests.
 func (o *origin) ranges() []string {
 	var ranges []string
 	for _, req := range o.sent {
@@ -182,7 +181,7 @@ func (o *origin) ranges() []string {
 	return ranges
 }
 
-// downloads returns rt on top of o, resuming.
+// downloads returns rt with o as its Base and with ResumeDownloads.
 func (o *origin) downloads(rt httpretry.RetryTransport) *httpretry.RetryTransport {
 	rt.Base, rt.ResumeDownloads = o, true
 	if rt.Policy == nil {
@@ -191,12 +190,12 @@ func (o *origin) downloads(rt httpretry.RetryTransport) *httpretry.RetryTranspor
 	return &rt
 }
 
-// download reads all of a response to req, and closes it.
+// download reads the whole response to req and closes it.
 func download(t *testing.T, rt http.RoundTripper, req *http.Request) (string, error) {
 	t.Helper()
 	resp, err := rt.RoundTrip(req)
 	if err != nil {
-		t.Fatalf("got error %v in place of a response", err)
+		t.Fatalf("got error %v, want a response", err)
 	}
 	b, err := io.ReadAll(resp.Body)
 	if n, again := resp.Body.Read(make([]byte, 1)); n != 0 || err != nil && again != err || err == nil && again != io.EOF {
@@ -220,19 +219,19 @@ func TestDownload_Resumes(t *testing.T) {
 		reason  string
 	}{
 		{"no break", []reply{whole(26, nil)}, []string{""}, "nothing to do"},
-		{"one break", []reply{whole(10, errBreak), part(-1, nil)}, []string{"", "bytes=10-"}, "from the byte that is missing"},
+		{"one break", []reply{whole(10, errBreak), part(-1, nil)}, []string{"", "bytes=10-"}, "from the first missing byte"},
 		{"several", []reply{whole(10, errBreak), part(1, errBreak), part(2, io.ErrUnexpectedEOF), part(-1, nil)},
-			[]string{"", "bytes=10-", "bytes=11-", "bytes=13-"}, "each from where the last stopped"},
-		{"before the first byte", []reply{whole(0, errBreak), part(-1, nil)}, []string{"", "bytes=0-"}, "the body is there, all of it is missing"},
+			[]string{"", "bytes=10-", "bytes=11-", "bytes=13-"}, "each from the first missing byte"},
+		{"before the first byte", []reply{whole(0, errBreak), part(-1, nil)}, []string{"", "bytes=0-"}, "all bytes are missing"},
 		{"again and again before the first byte", []reply{whole(0, errBreak), part(0, errBreak), part(0, nil), part(-1, nil)},
 			[]string{"", "bytes=0-", "bytes=0-", "bytes=0-"}, "as long as the policy allows"},
 		{"before the last byte", []reply{whole(25, errBreak), part(-1, nil)}, []string{"", "bytes=25-"}, "one byte is a part"},
-		{"ends early", []reply{whole(10, nil), part(3, nil), part(-1, nil)}, []string{"", "bytes=10-", "bytes=13-"}, "an end before the end is a break"},
+		{"ends early", []reply{whole(10, nil), part(3, nil), part(-1, nil)}, []string{"", "bytes=10-", "bytes=13-"}, "io.EOF before Content-Length is a failure"},
 		{"errors and statuses in between", []reply{whole(10, errBreak), fails(io.EOF), status(503), status(500), part(-1, nil)},
-			[]string{"", "bytes=10-", "bytes=10-", "bytes=10-", "bytes=10-"}, "are retried as ever"},
+			[]string{"", "bytes=10-", "bytes=10-", "bytes=10-", "bytes=10-"}, "are retried as usual"},
 		{"stall and reset", []reply{whole(10, &net.OpError{Op: "read", Err: os.ErrDeadlineExceeded}), part(1, &net.OpError{Op: "read", Err: syscall.ECONNRESET}), part(-1, nil)},
-			[]string{"", "bytes=10-", "bytes=11-"}, "a read deadline on the connection makes a stall a break"},
-		{"failure first", []reply{status(503), whole(10, errBreak), part(-1, nil)}, []string{"", "", "bytes=10-"}, "the response of a retry goes on too"},
+			[]string{"", "bytes=10-", "bytes=11-"}, "a read deadline of the connection turns a stall into a failure"},
+		{"failure first", []reply{status(503), whole(10, errBreak), part(-1, nil)}, []string{"", "", "bytes=10-"}, "the response to a retry is resumed too"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -254,7 +253,7 @@ func TestDownload_Resumes(t *testing.T) {
 	}
 }
 
-// A candidate is a first response that is a download, or is none.
+// A candidate is a first response that can or cannot be resumed.
 type candidate struct {
 	name   string
 	req    func(*http.Request)  // nil: a plain GET
@@ -263,7 +262,7 @@ type candidate struct {
 	reason string
 }
 
-// setting sets header fields, and there is no ETag beside them.
+// setting removes the ETag and sets header fields.
 func setting(namesAndValues ...string) func(*http.Response) {
 	return func(resp *http.Response) {
 		resp.Header.Del("ETag")
@@ -277,7 +276,7 @@ func asking(ranges ...string) func(*http.Request) {
 	return func(r *http.Request) { r.Header["Range"] = ranges }
 }
 
-// ranged makes a response a 206 with all of the alphabet.
+// ranged turns a response into a 206 with the whole alphabet.
 func ranged(change func(*http.Response)) func(*http.Response) {
 	return func(resp *http.Response) {
 		resp.StatusCode = 206
@@ -297,65 +296,65 @@ var byRequestAndContent = []candidate{
 	{"with a body", func(r *http.Request) {
 		r.Body = io.NopCloser(strings.NewReader("x"))
 		r.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader("x")), nil }
-	}, nil, false, "it is not known what a GET with a body means"},
-	{"101", nil, func(r *http.Response) { r.StatusCode = 101 }, false, "another protocol's bytes"},
+	}, nil, false, "a body in a GET has no defined meaning: RFC 9110, section 9.3.1"},
+	{"101", nil, func(r *http.Response) { r.StatusCode = 101 }, false, "the bytes of another protocol"},
 	{"203", nil, func(r *http.Response) { r.StatusCode = 203 }, false, "a proxy may have changed it"},
 	{"404", nil, func(r *http.Response) { r.StatusCode = 404 }, false, "not the resource"},
-	{"Uncompressed", nil, func(r *http.Response) { r.Uncompressed = true }, false, "offsets mean nothing"},
-	{"event stream", nil, setting("Etag", `"v1"`, "Content-Type", "Text/Event-Stream; charset=utf-8"), false, "has another way to go on"},
+	{"Uncompressed", nil, func(r *http.Response) { r.Uncompressed = true }, false, "offsets are those of the compressed bytes"},
+	{"event stream", nil, setting("Etag", `"v1"`, "Content-Type", "Text/Event-Stream; charset=utf-8"), false, "is resumed with Last-Event-ID"},
 	{"multipart/byteranges", nil, setting("Etag", `"v1"`, "Content-Type", "multipart/byteranges; boundary=x"), false, "several parts"},
-	{"empty", nil, func(r *http.Response) { r.ContentLength = 0 }, false, "there is nothing to go on with"},
-	{"length unknown", nil, func(r *http.Response) { r.ContentLength = -1 }, true, "the continuation tells it"},
+	{"empty", nil, func(r *http.Response) { r.ContentLength = 0 }, false, "nothing can be missing"},
+	{"length unknown", nil, func(r *http.Response) { r.ContentLength = -1 }, true, "the next response has it"},
 }
 
 const noon, minuteAgo, justNow = "Mon, 02 Nov 2026 12:00:00 GMT", "Mon, 02 Nov 2026 11:59:00 GMT", "Mon, 02 Nov 2026 11:59:01 GMT"
 
 var byValidator = []candidate{
-	{"no validator", nil, setting(), false, "a continuation could be of anything"},
-	{"weak ETag", nil, setting("Etag", `W/"v1"`), false, "other bytes may have the same"},
+	{"no validator", nil, setting(), false, "the rest could be of another representation"},
+	{"weak ETag", nil, setting("Etag", `W/"v1"`), false, "other bytes may have the same ETag"},
 	{"weak ETag in lower case", nil, setting("Etag", `w/"v1"`), false, "no entity tag at all"},
-	{"weak ETag with a date", nil, setting("Etag", `W/"v1"`, "Last-Modified", minuteAgo, "Date", noon), false, "the server has said how sure it is"},
+	{"weak ETag with a date", nil, setting("Etag", `W/"v1"`, "Last-Modified", minuteAgo, "Date", noon), false, "the weak ETag takes precedence"},
 	{"empty ETag", nil, setting("Etag", `""`), true, "is one"},
 	{"ETag of other characters", nil, setting("Etag", "\"!#\x80\xff~\""), true, "RFC 9110, section 8.8.3"},
 	{"bare ETag", nil, setting("Etag", `v1`), false, "not quoted"},
 	{"half an ETag", nil, setting("Etag", `"`), false, "not quoted"},
 	{"ETag with a space", nil, setting("Etag", `"v 1"`), false, "RFC 9110, section 8.8.3"},
-	{"list of ETags", nil, setting("Etag", `"v1", "v2"`), false, "one too many"},
-	{"two ETags", nil, setting("Etag", `"v1"`, "Etag", `"v2"`), false, "one too many"},
+	{"list of ETags", nil, setting("Etag", `"v1", "v2"`), false, "ambiguous"},
+	{"two ETags", nil, setting("Etag", `"v1"`, "Etag", `"v2"`), false, "ambiguous"},
 	{"date", nil, setting("Last-Modified", minuteAgo, "Date", noon), true, "unchanged for a minute"},
 	{"date in another form", nil, setting("Last-Modified", "Monday, 02-Nov-26 11:00:00 GMT", "Date", noon), true, "RFC 9110, section 5.6.7"},
-	{"recent date", nil, setting("Last-Modified", justNow, "Date", noon), false, "may change again within the second, if the clocks differ"},
+	{"recent date", nil, setting("Last-Modified", justNow, "Date", noon), false, "may change again within the same second"},
 	{"date of the future", nil, setting("Last-Modified", noon, "Date", minuteAgo), false, "clocks differ"},
-	{"date without Date", nil, setting("Last-Modified", minuteAgo), false, "how old it is can't be told"},
-	{"date with a malformed Date", nil, setting("Last-Modified", minuteAgo, "Date", "noon"), false, "how old it is can't be told"},
+	{"date without Date", nil, setting("Last-Modified", minuteAgo), false, "its age is not known"},
+	{"date with a malformed Date", nil, setting("Last-Modified", minuteAgo, "Date", "noon"), false, "its age is not known"},
 	{"malformed date", nil, setting("Last-Modified", "yesterday", "Date", noon), false, "no validator"},
-	{"two dates", nil, setting("Last-Modified", minuteAgo, "Last-Modified", justNow, "Date", noon), false, "one too many"},
+	{"two dates", nil, setting("Last-Modified", minuteAgo, "Last-Modified", justNow, "Date", noon), false, "ambiguous"},
 }
 
 var byRange = []candidate{
-	{"206 without being asked", nil, ranged(nil), false, "nobody knows of what"},
+	{"206 without being asked", nil, ranged(nil), false, "not requested"},
 	{"206", asking("bytes=0-25"), ranged(nil), true, "the caller's own range"},
 	{"206, open", asking("bytes=0-"), ranged(nil), true, "the caller's own range"},
 	{"206, suffix", asking("bytes=-26"), ranged(nil), true, "the caller's own range"},
 	{"206, total unknown", asking("bytes=0-25"),
-		ranged(func(r *http.Response) { r.Header.Set("Content-Range", "bytes 0-25/*") }), true, "its end is known all the same"},
-	{"206, several ranges", asking("bytes=0-9,10-25"), ranged(nil), false, "which of them is not known"},
-	{"206, several Range headers", asking("bytes=0-25", "bytes=3-"), ranged(nil), false, "which of them is not known"},
+		ranged(func(r *http.Response) { r.Header.Set("Content-Range", "bytes 0-25/*") }), true, "its end is known nevertheless"},
+	{"206, several ranges", asking("bytes=0-9,10-25"), ranged(nil), false, "ambiguous"},
+	{"206, several Range headers", asking("bytes=0-25", "bytes=3-"), ranged(nil), false, "ambiguous"},
 	{"206, multipart", asking("bytes=0-25"),
 		ranged(func(r *http.Response) { r.Header.Set("Content-Type", "Multipart/ByteRanges; boundary=x") }), false, "several parts"},
 	{"206 without Content-Range", asking("bytes=0-25"),
-		ranged(func(r *http.Response) { r.Header.Del("Content-Range") }), false, "of what is not known"},
+		ranged(func(r *http.Response) { r.Header.Del("Content-Range") }), false, "no valid range"},
 	{"206, malformed", asking("bytes=0-25"),
-		ranged(func(r *http.Response) { r.Header.Set("Content-Range", "bytes 25-0/26") }), false, "of what is not known"},
+		ranged(func(r *http.Response) { r.Header.Set("Content-Range", "bytes 25-0/26") }), false, "no valid range"},
 	{"206, other unit", asking("lines=0-25"),
 		ranged(func(r *http.Response) { r.Header.Set("Content-Range", "lines 0-25/26") }), false, "lines are not bytes"},
 	{"206 that contradicts itself", asking("bytes=0-25"),
-		ranged(func(r *http.Response) { r.Header.Set("Content-Range", "bytes 0-24/26") }), false, "its length is another"},
+		ranged(func(r *http.Response) { r.Header.Set("Content-Range", "bytes 0-24/26") }), false, "its length is not that of its range"},
 	{"200 with Content-Range", asking("bytes=0-25"),
 		func(r *http.Response) { r.Header.Set("Content-Range", "bytes 0-25/26") }, false, "the server may have obeyed or ignored Range: RFC 9110, section 14.4"},
 	{"200 with Content-Range, without Range", nil,
 		func(r *http.Response) { r.Header.Set("Content-Range", "bytes 0-25/26") }, false, "Content-Range has no meaning in a 200: RFC 9110, section 14.4"},
-	{"200 to several ranges", asking("bytes=0-9,20-25"), nil, true, "all of it, as if no range had been asked for"},
+	{"200 to several ranges", asking("bytes=0-9,20-25"), nil, true, "the server ignored Range"},
 }
 
 func TestDownload_ResumableResponses(t *testing.T) {
@@ -387,7 +386,7 @@ func (c candidate) test(t *testing.T) {
 		t.Fatal(err)
 	}
 	if untouched := resp.Body == io.ReadCloser(o.bodies[0]); untouched == c.want {
-		t.Errorf("body handed through untouched: %v, want %v: %s", untouched, !c.want, c.reason)
+		t.Errorf("body passed through unchanged: %v, want %v: %s", untouched, !c.want, c.reason)
 	}
 	got, err := io.ReadAll(resp.Body)
 	resp.Body.Close()
@@ -400,12 +399,12 @@ func (c candidate) test(t *testing.T) {
 	o.wantClosed(t)
 }
 
-// withHeader is all of the rest, with one field that is another.
+// withHeader returns a reply with the rest and with a header field that is set.
 func withHeader(name string, values ...string) reply {
 	return part(-1, nil).with(func(r *http.Response) { r.Header[name] = values })
 }
 
-// shifted is a part that is not what was asked for.
+// shifted returns a reply with another range than the requested one.
 func shifted(first, last, total int) reply {
 	return part(-1, nil).with(func(r *http.Response) {
 		r.Header.Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", first, last, total))
@@ -414,35 +413,35 @@ func shifted(first, last, total int) reply {
 	})
 }
 
-// continuations are what comes when the letters from the eleventh on are
-// asked for.
+// continuations are the responses to the request for the eleventh letter and all
+// letters after it.
 var continuations = []struct {
 	name   string
 	rest   reply
 	want   bool
 	reason string
 }{
-	{"the rest", part(-1, nil), true, "what was asked for"},
-	{"total unknown", withHeader("Content-Range", "bytes 10-25/*"), true, "it is known from before"},
-	{"length unknown", part(-1, nil).with(func(r *http.Response) { r.ContentLength = -1 }), true, "the range tells it"},
+	{"the rest", part(-1, nil), true, "the requested range"},
+	{"total unknown", withHeader("Content-Range", "bytes 10-25/*"), true, "it is known from the first response"},
+	{"length unknown", part(-1, nil).with(func(r *http.Response) { r.ContentLength = -1 }), true, "it follows from the range"},
 	{"unit in upper case", withHeader("Content-Range", "BYTES 10-25/26"), true, "RFC 9110, section 14.1"},
 
-	{"200", status(200), false, "it has changed, or the server knows no ranges"},
-	{"204", status(204), false, "no part"},
-	{"304", status(304), false, "no part"},
-	{"401", status(401), false, "the credentials are too old"},
-	{"403", status(403), false, "so is the signature of the URL"},
-	{"404", status(404), false, "it is gone"},
+	{"200", status(200), false, "it has changed, or the server does not support ranges"},
+	{"204", status(204), false, "not a part"},
+	{"304", status(304), false, "not a part"},
+	{"401", status(401), false, "the credentials have expired"},
+	{"403", status(403), false, "the signature of the URL has expired"},
+	{"404", status(404), false, "it was removed"},
 	{"412", status(412), false, "it has changed"},
 	{"416", status(416), false, "it has shrunk"},
-	{"200 that looks like a part", part(-1, nil).with(func(r *http.Response) { r.StatusCode = 200 }), false, "Content-Range means nothing there"},
+	{"200 that looks like a part", part(-1, nil).with(func(r *http.Response) { r.StatusCode = 200 }), false, "Content-Range has no meaning in a 200"},
 	{"starts early", shifted(9, 25, 26), false, "a byte would be repeated"},
 	{"starts late", shifted(11, 25, 26), false, "a byte would be missing"},
-	{"starts anew", shifted(0, 25, 26), false, "ten bytes would be repeated"},
+	{"starts again", shifted(0, 25, 26), false, "ten bytes would be repeated"},
 	{"ends early", shifted(10, 24, 26), false, "a byte would be missing"},
-	{"ends late", shifted(10, 26, 27), false, "there was no such byte"},
+	{"ends late", shifted(10, 26, 27), false, "the first response had no such byte"},
 	{"other total", withHeader("Content-Range", "bytes 10-25/27"), false, "another representation"},
-	{"no Content-Range", part(-1, nil).with(func(r *http.Response) { r.Header.Del("Content-Range") }), false, "of what is not known"},
+	{"no Content-Range", part(-1, nil).with(func(r *http.Response) { r.Header.Del("Content-Range") }), false, "no valid range"},
 	{"empty Content-Range", withHeader("Content-Range", ""), false, "malformed"},
 	{"two Content-Ranges", withHeader("Content-Range", "bytes 10-25/26", "bytes 10-25/26"), false, "malformed"},
 	{"two in one", withHeader("Content-Range", "bytes 10-25/26, bytes 0-9/26"), false, "malformed"},
@@ -452,20 +451,20 @@ var continuations = []struct {
 	{"overflow", withHeader("Content-Range", "bytes 10-18446744073709551641/26"), false, "malformed"},
 	{"other unit", withHeader("Content-Range", "letters 10-25/26"), false, "letters are not bytes"},
 	{"other ETag", withHeader("Etag", `"v2"`), false, "another representation"},
-	{"weak ETag", withHeader("Etag", `W/"v1"`), false, "perhaps other bytes"},
+	{"weak ETag", withHeader("Etag", `W/"v1"`), false, "other bytes may have the same ETag"},
 	{"no ETag", part(-1, nil).with(func(r *http.Response) { r.Header.Del("ETag") }), false, "a 206 must repeat it: RFC 9110, section 15.3.7"},
-	{"two ETags", withHeader("Etag", `"v1"`, `"v2"`), false, "which one is not known"},
+	{"two ETags", withHeader("Etag", `"v1"`, `"v2"`), false, "ambiguous"},
 	{"shorter than it says", part(-1, nil).with(func(r *http.Response) { r.ContentLength-- }), false, "contradicts itself"},
 	{"longer than it says", part(-1, nil).with(func(r *http.Response) { r.ContentLength++ }), false, "contradicts itself"},
 	{"empty", part(-1, nil).with(func(r *http.Response) { r.Body, r.ContentLength = http.NoBody, 0 }), false, "contradicts itself"},
 	{"no body", part(-1, nil).with(func(r *http.Response) { r.Body = nil }), false, "a breach of contract"},
 	{"compressed", withHeader("Content-Encoding", "gzip"), false, "other bytes"},
 	{"Uncompressed", part(-1, nil).with(func(r *http.Response) { r.Uncompressed = true }), false, "other bytes"},
-	{"multipart", withHeader("Content-Type", "multipart/byteranges; boundary=x"), false, "the parts have headers among them"},
+	{"multipart", withHeader("Content-Type", "multipart/byteranges; boundary=x"), false, "headers separate the parts"},
 }
 
-// Only what fits is taken. After anything else the caller has the error that
-// the body broke off with, and not one byte more.
+// A download continues only with the rest of the same representation. After any
+// other response the caller gets the original error, and not one byte more.
 func TestDownload_RejectsMismatchedParts(t *testing.T) {
 	for _, tt := range continuations {
 		t.Run(tt.name, func(t *testing.T) {
@@ -484,8 +483,8 @@ func TestDownload_RejectsMismatchedParts(t *testing.T) {
 	}
 }
 
-// How it goes on when the length was not known before, or a date or a content
-// coding is what must stay the same.
+// The first response may lack a length, or have a date or a content coding that
+// must stay the same.
 func TestDownload_PartsWhenLessIsKnown(t *testing.T) {
 	unknown := func(r *http.Response) { r.ContentLength = -1 }
 	spanning := func(value string) func(*http.Response) {
@@ -510,14 +509,14 @@ func TestDownload_PartsWhenLessIsKnown(t *testing.T) {
 		want        bool
 		reason      string
 	}{
-		{"length told", unknown, nil, true, "by the total"},
-		{"length not told", unknown, spanning("bytes 10-25/*"), false, "the part may be shorter than what is missing"},
+		{"length in the part", unknown, nil, true, "the total"},
+		{"length unknown", unknown, spanning("bytes 10-25/*"), false, "the part may be shorter than the rest"},
 		{"not the end", unknown, spanning("bytes 10-25/27"), false, "a byte would be missing"},
 		{"same date", dated(earlier), dated(earlier), true, "unchanged"},
 		{"no date", dated(earlier), dated(""), true, "it was in If-Range: RFC 9110, section 15.3.7"},
 		{"other date", dated(earlier), dated(later), false, "changed"},
-		{"ETag for a date", dated(earlier), nil, false, "from another server, which may not know dates"},
-		{"same coding", coded("gzip"), coded("gzip"), true, "the caller asked for it, and the offsets are those of the coded bytes"},
+		{"ETag for a date", dated(earlier), nil, false, "perhaps from another server"},
+		{"same coding", coded("gzip"), coded("gzip"), true, "the offsets are those of the coded bytes"},
 		{"no coding", coded("gzip"), nil, false, "perhaps not the coded bytes"},
 		{"one coding more", coded("gzip"), coded("gzip", "br"), false, "other bytes"},
 	}
@@ -536,15 +535,15 @@ func TestDownload_PartsWhenLessIsKnown(t *testing.T) {
 				t.Errorf("got %q, %v, want the first ten letters and the original error: %s", got, err, tt.reason)
 			}
 			if want := o.sent[1].Header.Get("If-Range"); want != `"v1"` && want != earlier {
-				t.Errorf("got If-Range %q, want what the first response said", want)
+				t.Errorf("got If-Range %q, want the validator of the first response", want)
 			}
 			o.wantClosed(t)
 		})
 	}
 }
 
-// What is known of the length, once it is, holds for every later part, and for
-// the bytes that come.
+// Once the length is known, every later part and the bytes received must agree
+// with it.
 func TestDownload_LengthsMustAgree(t *testing.T) {
 	unknown := func(r *http.Response) { r.ContentLength = -1 }
 	total := func(n int) func(*http.Response) {
@@ -573,15 +572,15 @@ func TestDownload_LengthsMustAgree(t *testing.T) {
 		{"another total later", []reply{whole(10, errBreak).with(unknown), part(5, io.ErrUnexpectedEOF), part(-1, nil).with(total(25))},
 			alphabet[:15], io.ErrUnexpectedEOF, "the second part says 26, the third 25"},
 		{"more than the range", []reply{whole(10, errBreak), part(-1, nil).with(surplus("klmnopqrstuvwxyz!!"))},
-			alphabet, nil, "what is beyond the end is not part of it"},
+			alphabet, nil, "bytes beyond the end are not returned"},
 		{"more than the length", []reply{whole(10, nil).with(func(r *http.Response) { r.Body = io.NopCloser(strings.NewReader(alphabet + "!!")) })},
-			alphabet, nil, "what is beyond the end is not part of it"},
+			alphabet, nil, "bytes beyond the end are not returned"},
 		{"another total later, for a range", []reply{part(10, errBreak).with(spanning("bytes 0-19/*")), part(5, io.ErrUnexpectedEOF), part(-1, nil).with(spanning("bytes 15-19/27"))},
 			alphabet[:15], io.ErrUnexpectedEOF, "the second part says 26, the third 27"},
-		{"breaks at the end, length unknown", []reply{whole(26, errBreak).with(unknown), status(416)},
-			alphabet, errBreak, "whether that was all is not known"},
-		{"breaks at the end", []reply{whole(26, errBreak)}, alphabet, errBreak, "all bytes are there, but perhaps not the trailers"},
-		{"a part breaks at the end", []reply{whole(10, nil), part(16, errBreak)}, alphabet, errBreak, "all bytes are there, but perhaps not the trailers"},
+		{"fails at the end, length unknown", []reply{whole(26, errBreak).with(unknown), status(416)},
+			alphabet, errBreak, "bytes may be missing"},
+		{"fails at the end", []reply{whole(26, errBreak)}, alphabet, errBreak, "the trailers may be missing"},
+		{"a part fails at the end", []reply{whole(10, nil), part(16, errBreak)}, alphabet, errBreak, "the trailers may be missing"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -602,7 +601,7 @@ func TestDownload_LengthsMustAgree(t *testing.T) {
 	}
 }
 
-// A caller's own range is continued inside its limits.
+// A download of the caller's own range is resumed within its limits.
 func TestDownload_ResumesCallersRange(t *testing.T) {
 	tests := []struct{ asked, want, first, second string }{
 		{"bytes=5-19", "fghijklmnopqrst", "bytes=9-19", "bytes=12-19"},
@@ -624,14 +623,15 @@ func TestDownload_ResumesCallersRange(t *testing.T) {
 				t.Errorf("Range headers (-want +got):\n%s", diff)
 			}
 			if got := o.sent[1].Header["If-Range"]; len(got) != 1 || got[0] != `"v1"` {
-				t.Errorf("got If-Range %q, want the ETag that came", got)
+				t.Errorf("got If-Range %q, want the ETag of the first response", got)
 			}
 			o.wantClosed(t)
 		})
 	}
 }
 
-// Progress starts the policy's count anew; a dead server ends it.
+// After new bytes the number of the attempt starts again at 1. Without any, the
+// Policy ends the download.
 func TestDownload_FollowsPolicy(t *testing.T) {
 	doubling := httpretry.RetryConfig{MaxRetries: 3, InitialBackoff: time.Second, Jitter: httpretry.NoJitter}
 	steady := httpretry.RetryConfig{MaxRetries: 1000, InitialBackoff: time.Second, BackoffFactor: 1, Jitter: httpretry.NoJitter, MaxElapsed: 3 * time.Second}
@@ -652,20 +652,20 @@ func TestDownload_FollowsPolicy(t *testing.T) {
 		reason  string
 	}{
 		{"survives", doubling, []reply{whole(1, errBreak), part(1, errBreak), part(1, errBreak), part(1, errBreak), part(1, errBreak), part(-1, nil)},
-			[]int{0, 1, 2, 3, 4, 5}, nil, "each break is a first one"},
-		{"gives up", doubling, append([]reply{whole(10, errBreak)}, dead[:3]...), []int{0, 1, 3, 7}, errBreak, "three retries"},
-		{"gives up later", doubling, append([]reply{whole(10, errBreak), fails(io.EOF), part(1, errBreak)}, dead[:3]...),
+			[]int{0, 1, 2, 3, 4, 5}, nil, "each failure after new bytes counts as the first"},
+		{"ends", doubling, append([]reply{whole(10, errBreak)}, dead[:3]...), []int{0, 1, 3, 7}, errBreak, "three retries"},
+		{"ends later", doubling, append([]reply{whole(10, errBreak), fails(io.EOF), part(1, errBreak)}, dead[:3]...),
 			[]int{0, 1, 3, 4, 6, 10}, errBreak, "three retries after the last byte"},
 		{"no progress", doubling, []reply{whole(10, errBreak), part(0, errBreak), part(0, nil), part(0, io.ErrUnexpectedEOF)},
-			[]int{0, 1, 3, 7}, io.ErrUnexpectedEOF, "a body without a byte is no progress"},
+			[]int{0, 1, 3, 7}, io.ErrUnexpectedEOF, "an empty body is no progress"},
 		{"no progress from the start", doubling, []reply{status(503), whole(0, errBreak), part(0, errBreak), part(0, errBreak)},
-			[]int{0, 1, 3, 7}, errBreak, "the count goes on from that of the response"},
-		{"asked to wait", doubling, []reply{whole(10, errBreak), busy, part(-1, nil)}, []int{0, 1, 21}, nil, "the server's wish counts"},
-		{"MaxElapsed", steady, append([]reply{after(10*time.Second, whole(10, errBreak))}, dead[:3]...), []int{0, 11, 12, 13}, errBreak, "counted from the break"},
+			[]int{0, 1, 3, 7}, errBreak, "the count continues"},
+		{"asked to wait", doubling, []reply{whole(10, errBreak), busy, part(-1, nil)}, []int{0, 1, 21}, nil, "Retry-After is a floor"},
+		{"MaxElapsed", steady, append([]reply{after(10*time.Second, whole(10, errBreak))}, dead[:3]...), []int{0, 11, 12, 13}, errBreak, "counted from the failure"},
 		{"MaxElapsed after progress", steady, append([]reply{whole(10, errBreak), fails(io.EOF), part(1, errBreak)}, dead[:3]...),
-			[]int{0, 1, 2, 3, 4, 5}, errBreak, "counted from the last break"},
+			[]int{0, 1, 2, 3, 4, 5}, errBreak, "counted from the last failure"},
 		{"MaxElapsed without progress", steady, []reply{after(10*time.Second, whole(0, errBreak))}, []int{0}, errBreak, "counted from the start"},
-		{"never", httpretry.Never, []reply{whole(10, errBreak)}, []int{0}, errBreak, "a policy that never retries is obeyed"},
+		{"never", httpretry.Never, []reply{whole(10, errBreak)}, []int{0}, errBreak, "the policy never retries"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -704,13 +704,12 @@ func TestDownload_RespectsDeadline(t *testing.T) {
 	})
 }
 
-// downloadStages are where a download may be when something ends it after a
-// second: each has an attempt, or a body, that ends with its context or its
-// Close.
+// downloadStages returns the replies that bring a download to a stage and keep it
+// there for a second. The last attempt or body ends with its context or its Close.
 func downloadStages() map[string][]reply {
 	hangs := func(req *http.Request) (*http.Response, error) {
 		<-req.Context().Done()
-		return nil, req.Context().Err() // and not the cause, as older transports do
+		return nil, req.Context().Err() // not the cause, as with older transports
 	}
 	hanging := func(r *http.Response) {
 		ctx, hung := r.Request.Context(), newHangingBody("")
@@ -923,7 +922,7 @@ func TestOnDone_InterruptedDownload(t *testing.T) {
 	}
 }
 
-// Close may be called at any time, also while Read is.
+// Close may be called at any time, also during a Read.
 func TestDownload_CloseDuringRead(t *testing.T) {
 	replies := []reply{whole(1, errBreak)}
 	for range 24 {
@@ -946,7 +945,7 @@ func TestDownload_CloseDuringRead(t *testing.T) {
 			}
 			got, err := io.ReadAll(resp.Body)
 			if err == nil || !strings.HasPrefix(alphabet, string(got)) {
-				t.Errorf("got %q, %v, want a part of the alphabet and an error", got, err)
+				t.Errorf("got %q, %v, want a prefix of the alphabet and an error", got, err)
 			}
 			synctest.Wait()
 			o.wantClosed(t)
@@ -954,7 +953,7 @@ func TestDownload_CloseDuringRead(t *testing.T) {
 	}
 }
 
-// While nobody reads, nothing happens.
+// A download makes no attempt and has no goroutine while the caller does not read.
 func TestDownload_ResumesOnlyWhenRead(t *testing.T) {
 	running := goleak.IgnoreCurrent()
 	o := newOrigin(whole(10, errBreak), part(10, errBreak), part(-1, nil))
@@ -968,18 +967,17 @@ func TestDownload_ResumesOnlyWhenRead(t *testing.T) {
 			t.Errorf("got %q, %v, want %q", buf, err, want)
 		}
 		if len(o.sent) != i+1 {
-			t.Errorf("%d attempts although nobody has read beyond the break, want %d", len(o.sent), i+1)
+			t.Errorf("%d attempts before a Read beyond the failure, want %d", len(o.sent), i+1)
 		}
 		if err := goleak.Find(running); err != nil {
-			t.Errorf("while nobody reads: %v", err)
+			t.Errorf("without a Read: %v", err)
 		}
 	}
 	resp.Body.Close()
 	o.wantClosed(t)
 }
 
-// The end of a download, good or bad, frees what it took, also if the caller
-// forgets to close it.
+// The end of a download frees its context, even if the caller does not close it.
 func TestDownload_FreesContext(t *testing.T) {
 	for _, last := range []reply{part(-1, nil), status(404), fails(io.EOF)} {
 		o := newOrigin(whole(10, errBreak), part(5, errBreak), last)
@@ -1005,15 +1003,15 @@ func TestDownload_FreesContext(t *testing.T) {
 func TestDownload_CallsOnAttempt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := newOrigin(status(503), whole(10, errBreak), fails(io.EOF), status(500), part(5, nil), status(404))
-		var told []string
+		var calls []string
 		rt := o.downloads(httpretry.RetryTransport{
 			Policy: httpretry.RetryConfig{MaxRetries: 5, Jitter: httpretry.NoJitter},
 			OnAttempt: func(a httpretry.Attempt, d httpretry.Decision) {
-				what := fmt.Sprint(a.Err)
+				outcome := fmt.Sprint(a.Err)
 				if a.Response != nil {
-					what = fmt.Sprint(a.Response.StatusCode)
+					outcome = fmt.Sprint(a.Response.StatusCode)
 				}
-				told = append(told, fmt.Sprintf("%d after %v: %s; then %v %q, at %v", a.Number, a.Delay, what, d.Delay, d.Reason, a.Elapsed))
+				calls = append(calls, fmt.Sprintf("%d after %v: %s; then %v %q, at %v", a.Number, a.Delay, outcome, d.Delay, d.Reason, a.Elapsed))
 			},
 		})
 		req := newRequest(t, "GET", "http://example.com/", nil)
@@ -1024,14 +1022,14 @@ func TestDownload_CallsOnAttempt(t *testing.T) {
 		want := []string{
 			`1 after 0s: 503; then 1s "", at 0s`,
 			`2 after 1s: 200; then 0s "final", at 1s`,
-			`1 after 0s: the line broke; then 1s "", at 0s`,
+			`1 after 0s: the body failed; then 1s "", at 0s`,
 			`2 after 1s: EOF; then 2s "", at 1s`,
 			`3 after 2s: 500; then 4s "", at 3s`,
 			`4 after 4s: 206; then 0s "final", at 7s`,
 			`1 after 0s: unexpected EOF; then 1s "", at 0s`,
 			`2 after 1s: 404; then 0s "final", at 1s`,
 		}
-		if diff := cmp.Diff(want, told); diff != "" {
+		if diff := cmp.Diff(want, calls); diff != "" {
 			t.Errorf("OnAttempt (-want +got):\n%s", diff)
 		}
 		for i, want := range []int{1, 2, 2, 3, 4, 2} {
@@ -1043,7 +1041,7 @@ func TestDownload_CallsOnAttempt(t *testing.T) {
 	})
 }
 
-// Who is asked about other attempts is asked about these.
+// All fields of the RetryTransport apply to the attempts of a download too.
 func TestDownload_UsesAllFields(t *testing.T) {
 	final := httpretry.ClassifierFunc(func(_ *http.Request, _ *http.Response, err error) httpretry.Verdict { return httpretry.Verdict{} })
 	strange := httpretry.ClassifierFunc(func(_ *http.Request, resp *http.Response, err error) httpretry.Verdict {
@@ -1061,13 +1059,13 @@ func TestDownload_UsesAllFields(t *testing.T) {
 		err      error
 		reason   string
 	}{
-		{"classifier", httpretry.RetryTransport{Classifier: final}, []reply{whole(10, errBreak)}, 1, errBreak, "it calls the break final"},
-		{"classifier that never has enough", httpretry.RetryTransport{Classifier: strange, Policy: twice},
-			[]reply{whole(10, errBreak), part(-1, nil), part(-1, nil)}, 3, nil, "the last part is taken when the policy ends"},
-		{"policy", httpretry.RetryTransport{Policy: httpretry.Never}, []reply{whole(10, errBreak)}, 1, errBreak, "it wants no retry"},
-		{"idempotent", httpretry.RetryTransport{Idempotent: func(*http.Request) bool { return false }}, []reply{whole(10, errBreak)}, 1, errBreak, "a break is uncertain"},
+		{"classifier", httpretry.RetryTransport{Classifier: final}, []reply{whole(10, errBreak)}, 1, errBreak, "the failure is final"},
+		{"classifier that accepts no part", httpretry.RetryTransport{Classifier: strange, Policy: twice},
+			[]reply{whole(10, errBreak), part(-1, nil), part(-1, nil)}, 3, nil, "the last part is used when the policy allows no retry"},
+		{"policy", httpretry.RetryTransport{Policy: httpretry.Never}, []reply{whole(10, errBreak)}, 1, errBreak, "it allows no retry"},
+		{"idempotent", httpretry.RetryTransport{Idempotent: func(*http.Request) bool { return false }}, []reply{whole(10, errBreak)}, 1, errBreak, "the failure is uncertain"},
 		{"budget", httpretry.RetryTransport{Budget: &httpretry.TokenBudget{Ratio: -1, MinPerSecond: -1, Burst: 1}},
-			[]reply{whole(10, errBreak), part(1, errBreak)}, 2, errBreak, "it has one retry"},
+			[]reply{whole(10, errBreak), part(1, errBreak)}, 2, errBreak, "it allows one retry"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -1079,12 +1077,12 @@ func TestDownload_UsesAllFields(t *testing.T) {
 			o.wantClosed(t)
 		})
 	}
-	t.Run("policy of the context", func(t *testing.T) {
+	t.Run("Override", func(t *testing.T) {
 		o := newOrigin(whole(10, errBreak))
 		req := newRequest(t, "GET", "http://example.com/", nil)
 		req = req.WithContext(withPolicy(req.Context(), httpretry.Never))
 		if _, err := download(t, o.downloads(httpretry.RetryTransport{}), req); err != errBreak {
-			t.Errorf("got %v, want %v: the request's own policy wants no retry", err, errBreak)
+			t.Errorf("got %v, want %v: the policy of the request allows no retry", err, errBreak)
 		}
 	})
 }
@@ -1112,7 +1110,8 @@ func TestDownload_DoesNotModifyRequest(t *testing.T) {
 	}
 }
 
-// Middleware below sees an ordinary request, and signs it as it is sent.
+// Middleware below a RetryTransport can sign the requests of a download as any
+// other.
 func TestDownload_MiddlewareSignsEachAttempt(t *testing.T) {
 	o := newOrigin(whole(10, errBreak), status(503), part(-1, nil))
 	signer := roundTripFunc(func(req *http.Request) (*http.Response, error) {
@@ -1146,7 +1145,7 @@ func TestDownload_AttemptTimeout(t *testing.T) {
 		start := time.Now()
 		got, err := download(t, rt, newRequest(t, "GET", "http://example.com/", nil))
 		if elapsed := time.Since(start); got != alphabet || err != nil || elapsed < 61*time.Second || elapsed > 3*time.Minute {
-			t.Errorf("got %q, %v after %v, want the alphabet: the timeout is for the headers, once for each attempt", got, err, elapsed)
+			t.Errorf("got %q, %v after %v, want the alphabet: the timeout limits each attempt up to its header", got, err, elapsed)
 		}
 		o.wantClosed(t)
 		for i, req := range o.sent[1:] {
@@ -1165,9 +1164,9 @@ func TestDownload_MaxResponseBytes(t *testing.T) {
 		ranges  []string
 		reason  string
 	}{
-		{"fits", 26, []reply{whole(10, errBreak), whole(26, nil)}, []string{"", ""}, "an attempt that is held back is made again as a whole"},
-		{"does not fit", 5, []reply{whole(10, errBreak), part(8, errBreak), part(-1, nil)}, []string{"", "bytes=10-", "bytes=18-"}, "what was handed on goes on"},
-		{"the rest fits", 16, []reply{whole(20, errBreak), part(3, errBreak), part(-1, nil)}, []string{"", "bytes=20-", "bytes=20-"}, "it is held back, and asked for again as a whole"},
+		{"fits", 26, []reply{whole(10, errBreak), whole(26, nil)}, []string{"", ""}, "the buffered response is requested again from its first byte"},
+		{"does not fit", 5, []reply{whole(10, errBreak), part(8, errBreak), part(-1, nil)}, []string{"", "bytes=10-", "bytes=18-"}, "the part that the caller has read is resumed"},
+		{"the rest fits", 16, []reply{whole(20, errBreak), part(3, errBreak), part(-1, nil)}, []string{"", "bytes=20-", "bytes=20-"}, "the buffered part is requested again from its first byte"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -1182,7 +1181,7 @@ func TestDownload_MaxResponseBytes(t *testing.T) {
 			o.wantClosed(t)
 		})
 	}
-	t.Run("what was read ahead is not lost", func(t *testing.T) {
+	t.Run("buffered bytes are used", func(t *testing.T) {
 		once := httpretry.PolicyFunc(func(a httpretry.Attempt) (time.Duration, bool) { return 0, a.Number < 2 })
 		o := newOrigin(whole(20, errBreak), part(3, errBreak), part(-1, nil))
 		got, err := download(t, o.downloads(httpretry.RetryTransport{MaxResponseBytes: 16, Policy: once}), newRequest(t, "GET", "http://example.com/", nil))
@@ -1195,7 +1194,7 @@ func TestDownload_MaxResponseBytes(t *testing.T) {
 
 func TestDownload_TrailersOfLastPart(t *testing.T) {
 	for _, announced := range []bool{true, false} {
-		// As net/http does: announced ones are in the map from the start.
+		// As in net/http, announced trailers are keys of the map from the start.
 		trailing := func(sum string) func(*http.Response) {
 			return func(r *http.Response) {
 				if announced {
@@ -1214,7 +1213,7 @@ func TestDownload_TrailersOfLastPart(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		copied := *resp // as a middleware above may have done
+		copied := *resp // as middleware may do
 		if got := readAll(t, resp); got != alphabet || resp.Trailer.Get("X-Sum") != "last" {
 			t.Errorf("got %q and trailer %q, want the alphabet and %q", got, resp.Trailer.Get("X-Sum"), "last")
 		}
@@ -1224,7 +1223,7 @@ func TestDownload_TrailersOfLastPart(t *testing.T) {
 	}
 }
 
-// readFunc tells f how each Read ended.
+// A readFunc calls f with the error of each Read.
 type readFunc struct {
 	io.ReadCloser
 	f func(error)
@@ -1236,7 +1235,7 @@ func (r readFunc) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// A transport that could resume, but has nothing to, costs nothing.
+// A response that cannot be resumed costs no allocation.
 func TestDownload_NotResumableAllocatesNothing(t *testing.T) {
 	tests := []struct {
 		name   string
@@ -1260,7 +1259,7 @@ func TestDownload_NotResumableAllocatesNothing(t *testing.T) {
 		rt := &httpretry.RetryTransport{ResumeDownloads: true, Base: countedFunc(func(*http.Request) (*http.Response, error) { return resp, nil })}
 		req := newRequest(t, tt.method, "http://example.com/", nil)
 		if got := testing.AllocsPerRun(100, func() { rt.RoundTrip(req) }); got != 0 {
-			t.Errorf("%s: %v allocations, want none where it does not apply", tt.name, got)
+			t.Errorf("%s: %v allocations, want none", tt.name, got)
 		}
 		if resp.Body != body {
 			t.Errorf("%s: the body was wrapped", tt.name)
@@ -1268,8 +1267,8 @@ func TestDownload_NotResumableAllocatesNothing(t *testing.T) {
 	}
 }
 
-// A faultyOrigin answers at random, mostly wrong. What it sends where it
-// should not be taken is not what the caller wants.
+// A faultyOrigin responds at random, and mostly wrong. The bytes of a response that
+// must be rejected are wrong too.
 type faultyOrigin struct {
 	*rand.Rand
 	content []byte
@@ -1308,7 +1307,7 @@ func (o *faultyOrigin) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// begin answers the first attempt, whose ETag and length are the ones to hold.
+// begin responds to the first attempt.
 func (o *faultyOrigin) begin(req *http.Request) *http.Response {
 	if req.Header.Get("Range") != "" {
 		var first, last int
@@ -1319,7 +1318,7 @@ func (o *faultyOrigin) begin(req *http.Request) *http.Response {
 	if o.IntN(2) == 0 {
 		o.unknown = true
 		resp.ContentLength = -1
-		resp.Body.(*faultyBody).end = errBreak // or no end could be told from another
+		resp.Body.(*faultyBody).end = errBreak // with io.EOF, a truncated body would be complete
 	}
 	return resp
 }
@@ -1337,7 +1336,7 @@ func (o *faultyOrigin) part(req *http.Request, first, last int) *http.Response {
 	return resp
 }
 
-// end is how a body ends that is cut off.
+// end returns the error of a truncated body.
 func (o *faultyOrigin) end(req *http.Request) error {
 	return []error{io.EOF, io.ErrUnexpectedEOF, errBreak}[o.IntN(3)]
 }
@@ -1355,7 +1354,7 @@ func (o *faultyOrigin) respond(req *http.Request, status int, content []byte, en
 	return resp
 }
 
-// spoil makes a part one that must not be taken.
+// spoil turns a part into one that must be rejected.
 func (o *faultyOrigin) spoil(resp *http.Response, first, last int) {
 	total := len(o.content)
 	ranged := func(format string, args ...any) { resp.Header.Set("Content-Range", fmt.Sprintf(format, args...)) }
@@ -1378,7 +1377,7 @@ func (o *faultyOrigin) spoil(resp *http.Response, first, last int) {
 		}
 	case 5:
 		ranged("bytes %d-%d/%d", first, last+1, total+1)
-		if o.unknown { // or it would be the truth, as far as anybody can tell
+		if o.unknown { // otherwise this part would be valid
 			resp.Header.Del("Content-Range")
 		}
 	case 6:
@@ -1413,7 +1412,7 @@ func (o *faultyOrigin) spoil(resp *http.Response, first, last int) {
 	case 20:
 		ranged("bytes %d-%d/%d", first, uint64(1<<63)+uint64(last), total)
 	case 21:
-		// The one part that may be taken for what it is: more than it says.
+		// This part is valid, but its body is too long.
 		body := resp.Body.(*faultyBody)
 		resp.ContentLength = -1
 		body.surplus = "!!!"
@@ -1423,8 +1422,8 @@ func (o *faultyOrigin) spoil(resp *http.Response, first, last int) {
 	body.content = bytes.Repeat([]byte{'!'}, len(body.content))
 }
 
-// A faultyBody yields pieces of random size, at times none, and the end
-// together with the last or after it.
+// A faultyBody returns pieces of random size, some of them empty, and its end with
+// the last piece or after it.
 type faultyBody struct {
 	origin  *faultyOrigin
 	content []byte
@@ -1466,8 +1465,8 @@ func (b *faultyBody) Close() error {
 	return nil
 }
 
-// Whatever a server does, the caller gets the right bytes or an error: never a
-// wrong byte, never one twice, never an end before the end.
+// The caller gets the right bytes or an error, whatever the server does: no wrong
+// byte, no byte twice, and no io.EOF before the end.
 func TestDownload_RandomFaults(t *testing.T) {
 	const runs = 10_000
 	var complete, failed int
@@ -1482,7 +1481,7 @@ func TestDownload_RandomFaults(t *testing.T) {
 	})
 	t.Logf("%d complete, %d failed", complete, failed)
 	if complete < runs/10 || failed < runs/10 {
-		t.Errorf("%d downloads were complete and %d failed, want many of both: else this tests nothing", complete, failed)
+		t.Errorf("%d downloads were complete and %d failed, want many of both", complete, failed)
 	}
 }
 
@@ -1490,7 +1489,7 @@ func randomDownload(t *testing.T, seed uint64) (complete bool) {
 	rng := rand.New(rand.NewPCG(seed, 1))
 	o := &faultyOrigin{Rand: rng, content: pattern(1 + rng.IntN(200))}
 	for i := range o.content {
-		o.content[i] |= 0x80 // no byte of it is one of the wrong ones
+		o.content[i] |= 0x80 // so that no right byte equals a wrong one
 	}
 	rt := &httpretry.RetryTransport{Base: o, ResumeDownloads: true, Policy: httpretry.RetryConfig{MaxRetries: 1 + rng.IntN(5)}}
 	if rng.IntN(4) == 0 {
@@ -1506,7 +1505,7 @@ func randomDownload(t *testing.T, seed uint64) (complete bool) {
 	}
 	resp, err := rt.RoundTrip(req)
 	if err != nil {
-		return false // the first attempt was held back and broke off to the last
+		return false // all attempts failed while they were buffered
 	}
 	var got []byte
 	buf := make([]byte, 1+rng.IntN(300))
@@ -1516,10 +1515,10 @@ func randomDownload(t *testing.T, seed uint64) (complete bool) {
 		got = append(got, buf[:n]...)
 	}
 	if !bytes.HasPrefix(want, got) {
-		t.Errorf("seed %d: got wrong bytes: %d that are not the beginning of the %d", seed, len(got), len(want))
+		t.Errorf("seed %d: got %d bytes that are not a prefix of the %d", seed, len(got), len(want))
 	}
 	if err == io.EOF && len(got) != len(want) {
-		t.Errorf("seed %d: got an end after %d of %d bytes", seed, len(got), len(want))
+		t.Errorf("seed %d: got io.EOF after %d of %d bytes", seed, len(got), len(want))
 	}
 	if _, again := resp.Body.Read(buf); again != err {
 		t.Errorf("seed %d: another Read: got %v, want %v again", seed, again, err)
@@ -1531,10 +1530,10 @@ func randomDownload(t *testing.T, seed uint64) (complete bool) {
 	return err == io.EOF
 }
 
-// The rest of this file is about the wire.
+// The tests below use real connections.
 
-// cutOff lets h write n bytes of content in answer to each of the first few
-// requests, and then breaks the connection, or the stream, off.
+// cutOff lets h write n bytes of content for each of the first few requests, and
+// then resets the connection or the stream.
 func cutOff(few, n int, h http.HandlerFunc) http.HandlerFunc {
 	var requests atomic.Int32
 	return func(w http.ResponseWriter, r *http.Request) {
@@ -1563,14 +1562,14 @@ func (w *cutWriter) Write(p []byte) (int, error) {
 
 func (w *cutWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-// quiet keeps a server's log out of the test's.
+// quiet discards the log of a server.
 func quiet(srv *httptest.Server) *httptest.Server {
 	srv.Config.ErrorLog = log.New(io.Discard, "", 0)
 	return srv
 }
 
-// What http.ServeContent serves goes on, over either protocol, behind a
-// redirect, by its ETag or its date.
+// A download from http.ServeContent is resumed, over HTTP/1.1 and HTTP/2, after a
+// redirect, with an ETag or a date.
 func TestDownload_ServeContent(t *testing.T) {
 	content := pattern(1 << 20)
 	serve := func(etag string, modified time.Time) http.HandlerFunc {
@@ -1636,8 +1635,8 @@ func TestDownload_ServeContent(t *testing.T) {
 	}
 }
 
-// A body that ends before the length it was said to have, or before its last
-// chunk, is broken, and what tells the length of a chunked one is the rest.
+// A body that ends before its Content-Length or its last chunk is resumed. The
+// length of a chunked body follows from the next response.
 func TestDownload_TruncatedBody(t *testing.T) {
 	const header = "HTTP/1.1 200 OK\r\nETag: \"v1\"\r\nConnection: close\r\n"
 	tests := []struct{ name, first string }{
@@ -1679,7 +1678,7 @@ func TestDownload_TruncatedBody(t *testing.T) {
 			w.Header().Set("ETag", `"v1"`)
 			if attempts.Add(1) == 1 {
 				w.Header().Set("Content-Length", "26")
-				io.WriteString(w, alphabet[:10]) // and no more, although the stream ends well
+				io.WriteString(w, alphabet[:10]) // the stream then ends without an error
 				return
 			}
 			http.ServeContent(w, r, "", time.Time{}, strings.NewReader(alphabet))
@@ -1718,8 +1717,8 @@ func TestDownload_TrailersOverLoopback(t *testing.T) {
 	}
 }
 
-// A CDN has the file anew and answers the range of the old one with all of the
-// new one.
+// If the file has changed, the server responds to the range of the old one with
+// the whole new file.
 func TestDownload_ChangedRepresentation(t *testing.T) {
 	var attempts atomic.Int32
 	cut := cutOff(1, 200_000, func(w http.ResponseWriter, r *http.Request) {
@@ -1740,11 +1739,11 @@ func TestDownload_ChangedRepresentation(t *testing.T) {
 	}
 }
 
-var downloadMiB = flag.Int64("download.mib", 64, "size of the download over a line that breaks, in MiB")
+var downloadMiB = flag.Int64("download.mib", 64, "size of the download over an unreliable connection, in MiB")
 
-// A largeFile is content of any size that takes no memory.
+// A largeFile has content of any size in little memory.
 type largeFile struct {
-	table        []byte // of a length that has nothing to do with powers of 2
+	table        []byte // its length is no multiple of a power of 2
 	size, offset int64
 }
 
@@ -1765,8 +1764,8 @@ func (f *largeFile) Seek(offset int64, whence int) (int64, error) {
 	return f.offset, nil
 }
 
-// A badLine forwards connections to a server, at 100 MiB/s, and cuts each after
-// a random number of bytes, by a FIN or a reset.
+// A badLine forwards connections to a server at 100 MiB/s, and ends each after a
+// random number of bytes with a FIN or a reset.
 type badLine struct {
 	ln   net.Listener
 	to   string
@@ -1800,7 +1799,7 @@ func (l *badLine) forward(client *net.TCPConn) {
 		return
 	}
 	defer server.Close()
-	server.(*net.TCPConn).SetReadBuffer(256 << 10) // what is in there is lost with each cut
+	server.(*net.TCPConn).SetReadBuffer(256 << 10) // its content is lost with each cut
 	l.wg.Go(func() {
 		io.Copy(server, client)
 		server.(*net.TCPConn).CloseWrite()
@@ -1837,8 +1836,8 @@ func (l *badLine) close() {
 	l.wg.Wait()
 }
 
-// fetch downloads url in one go and returns its SHA-256, how long it took, and
-// by how much the heap has grown at most.
+// fetch downloads url and returns the SHA-256 of its content, the duration and the
+// largest growth of the heap.
 func fetch(t *testing.T, url string, policy httpretry.Policy) (sum [sha256.Size]byte, took time.Duration, grown int64) {
 	t.Helper()
 	tr := &http.Transport{DisableKeepAlives: true}
@@ -1866,8 +1865,8 @@ func fetch(t *testing.T, url string, policy httpretry.Policy) (sum [sha256.Size]
 	return [sha256.Size]byte(hash.Sum(nil)), time.Since(start), grown
 }
 
-// A large file over a line that breaks every few MiB arrives as it is, in
-// constant memory, and about as fast as over a good line.
+// A large download over a connection that fails every few MiB is correct, uses
+// constant memory, and takes about as long as over a reliable connection.
 func TestDownload_UnreliableConnection(t *testing.T) {
 	const backoff = 10 * time.Millisecond
 	size := *downloadMiB << 20
@@ -1884,17 +1883,17 @@ func TestDownload_UnreliableConnection(t *testing.T) {
 	sum, uncut, _ := fetch(t, "http://"+good.ln.Addr().String(), policy)
 	good.close()
 	if sum != want {
-		t.Errorf("over a good line: got SHA-256 %x, want %x", sum, want)
+		t.Errorf("over a reliable connection: got SHA-256 %x, want %x", sum, want)
 	}
 	bad := newBadLine(t, srv.Listener.Addr().String(), 4<<20)
 	sum, took, grown := fetch(t, "http://"+bad.ln.Addr().String(), policy)
 	bad.close()
 	if sum != want {
-		t.Errorf("over a bad line: got SHA-256 %x, want %x", sum, want)
+		t.Errorf("over an unreliable connection: got SHA-256 %x, want %x", sum, want)
 	}
 	cuts := bad.cuts.Load()
 	if cuts == 0 {
-		t.Error("the line was never cut")
+		t.Error("the connection never failed")
 	}
 	const limit = 16 << 20
 	if grown > limit {
@@ -1905,11 +1904,11 @@ func TestDownload_UnreliableConnection(t *testing.T) {
 	t.Logf("%d MiB: uncut %v; %d cuts, with %v of backoffs: %v (%+.1f %%); heap grew by %d KiB", *downloadMiB,
 		uncut, cuts, waits, took, 100*longer, grown>>10)
 	if longer > 1 { // a few percent on an idle machine
-		t.Errorf("the download took %v, want not even twice the %v of an uncut one and the backoffs", took, uncut+waits)
+		t.Errorf("the download took %v, want less than twice the %v of a reliable connection and the backoffs", took, uncut+waits)
 	}
 }
 
-// The page on downloads has a program that compiles and runs as it stands.
+// The program in docs/downloads.md compiles and prints the documented output.
 func TestDocs_DownloadsProgram(t *testing.T) {
 	page, err := os.ReadFile("docs/downloads.md")
 	if err != nil {

@@ -33,7 +33,7 @@ type roundTripFunc func(*http.Request) (*http.Response, error)
 
 func (f roundTripFunc) RoundTrip(req *http.Request) (*http.Response, error) { return asBase(f(req)) }
 
-// now retries at once.
+// now retries immediately.
 var now = httpretry.PolicyFunc(func(a httpretry.Attempt) (time.Duration, bool) { return 0, a.Number < 10 })
 
 func newRequest(t testing.TB, method, url string, body io.Reader) *http.Request {
@@ -52,7 +52,7 @@ func response(req *http.Request, status int, body string) *http.Response {
 	}
 }
 
-// consume does what a transport does with a request body.
+// consume reads and closes a request body, as a transport does.
 func consume(req *http.Request) (string, error) {
 	if req.Body == nil {
 		return "", nil
@@ -62,8 +62,8 @@ func consume(req *http.Request) (string, error) {
 	return string(b), err
 }
 
-// statuses answers with one status after the other, and with the last one
-// from then on. It reads and closes request bodies.
+// statuses responds with one status after the other, and then always with the
+// last one. It reads and closes request bodies.
 func statuses(codes ...int) roundTripFunc {
 	var n atomic.Int32
 	return func(req *http.Request) (*http.Response, error) {
@@ -75,7 +75,7 @@ func statuses(codes ...int) roundTripFunc {
 	}
 }
 
-// testBody is a request body that can be read once, and counts its Closes.
+// A testBody is a request body that can be read once. It counts its Closes.
 type testBody struct {
 	io.Reader
 	closes atomic.Int32
@@ -118,8 +118,8 @@ func TestRoundTrip_ReturnsResultOfLastAttempt(t *testing.T) {
 		reason string
 	}{
 		{"success", statuses(200), 200, nil, "nothing to retry"},
-		{"success after failures", statuses(503, 500, 200), 200, nil, "GET may be repeated after both"},
-		{"final status", statuses(404), 404, nil, "a 404 stays one"},
+		{"success after failures", statuses(503, 500, 200), 200, nil, "a GET is retried after both"},
+		{"final status", statuses(404), 404, nil, "a 404 is not retried"},
 		{"retries run out", statuses(503), 503, nil, "a response is never turned into an error"},
 		{"single error", roundTripFunc(func(*http.Request) (*http.Response, error) {
 			return nil, &url.Error{Op: "Get", Err: http.ErrSchemeMismatch, URL: "unsupported"}
@@ -133,7 +133,7 @@ func TestRoundTrip_ReturnsResultOfLastAttempt(t *testing.T) {
 				}
 				return nil, boom
 			}
-		}(), 0, boom, "the last failure is the one that counts"},
+		}(), 0, boom, "the last failure is returned"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -153,7 +153,7 @@ func TestRoundTrip_ReturnsResultOfLastAttempt(t *testing.T) {
 					t.Errorf("got status %d, want %d: %s", resp.StatusCode, tt.status, tt.reason)
 				}
 				if got, want := readAll(t, resp), fmt.Sprint("body of ", tt.status); got != want {
-					t.Errorf("got body %q, want %q: the body belongs to the caller", got, want)
+					t.Errorf("got body %q, want %q", got, want)
 				}
 			})
 		})
@@ -184,7 +184,7 @@ func TestRoundTrip_DoesNotModifyRequest(t *testing.T) {
 	})
 }
 
-// An attempt that needs nothing of its own is made with the caller's request.
+// If the first attempt adds nothing to the caller's request, it sends that.
 func TestRoundTrip_FirstAttemptSendsCallersRequest(t *testing.T) {
 	opaque := newTestBody("x")
 	tests := []struct {
@@ -197,11 +197,11 @@ func TestRoundTrip_FirstAttemptSendsCallersRequest(t *testing.T) {
 		{"GetBody", httpretry.RetryTransport{}, strings.NewReader("x")},
 		{"a policy that never retries", httpretry.RetryTransport{Policy: httpretry.Never}, opaque},
 		{"a config without retries", httpretry.RetryTransport{Policy: httpretry.RetryConfig{MaxRetries: -1}}, opaque},
-		{"recording switched off", httpretry.RetryTransport{MaxReplayBytes: -1}, opaque},
+		{"buffering disabled", httpretry.RetryTransport{MaxReplayBytes: -1}, opaque},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			// Nothing can end this context, so nothing needs to be watched.
+			// This context is never done, so that it needs no watch.
 			req := newRequest(t, "POST", "http://example.com/", tt.body).WithContext(context.Background())
 			var sent *http.Request
 			tt.rt.Base = roundTripFunc(func(req *http.Request) (*http.Response, error) {
@@ -212,7 +212,7 @@ func TestRoundTrip_FirstAttemptSendsCallersRequest(t *testing.T) {
 				t.Fatal(err)
 			}
 			if sent != req {
-				t.Error("the attempt was made with another request than the caller's")
+				t.Error("the attempt sent another request than the caller's")
 			}
 		})
 	}
@@ -230,7 +230,7 @@ func TestRoundTrip_MakesNoAttemptWithDoneContext(t *testing.T) {
 			req.GetBody = func() (io.ReadCloser, error) { return newTestBody("x"), nil }
 		}
 		rt := &httpretry.RetryTransport{Base: roundTripFunc(func(*http.Request) (*http.Response, error) {
-			t.Error("an attempt was made although the context was done")
+			t.Error("an attempt was made with a context that is done")
 			return nil, io.EOF
 		})}
 		if _, err := rt.RoundTrip(req); err != cause {
@@ -266,7 +266,7 @@ func TestRoundTrip_BaseViolatesContract(t *testing.T) {
 		})}
 		resp, err := rt.RoundTrip(newRequest(t, "POST", "http://example.com/", nil))
 		if resp != nil || err == nil {
-			t.Errorf("neither response nor error: got %v, %v, want an error that says so", resp, err)
+			t.Errorf("neither response nor error: got %v, %v, want an error", resp, err)
 		}
 		rt.Base = roundTripFunc(func(req *http.Request) (*http.Response, error) {
 			resp := response(req, 200, "")
@@ -287,7 +287,7 @@ func TestRoundTrip_BaseViolatesContract(t *testing.T) {
 	})
 }
 
-// A panic in what the caller has plugged in leaves nothing open.
+// A panic in a hook or a field of the RetryTransport leaves no body open.
 func TestRoundTrip_PanicInHookClosesBodies(t *testing.T) {
 	for name, set := range map[string]func(*httpretry.RetryTransport){
 		"hook": func(rt *httpretry.RetryTransport) {
@@ -308,12 +308,12 @@ func TestRoundTrip_PanicInHookClosesBodies(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			body, answer := newTestBody("x"), newTestBody("busy")
-			answers := name != "idempotent" && name != "budget" // which are called before the attempt
+			body, respBody := newTestBody("x"), newTestBody("busy")
+			responds := name != "idempotent" && name != "budget" // which are called before the attempt
 			rt := &httpretry.RetryTransport{Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
 				consume(req)
 				resp := response(req, 503, "")
-				resp.Body = answer
+				resp.Body = respBody
 				return resp, nil
 			})}
 			set(rt)
@@ -328,8 +328,8 @@ func TestRoundTrip_PanicInHookClosesBodies(t *testing.T) {
 				rt.RoundTrip(req)
 			}()
 			body.wantClosedOnce(t)
-			if answers {
-				answer.wantClosedOnce(t)
+			if responds {
+				respBody.wantClosedOnce(t)
 			}
 		})
 	}
@@ -340,8 +340,8 @@ type panicking struct{}
 func (panicking) Deposit(*http.Request)           { panic("deposit") }
 func (panicking) Withdraw(httpretry.Attempt) bool { panic("withdraw") }
 
-// A panic in what makes an attempt comes through as it is, and leaves the
-// request body no more open than one in a hook does.
+// A panic during an attempt reaches the caller unchanged, and the request body is
+// closed.
 func TestRoundTrip_PanicInAttemptClosesBody(t *testing.T) {
 	boom := errors.New("boom")
 	tests := []struct {
@@ -351,7 +351,7 @@ func TestRoundTrip_PanicInAttemptClosesBody(t *testing.T) {
 		max    int64
 		reason string
 	}{
-		{"base", strings.NewReader("content"), 1, 0, "the body is recorded: nobody else can close it"},
+		{"base", strings.NewReader("content"), 1, 0, "the body is buffered, so only RetryTransport can close it"},
 		{"base, later", strings.NewReader("content"), 2, 0, "as in the first attempt"},
 		{"source", readerFunc(func([]byte) (int, error) { panic(boom) }), 1, -1, "Base reads it, and can recover"},
 	}
@@ -422,7 +422,7 @@ func TestCloseIdleConnections_CallsBase(t *testing.T) {
 	if base.called != 1 {
 		t.Errorf("CloseIdleConnections reached Base %d times, want 1", base.called)
 	}
-	(&httpretry.RetryTransport{Base: statuses(200)}).CloseIdleConnections() // has no such method
+	(&httpretry.RetryTransport{Base: statuses(200)}).CloseIdleConnections() // Base has no such method
 }
 
 func TestRoundTrip_SuccessAllocatesNothing(t *testing.T) {
@@ -446,9 +446,9 @@ func TestRoundTrip_SuccessAllocatesNothing(t *testing.T) {
 	}
 }
 
-// A retry allocates the next request with its context, in three parts, the copy of the request
-// that the response is for, and the discard of the last response: with a short
-// wait its timer and function, otherwise the timer of the wait, in three parts,
+// A retry allocates the next request with its context (3 allocations), the
+// Request of the response, and the discard of the last response: for a short
+// wait a timer and a function, otherwise the timer of the wait (3 allocations)
 // and a goroutine.
 func TestRoundTrip_AllocationsOfRetry(t *testing.T) {
 	attempt := 0
@@ -471,8 +471,8 @@ func TestRoundTrip_AllocationsOfRetry(t *testing.T) {
 	}
 }
 
-// hang is a base that ends with the attempt's context, and says so as older
-// transports do, without the cause.
+// hang is a Base that returns when the attempt's context is done. Its error is not
+// the cause of the context, as with older transports.
 func hang(req *http.Request) (*http.Response, error) {
 	<-req.Context().Done()
 	return nil, req.Context().Err()
@@ -514,22 +514,22 @@ func TestAttemptTimeout_EndsAttempt(t *testing.T) {
 			rt := &httpretry.RetryTransport{AttemptTimeout: time.Second, Base: roundTripFunc(hang)}
 			start := time.Now()
 			if _, err := rt.RoundTrip(newRequest(t, "POST", "http://example.com/", nil)); err == nil || time.Since(start) != time.Second {
-				t.Errorf("got %v after %v, want the first attempt's timeout: a POST is not repeated after it", err, time.Since(start))
+				t.Errorf("got %v after %v, want the timeout of the first attempt: a POST is not retried after it", err, time.Since(start))
 			}
 		})
 	})
 }
 
 func TestAttemptTimeout_EndsWithResponseHeader(t *testing.T) {
-	t.Run("ends with the headers", func(t *testing.T) {
+	t.Run("ends with the header", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			rt := &httpretry.RetryTransport{AttemptTimeout: time.Second, Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
 				resp := response(req, 200, "")
 				resp.Body = &contextBody{ctx: req.Context(), after: time.Hour, data: "late"}
 				return resp, nil
 			})}
-			// A context of a foreign type makes a context that is derived from it
-			// and not freed show up as a goroutine.
+			// If a context derived from one of a foreign type is not freed,
+			// its goroutine is found as leaked.
 			req := newRequest(t, "GET", "http://example.com/", nil)
 			resp, err := rt.RoundTrip(req.WithContext(foreignContext{req.Context(), make(chan struct{})}))
 			if err != nil {
@@ -540,24 +540,24 @@ func TestAttemptTimeout_EndsWithResponseHeader(t *testing.T) {
 			}
 		})
 	})
-	t.Run("loses nothing that is there", func(t *testing.T) {
+	t.Run("keeps a complete response", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			rt := &httpretry.RetryTransport{AttemptTimeout: time.Second, Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
-				time.Sleep(time.Second) // the answer comes with the timeout
+				time.Sleep(time.Second) // the response arrives with the timeout
 				resp := response(req, 204, "")
 				resp.Body = http.NoBody
 				return resp, nil
 			})}
 			if _, err := rt.RoundTrip(newRequest(t, "POST", "http://example.com/", nil)); err != nil {
-				t.Errorf("a whole response became %v", err)
+				t.Errorf("a complete response was replaced by %v", err)
 			}
 		})
 	})
-	t.Run("leaves no late response open", func(t *testing.T) {
+	t.Run("closes a late response", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			body := newTestBody("late")
 			rt := &httpretry.RetryTransport{AttemptTimeout: time.Second, Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
-				<-time.After(2 * time.Second) // of a base that knows nothing of contexts
+				<-time.After(2 * time.Second) // a Base that ignores the context
 				resp := response(req, 200, "")
 				resp.Body = body
 				return resp, nil
@@ -571,7 +571,7 @@ func TestAttemptTimeout_EndsWithResponseHeader(t *testing.T) {
 	})
 }
 
-// On EOF and on Close.
+// The attempt's context is freed by EOF and by Close.
 func TestAttemptTimeout_FreesContextWithBody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for _, end := range []func(*http.Response){
@@ -588,7 +588,7 @@ func TestAttemptTimeout_FreesContextWithBody(t *testing.T) {
 				t.Fatal(err)
 			}
 			if sent.Err() != nil {
-				t.Error("the attempt's context is done before the caller is done with the body")
+				t.Error("the attempt's context is done before the body ends")
 			}
 			if end(resp); sent.Err() == nil {
 				t.Error("the attempt's context outlives the body")
@@ -604,7 +604,7 @@ type foreignContext struct {
 
 func (c foreignContext) Done() <-chan struct{} { return c.done }
 
-// contextBody yields data after a time, unless ctx is done before.
+// A contextBody returns data after a time, unless ctx is done before.
 type contextBody struct {
 	ctx   context.Context
 	after time.Duration
@@ -627,8 +627,8 @@ func (b *contextBody) Read(p []byte) (int, error) {
 
 func (b *contextBody) Close() error { return nil }
 
-// The rest of this file is about the wire: what works with http.Transport
-// alone works with a RetryTransport on it.
+// The tests below use real connections. Whatever works with an http.Transport
+// alone must work with a RetryTransport that wraps it.
 
 func newServer(t *testing.T, h http.HandlerFunc) *httptest.Server {
 	t.Helper()
@@ -637,7 +637,7 @@ func newServer(t *testing.T, h http.HandlerFunc) *httptest.Server {
 	return srv
 }
 
-// newClient returns a client with a RetryTransport on a Transport of its own.
+// newClient returns a client with a RetryTransport that wraps the transport of srv.
 func newClient(t *testing.T, srv *httptest.Server, rt *httpretry.RetryTransport) *http.Client {
 	t.Helper()
 	rt.Base = modeTransport{srv.Client().Transport.(*http.Transport)}
@@ -646,7 +646,7 @@ func newClient(t *testing.T, srv *httptest.Server, rt *httpretry.RetryTransport)
 	return client
 }
 
-// failFirst answers 503 to the first request.
+// failFirst responds to the first request with a 503.
 func failFirst(h http.HandlerFunc) http.HandlerFunc {
 	var n atomic.Int32
 	return func(w http.ResponseWriter, r *http.Request) {
@@ -806,8 +806,8 @@ func TestRoundTrip_HTTP2(t *testing.T) {
 	}
 }
 
-// A server that resets connections now and then is survived by many callers of
-// one transport at once.
+// Many concurrent callers of one transport get the right responses from a server
+// that sometimes resets connections.
 func TestRoundTrip_ConcurrentCalls(t *testing.T) {
 	var n atomic.Int32
 	srv := newHTTP1Server(t, func(w http.ResponseWriter, r *http.Request) {
@@ -843,7 +843,7 @@ func TestRoundTrip_ConcurrentCalls(t *testing.T) {
 	wg.Wait()
 }
 
-// A refused connection is retried for any method: nothing was processed.
+// A refused connection is retried for any method, because nothing was processed.
 func TestRoundTrip_RetriesRefusedConnection(t *testing.T) {
 	srv := newHTTP1Server(t, func(w http.ResponseWriter, r *http.Request) { io.Copy(w, r.Body) })
 	attempts := 0
@@ -864,7 +864,7 @@ func TestRoundTrip_RetriesRefusedConnection(t *testing.T) {
 	}
 }
 
-// withPolicy overrides the policy.
+// withPolicy returns a context whose requests use p.
 func withPolicy(ctx context.Context, p httpretry.Policy) context.Context {
 	return httpretry.Override(ctx, func(t *httpretry.RetryTransport) { t.Policy = p })
 }
