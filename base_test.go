@@ -8,9 +8,9 @@ import (
 	"testing"
 )
 
-// baseMode selects another Base for the whole suite. "wrap" is one that wraps
-// every response body, as tracing middleware does, so that no body is
-// http.NoBody. "http2" speaks HTTP/2 with the servers of newServer.
+// baseMode selects another Base for all tests. "wrap" selects one that wraps every
+// response body, as tracing middleware does, so that no body is http.NoBody.
+// "http2" selects one that uses HTTP/2 with the servers of newServer.
 var baseMode = os.Getenv("HTTPRETRY_TEST_BASE")
 
 // asBase returns the response as the selected Base would.

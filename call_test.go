@@ -98,7 +98,7 @@ type streamReset struct {
 
 func (e streamReset) Error() string { return fmt.Sprintf("stream error: code %d", e.Code) }
 
-// A server that has begun its response has processed the request.
+// A server that has begun its response has possibly processed the request.
 func TestClassify_BegunResponseIsNeverUnprocessed(t *testing.T) {
 	for name, failure := range map[string]error{
 		"REFUSED_STREAM": streamReset{1, 7, errors.New("received from peer")},
@@ -125,7 +125,7 @@ func TestClassify_BegunResponseIsNeverUnprocessed(t *testing.T) {
 	}
 }
 
-// A call ends with one Summary, however it ends.
+// OnDone is called once for each call, however that ends.
 func TestOnDone_OncePerCall(t *testing.T) {
 	boom := errors.New("boom")
 	canceled, cancel := context.WithCancel(t.Context())
@@ -138,7 +138,7 @@ func TestOnDone_OncePerCall(t *testing.T) {
 	}{
 		{"success", statuses(200), nil, "1 attempts, final, 200, <nil>, 0s waited"},
 		{"success after retries", statuses(503, 503, 200), nil, "3 attempts, final, 200, <nil>, 2s waited"},
-		{"retries used up", statuses(503), nil, "3 attempts, policy, 503, <nil>, 2s waited"},
+		{"retries exhausted", statuses(503), nil, "3 attempts, policy, 503, <nil>, 2s waited"},
 		{"error", func(*http.Request) (*http.Response, error) { return nil, httpretry.Permanent(boom) }, nil, "1 attempts, final, 0, boom, 0s waited"},
 		{"context done before", statuses(200), func(context.Context) (context.Context, context.CancelFunc) { return canceled, cancel },
 			"0 attempts, canceled, 0, context canceled, 0s waited"},
@@ -191,7 +191,7 @@ func TestOnDone_OncePerCall(t *testing.T) {
 	}
 }
 
-// A download is one call: it ends when its body has been read or closed.
+// A download is part of its call, which ends when the body has been read or closed.
 func TestOnDone_Download(t *testing.T) {
 	boom := errors.New("boom")
 	for name, tt := range map[string]struct {
@@ -227,8 +227,7 @@ func TestOnDone_Download(t *testing.T) {
 	}
 }
 
-// Hooks own nothing: nothing they do with their arguments reaches the caller or
-// Base.
+// Hooks get copies: no modification reaches the caller or Base.
 func TestHooks_GetCopies(t *testing.T) {
 	spoil := func(req *http.Request, resp *http.Response) {
 		if req != nil {
@@ -278,13 +277,13 @@ func TestHooks_GetCopies(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	io.ReadAll(kept[1].Body) // a hook that keeps what it got reads nothing of the caller's
+	io.ReadAll(kept[1].Body) // a copy that a hook retains has its own body
 	if got := readAll(t, resp); got != "content" || resp.StatusCode != 200 || len(resp.Header) > 0 || len(req.Header) > 0 || req.URL.Host != "example.com" {
 		t.Errorf("the caller got %d with %q and header %v, and has header %v and host %s", resp.StatusCode, got, resp.Header, req.Header, req.URL.Host)
 	}
 }
 
-// A decision against a wait says how long it would have been.
+// The Delay of a refused retry is the wait that would have been necessary.
 func TestDecision_DelayOfRefusedWait(t *testing.T) {
 	asks := func(seconds string) roundTripFunc {
 		return func(req *http.Request) (*http.Response, error) {
@@ -297,9 +296,9 @@ func TestDecision_DelayOfRefusedWait(t *testing.T) {
 		rt   httpretry.RetryTransport
 		want httpretry.Decision
 	}{
-		"deadline":        {httpretry.RetryTransport{Base: asks("30")}, httpretry.Decision{Delay: 30 * time.Second, Reason: httpretry.ReasonDeadline}},
-		"budget":          {httpretry.RetryTransport{Base: asks("3"), Budget: refusing(func(*http.Response) {})}, httpretry.Decision{Delay: 3 * time.Second, Reason: httpretry.ReasonBudget}},
-		"too long a wish": {httpretry.RetryTransport{Base: asks("3600")}, httpretry.Decision{Delay: time.Hour, Reason: httpretry.ReasonPolicy}},
+		"deadline":                {httpretry.RetryTransport{Base: asks("30")}, httpretry.Decision{Delay: 30 * time.Second, Reason: httpretry.ReasonDeadline}},
+		"budget":                  {httpretry.RetryTransport{Base: asks("3"), Budget: refusing(func(*http.Response) {})}, httpretry.Decision{Delay: 3 * time.Second, Reason: httpretry.ReasonBudget}},
+		"Retry-After is too long": {httpretry.RetryTransport{Base: asks("3600")}, httpretry.Decision{Delay: time.Hour, Reason: httpretry.ReasonPolicy}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -319,8 +318,8 @@ func TestDecision_DelayOfRefusedWait(t *testing.T) {
 	}
 }
 
-// Retry-After is a floor under every policy. A wait of hours is not for one that
-// does not know of it.
+// Retry-After is a floor for the backoff of every Policy. If it exceeds both the
+// backoff and 60 s, no retry follows.
 func TestPolicy_RetryAfterIsAFloor(t *testing.T) {
 	for _, tt := range []struct {
 		asked  string
@@ -354,7 +353,7 @@ func TestPolicy_RetryAfterIsAFloor(t *testing.T) {
 	}
 }
 
-// An attempt below another RetryTransport has the number of its own.
+// Below two RetryTransports, an attempt has the number of the inner one.
 func TestAttemptNumber_Nested(t *testing.T) {
 	var got []int
 	inner := &httpretry.RetryTransport{Policy: httpretry.Never, Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
@@ -437,7 +436,7 @@ func TestReplay_PanicOfTheSourceReachesBase(t *testing.T) {
 	body.wantClosedOnce(t)
 }
 
-// A count that Read cannot have is an error, not bytes of the buffer.
+// An invalid count from Read is an error. No bytes of the buffer are sent.
 func TestReplay_InvalidCountFromRead(t *testing.T) {
 	for _, n := range []func(p []byte) int{
 		func(p []byte) int { return len(p) + 1 },
@@ -447,7 +446,7 @@ func TestReplay_InvalidCountFromRead(t *testing.T) {
 			rt := &httpretry.RetryTransport{MaxReplayBytes: limit, Policy: now, Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
 				b, err := consume(req)
 				if b != "" {
-					t.Errorf("sent %d bytes that the body does not have", len(b))
+					t.Errorf("sent %d bytes that are not of the body", len(b))
 				}
 				return nil, err
 			})}

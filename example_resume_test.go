@@ -13,16 +13,16 @@ import (
 	"github.com/httpretry/httpretry/flaky"
 )
 
-// A download that breaks off goes on from the byte that is missing. What the
-// server has to do for that is to send an ETag, or a date, and to know ranges,
-// as http.ServeContent and every file server does.
+// A download that fails is resumed from the first missing byte. The server must
+// support ranges and send an ETag or a Last-Modified date, as http.ServeContent and
+// most file servers do.
 func ExampleRetryTransport_resumeDownloads() {
 	serve := func(w http.ResponseWriter, r *http.Request) {
 		fmt.Printf("%s, Range %q\n", r.Method, r.Header.Get("Range"))
 		w.Header().Set("ETag", `"first-edition"`)
 		http.ServeContent(w, r, "story.txt", time.Time{}, strings.NewReader("And they lived happily ever after."))
 	}
-	// The first answer breaks off after eight bytes, the second after six.
+	// The first response fails after eight bytes, the second after six.
 	script := flaky.New(flaky.Pass().Truncate(8), flaky.Pass().Truncate(6))
 	server := httptest.NewServer(script.Handler(http.HandlerFunc(serve)))
 	defer server.Close()

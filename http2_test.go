@@ -17,7 +17,7 @@ import (
 	"github.com/httpretry/httpretry"
 )
 
-// A moment is how far a request has got on its stream.
+// A moment is a part of a request on its stream.
 type moment string
 
 const (
@@ -26,11 +26,11 @@ const (
 	atEnd     moment = "after the body"
 )
 
-// A reaction is what a server sends at a moment, and whether it then closes the
-// connection.
+// A reaction returns the frames that a server sends at a moment, and whether it
+// then closes the connection.
 type reaction func(at moment, stream uint32) (send []byte, hangUp bool)
 
-// react sends what f returns at one moment, and nothing at others.
+// react returns a reaction that calls f at one moment.
 func react(when moment, f h2Answer) reaction {
 	return func(at moment, stream uint32) (send []byte, hangUp bool) {
 		if at != when {
@@ -40,13 +40,12 @@ func react(when moment, f h2Answer) reaction {
 	}
 }
 
-// An h2Peer is a server that speaks HTTP/2 frame by frame, over pipes. The
-// first stream that arrives, on whichever connection, meets a reaction, and has
-// no more room for its body than HTTP/2 gives it unasked: 65535 bytes. All other
-// streams are answered when they have ended.
+// An h2Peer is an HTTP/2 server that sends single frames over pipes. Its reaction
+// applies to the first stream of all connections, whose window has the initial size
+// of 65535 bytes. All other streams get a response when they have ended.
 type h2Peer struct {
 	first reaction
-	grant bool // the first stream has all the room it wants
+	grant bool // the window of the first stream is enlarged
 
 	mu      sync.Mutex
 	conns   []net.Conn
@@ -59,7 +58,7 @@ type h2Stream struct {
 	react reaction
 }
 
-// transport returns one whose connections all lead to p.
+// transport returns an http.Transport whose connections all lead to p.
 func (p *h2Peer) transport() *http.Transport {
 	tr := newH2Transport(nil)
 	tr.DialContext = func(context.Context, string, string) (net.Conn, error) {
@@ -73,7 +72,7 @@ func (p *h2Peer) transport() *http.Transport {
 	return tr
 }
 
-// close ends the connections, which a client does not do after a GOAWAY.
+// close closes the connections. After a GOAWAY the client does not.
 func (p *h2Peer) close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -111,7 +110,7 @@ func (p *h2Peer) serve(conn net.Conn) {
 	}
 }
 
-// receive takes a frame, and returns what is sent for it.
+// receive receives a frame and returns the frames that are sent after it.
 func (p *h2Peer) receive(streams map[uint32]*h2Stream, kind, flags byte, id uint32, payload []byte) (send []byte, hangUp bool) {
 	const endStream = 0x1
 	s, at := streams[id], atData
@@ -149,7 +148,7 @@ func (p *h2Peer) arrive() *h2Stream {
 	return s
 }
 
-// room lets a client send a body of up to 1 MiB.
+// room returns the frames that let a client send a body of up to 1 MiB.
 func room(stream uint32) []byte {
 	return append(frame(frameWindowUpdate, 0, 0, 1<<20), frame(frameWindowUpdate, 0, stream, 1<<20)...)
 }
@@ -159,7 +158,7 @@ func answer200(stream uint32) ([]byte, bool) {
 	return headers(stream, status200), false
 }
 
-// settings changes one of the server's settings.
+// settings returns a frame that changes one of the server's settings.
 func settings(id uint16, value uint32) []byte {
 	f := frame(frameSettings, 0, 0)
 	f[2] = 6
@@ -171,8 +170,8 @@ const (
 	initialWindowSize    = 0x4
 )
 
-// An h2Kind is a kind of request, with a body that is larger than the room that
-// a stream has at first.
+// An h2Kind is a kind of request. Its body is larger than the initial window of a
+// stream.
 type h2Kind struct {
 	name       string
 	method     string
@@ -191,29 +190,28 @@ var h2Kinds = []h2Kind{
 	{"GET", "GET", func() io.Reader { return nil }, false, true, 0},
 	{"PUT with GetBody", "PUT", withGetBody, false, true, 0},
 	{"PUT without", "PUT", readOnce, false, true, 0},
-	{"PUT that is not recorded", "PUT", readOnce, false, true, -1},
+	{"PUT that is not buffered", "PUT", readOnce, false, true, -1},
 	{"POST with GetBody", "POST", withGetBody, false, false, 0},
 	{"POST without", "POST", readOnce, false, false, 0},
 	{"POST with a key", "POST", readOnce, true, true, 0},
-	{"POST that is not recorded", "POST", readOnce, false, false, -1},
+	{"POST that is not buffered", "POST", readOnce, false, false, -1},
 }
 
-// A fate is what becomes of a request.
+// A fate is the way in which a request is resent, or not.
 type fate int
 
 const (
-	served        fate = iota // the first stream is answered
-	sentBelow                 // net/http sends it again, if it can; else the layer, if it can
-	repeatedBelow             // net/http sends it again, if it can, whatever that may do
-	sentAgain                 // the layer does, if it can be
-	sentIfTwice               // the layer does, if it also may be processed twice
-	failed                    // nobody does
+	served        fate = iota // the first stream gets its response
+	sentBelow                 // net/http resends it if it has a GetBody; otherwise RetryTransport, if replayable
+	repeatedBelow             // net/http resends it if it has a GetBody, even if it is not idempotent
+	sentAgain                 // RetryTransport resends it if it is replayable
+	sentIfTwice               // RetryTransport resends it if it is replayable and idempotent
+	failed                    // it is not resent
 )
 
-// want returns how many streams and attempts there are, and whether the call
-// succeeds.
+// want returns the numbers of streams and attempts, and whether the call succeeds.
 func (f fate) want(k h2Kind) (streams, attempts int, ok bool) {
-	again := k.limit == 0 // it can be had again
+	again := k.limit == 0 // it is replayable
 	switch {
 	case f == served:
 		return 1, 1, true
@@ -225,14 +223,14 @@ func (f fate) want(k h2Kind) (streams, attempts int, ok bool) {
 	return 1, 1, false
 }
 
-// hasGetBody reports whether net/http can have the body again: the caller gives
-// it, or the layer, which does so only where being processed twice does no harm.
+// hasGetBody reports whether the request has a GetBody: the caller's or, if it is
+// idempotent, RetryTransport's.
 func (k h2Kind) hasGetBody() bool {
 	_, own := k.body().(*strings.Reader)
 	return own || k.idempotent
 }
 
-// check makes a request of kind k whose first stream meets r.
+// check makes a request of kind k, and r is the reaction to its first stream.
 func (k h2Kind) check(t *testing.T, r reaction, grant bool, f fate, reason string) {
 	p := &h2Peer{first: r, grant: grant}
 	tr := p.transport()
@@ -260,16 +258,16 @@ func (k h2Kind) check(t *testing.T, r reaction, grant bool, f fate, reason strin
 	}
 	for n, s := range p.streams {
 		if got := s.body.String(); !strings.HasPrefix(h2Body, got) || s.ended && req.Body != nil && got != h2Body {
-			t.Errorf("stream %d: got other bytes than were sent", n+1)
+			t.Errorf("stream %d: got wrong bytes", n+1)
 		}
 		if n == len(p.streams)-1 && ok && f != served && !s.ended {
-			t.Errorf("stream %d was answered before it ended", n+1)
+			t.Errorf("stream %d got its response before it ended", n+1)
 		}
 	}
 }
 
-// test makes requests of each kind, whose first stream is answered at each
-// moment, and then meets f.
+// test makes requests of each kind, sends the frames of answer at each moment, and
+// expects f.
 func (f fate) test(t *testing.T, name string, kinds []h2Kind, answer h2Answer, reason string) {
 	for _, when := range []moment{atHeaders, atData, atEnd} {
 		for _, k := range kinds {
@@ -283,14 +281,14 @@ func (f fate) test(t *testing.T, name string, kinds []h2Kind, answer h2Answer, r
 	}
 }
 
-// A stream that the server resets with an error code is sent again when that
-// code allows it: before, while and after the body is sent, whoever has it.
+// A request whose stream the server resets is retried if the error code allows
+// that: before, during and after the sending of its body.
 func TestHTTP2_StreamReset(t *testing.T) {
 	for code := uint32(codeNo); code <= codeHTTP11Required+1; code++ {
 		f, reason := sentIfTwice, "the server may have begun to process the stream"
 		switch code {
 		case codeProtocol:
-			f, reason = repeatedBelow, "net/http tries again on a new connection, and does not ask whether that may be"
+			f, reason = repeatedBelow, "net/http resends it on a new connection, even if it is not idempotent"
 		case codeRefusedStream:
 			f, reason = sentBelow, "the server did not process the stream"
 		case codeInadequateSecurity, codeHTTP11Required:
@@ -300,18 +298,18 @@ func TestHTTP2_StreamReset(t *testing.T) {
 	}
 }
 
-// A GOAWAY says which streams the server has not processed and never will. The
-// others may go on.
+// A GOAWAY names the last stream that the server may process. It will not process
+// any later one.
 func TestHTTP2_GoAway(t *testing.T) {
 	for code := uint32(codeNo); code <= codeHTTP11Required+1; code++ {
-		f, reason := sentAgain, "it does not cover the stream; net/http takes it for an error"
+		f, reason := sentAgain, "it does not cover the stream, and net/http reports an error"
 		switch code {
 		case codeNo:
 			f, reason = sentBelow, "it does not cover the stream"
 		case codeInadequateSecurity, codeHTTP11Required:
 			f, reason = failed, "net/http will not negotiate anything else next time"
 		}
-		name := func(what string) string { return fmt.Sprintf("%s/%#x", what, code) }
+		name := func(kind string) string { return fmt.Sprintf("%s/%#x", kind, code) }
 		f.test(t, name("not covered"), h2Kinds, func(uint32) ([]byte, bool) { return goAway(0, code), false }, reason)
 		sentIfTwice.test(t, name("covered, then closed"), h2Kinds, func(stream uint32) ([]byte, bool) {
 			return goAway(stream, code), true
@@ -319,34 +317,34 @@ func TestHTTP2_GoAway(t *testing.T) {
 		served.test(t, name("covered, and answered"), h2Kinds, func(stream uint32) ([]byte, bool) {
 			answer, _ := answer200(stream)
 			return append(goAway(stream, code), answer...), false
-		}, "the server goes on with the stream")
+		}, "the server continues to process the stream")
 	}
 }
 
 var settingsInFlight = []struct {
 	name   string
 	send   func(stream uint32) []byte // within the body
-	then   h2Answer                   // at its end; nil: it can't come to that
+	then   h2Answer                   // at its end; nil: the stream has no end
 	want   fate
 	reason string
 }{
 	{
 		"no further streams", func(stream uint32) []byte { return append(settings(maxConcurrentStreams, 0), room(stream)...) },
-		answer200, served, "it is not about those that are open",
+		answer200, served, "it does not apply to open streams",
 	},
 	{
 		"one stream", func(stream uint32) []byte { return append(settings(maxConcurrentStreams, 1), room(stream)...) },
-		answer200, served, "this is the one",
+		answer200, served, "one stream is open",
 	},
 	{
 		"the window shrinks", func(stream uint32) []byte { return append(settings(initialWindowSize, 0), room(stream)...) },
-		answer200, served, "what is then less than no room counts against what is granted",
+		answer200, served, "the window becomes negative, then positive",
 	},
 	{
 		"the window shrinks, and grows", func(stream uint32) []byte {
 			return bytes.Join([][]byte{settings(initialWindowSize, 10), room(stream), settings(initialWindowSize, 1<<20)}, nil)
 		},
-		answer200, served, "the body goes on where it stopped",
+		answer200, served, "the body continues",
 	},
 	{
 		"the window shrinks, then CANCEL", func(stream uint32) []byte {
@@ -373,8 +371,8 @@ var settingsInFlight = []struct {
 		nil, sentAgain, "it does not cover the stream",
 	},
 	{
-		"the window becomes larger than can be", func(uint32) []byte { return settings(initialWindowSize, 1<<31) },
-		nil, sentIfTwice, "it ends the connection, and what came before may have been processed",
+		"the window exceeds its maximum", func(uint32) []byte { return settings(initialWindowSize, 1<<31) },
+		nil, sentIfTwice, "it ends the connection, and the request was possibly processed",
 	},
 }
 
@@ -404,11 +402,11 @@ func TestHTTP2_SettingsDuringRequest(t *testing.T) {
 	}
 }
 
-// A server that has read enough may answer before it has all of the body, and
-// ask for no more of it (RFC 9113, section 8.1).
+// A server may respond before it has received the whole body, and then reset the
+// stream with NO_ERROR (RFC 9113, section 8.1).
 func TestHTTP2_EarlyResponse(t *testing.T) {
 	served.test(t, "200", h2Kinds, func(stream uint32) ([]byte, bool) {
 		answer, _ := answer200(stream)
 		return append(answer, rstStream(stream, codeNo)...), false
-	}, "the answer counts")
+	}, "the response is returned")
 }

@@ -23,8 +23,8 @@ func every(d time.Duration) httpretry.Policy {
 	return httpretry.PolicyFunc(func(a httpretry.Attempt) (time.Duration, bool) { return d, a.Number < 3 })
 }
 
-// hangingBody yields data and then nothing, until it is closed; or, if deaf,
-// for as long as the test lets it.
+// A hangingBody returns data, and then blocks until it is closed or, if deaf is
+// not nil, until that is closed. Its Close then blocks too.
 type hangingBody struct {
 	io.Reader
 	deaf   <-chan struct{}
@@ -56,12 +56,12 @@ func (b *hangingBody) Close() error {
 	return nil
 }
 
-// emptyReads never yields a byte, nor an end.
+// An emptyReads returns neither a byte nor an error.
 type emptyReads struct{}
 
 func (emptyReads) Read([]byte) (int, error) { return 0, nil }
 
-// endsAfter is a body that takes d to end.
+// endsAfter returns a function for an empty body that ends after d.
 func endsAfter(d time.Duration) func(<-chan struct{}) io.ReadCloser {
 	return func(<-chan struct{}) io.ReadCloser {
 		return io.NopCloser(readerFunc(func([]byte) (int, error) {

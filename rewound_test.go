@@ -15,8 +15,8 @@ import (
 	"github.com/httpretry/httpretry"
 )
 
-// A sharedReader is the body of a request whose GetBody rewinds it: the SDKs on
-// azcore, connect-go and openai-go have one. A Read that overlaps with another
+// A sharedReader is the body of a request whose GetBody rewinds it, as in SDKs based
+// on azcore, in connect-go and in openai-go. A Read that overlaps with another
 // method is a data race.
 type sharedReader struct {
 	bytes.Reader
@@ -51,7 +51,8 @@ func (r *sharedReader) set(req *http.Request, content []byte) {
 	}
 }
 
-// An early response leaves net/http sending while the next attempt begins.
+// After an early response, net/http may still be sending when the next attempt
+// begins.
 func TestRewound_EarlyResponseToLargeUpload(t *testing.T) {
 	for _, size := range []int{10, 100 << 10, 4 << 20} {
 		content := pattern(size)
@@ -85,8 +86,8 @@ func TestRewound_EarlyResponseToLargeUpload(t *testing.T) {
 	}
 }
 
-// GetBody is called when the Read that is under way has ended, and the copies of
-// the attempt before have been closed. From then on they fail.
+// GetBody is called after the Read that is under way has ended and the copies of the
+// previous attempt are closed. Reads of those copies fail.
 func TestRewound_WaitsForReadUnderWay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		content := []byte("content")
@@ -139,7 +140,7 @@ func (r *gatedReader) Read(p []byte) (int, error) {
 	return r.sharedReader.Read(p)
 }
 
-// The wait for a Read that does not end, ends with the context.
+// The context ends the wait for a Read that blocks.
 func TestRewound_BlockedReadEndsWithContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cause := errors.New("enough")
@@ -161,8 +162,8 @@ func TestRewound_BlockedReadEndsWithContext(t *testing.T) {
 	})
 }
 
-// Middleware may read a copy of its own before it sends the body, as a signer
-// does, if GetBody returns independent copies.
+// If GetBody returns independent copies, middleware may read one before it sends
+// the body, as a signer does.
 func TestRewound_MiddlewareMayReadACopy(t *testing.T) {
 	var got []string
 	rt := &httpretry.RetryTransport{Policy: now, Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
@@ -187,8 +188,8 @@ func TestRewound_MiddlewareMayReadACopy(t *testing.T) {
 	}
 }
 
-// A body that fills Request.Trailer does so while an earlier attempt may still
-// be using its own.
+// A body may fill Request.Trailer while an earlier attempt still uses its trailer,
+// so each attempt has a copy.
 func TestTrailer_EachAttemptHasItsOwn(t *testing.T) {
 	for _, kind := range []string{"buffered", "GetBody", "too large"} {
 		t.Run(kind, func(t *testing.T) {
