@@ -20,29 +20,65 @@ type difference struct {
 var differences = []difference{
 	clientTimeout("TestClientTimeout"),
 	clientTimeout("TestClientTimeout_Headers"),
-	cancelRequest("TestTransportCancelRequest", "^h1$/^TransportCancel$"),
-	cancelRequest("TestTransportCancelRequestInDial", "^h1$/^TransportCancel$"),
-	cancelRequest("TestTransportCancelRequestWithBody", "^h1$/^TransportCancel$"),
-	cancelRequest("TestTransportCancelRequestBeforeResponseHeaders", "^h1$/^TransportCancel$"),
-	cancelRequest("TestTransportAndServerSharedBodyRace", "^h1$"),
+
+	cancelRequest("TestTransportCancelRequest", "/^h1$/^TransportCancel$", "everything"),
+	cancelRequest("TestTransportCancelRequestInDial", "/^h1$/^TransportCancel$", "everything"),
+	cancelRequest("TestTransportCancelRequestWithBody", "/^h1$/^TransportCancel$", "everything"),
+	cancelRequest("TestTransportCancelRequestBeforeResponseHeaders", "/^h1$/^TransportCancel$", "everything"),
+	cancelRequest("TestTransportAndServerSharedBodyRace", "/^h1$", "everything", "retries"),
+
+	oneAttempt("TestWriteHeader0", false),
+	oneAttempt("TestTimeoutHandler", false),
+	oneAttempt("TestTimeoutHandlerSuperfluousLogs", false),
+	oneAttempt("TestServerKeepAliveAfterWriteError", false),
+	oneAttempt("TestWriteDeadlineEnforcedPerStream", false),
+	oneAttempt("TestDontCacheBrokenHTTP2Conn", false),
+	oneAttempt("TestTransportResponseHeaderTimeout", true),
+	oneAttempt("TestTransportProxyConnectHeader", true),
+	oneAttempt("TestTransportProxyGetConnectHeader", true),
+	oneAttempt("TestCancelRequestWhenSharingConnection", true),
+
+	errorOfSeveral("TestStripPasswordFromError"),
+	errorOfSeveral("TestTransportDialPreservesNetOpProxyError"),
 }
 
 func clientTimeout(test string) difference {
 	return difference{
 		test:  test,
-		modes: []string{"wrapper", "never", "everything"},
+		modes: []string{"wrapper", "never", "everything", "retries"},
 		reason: "For any RoundTripper but its own, http.Client has two timers: the deadline of the context, and one\n" +
 			"that adds \"Client.Timeout exceeded\" to the error. The text is missing when the deadline comes first.",
 	}
 }
 
-func cancelRequest(test, subtest string) difference {
+func cancelRequest(test, subtest string, modes ...string) difference {
 	return difference{
 		test:  test,
-		modes: []string{"everything"},
-		skip:  "^" + test + "$/" + subtest,
+		modes: modes,
+		skip:  "^" + test + "$" + subtest,
 		reason: "The test calls the deprecated Transport.CancelRequest, which must be given the request that was sent.\n" +
 			"That is a copy if its body is buffered or AttemptTimeout is set.",
+	}
+}
+
+func oneAttempt(test string, hangs bool) difference {
+	d := difference{
+		test:  test,
+		modes: []string{"retries"},
+		reason: "The test makes a request fail and expects a single attempt: it counts requests, streams or\n" +
+			"connections, or its handler blocks when it is called again.",
+	}
+	if hangs {
+		d.skip = "^" + test + "$"
+	}
+	return d
+}
+
+func errorOfSeveral(test string) difference {
+	return difference{
+		test:   test,
+		modes:  []string{"retries"},
+		reason: "After several attempts the error is an *Error, and the test expects the text or the type of the last one.",
 	}
 }
 

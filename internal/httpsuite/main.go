@@ -15,6 +15,9 @@
 //	never       a RetryTransport whose Policy is Never
 //	everything  a RetryTransport with a Policy that never retries, AttemptTimeout,
 //	            OnAttempt and a Classifier of its own, which buffers request bodies
+//	retries     a RetryTransport with the default settings and waits of 1 ms
+//
+// By default it leaves out the last one, in which more tests differ by nature.
 //
 // The program fails if a test fails that is not in the list of known
 // differences. A test that then passes several times on its own counts as

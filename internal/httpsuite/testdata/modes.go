@@ -24,6 +24,10 @@ var modes = map[string]func(base http.RoundTripper) http.RoundTripper{
 			OnAttempt:      func(httpretry.Attempt, httpretry.Decision) {},
 		}
 	},
+	"retries": func(base http.RoundTripper) http.RoundTripper {
+		policy := httpretry.RetryConfig{InitialBackoff: time.Millisecond, MaxBackoff: time.Millisecond}
+		return &httpretry.RetryTransport{Base: base, Policy: policy}
+	},
 }
 
 // A wrapper does nothing beyond what any RoundTripper around another one does.
