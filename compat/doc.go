@@ -1,3 +1,3 @@
-// Package compat tests the library together with software that other people
-// wrote: it has tests and nothing else.
+// Package compat tests httpretry with other people's SDKs and middleware, and
+// the code in the documentation. It contains only tests.
 package compat

@@ -12,17 +12,21 @@ import (
 
 	"github.com/httpretry/httpretry"
 	"github.com/httpretry/httpretry/flaky"
+	"github.com/openai/openai-go/v3"
+	"github.com/openai/openai-go/v3/option"
+	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
 )
 
-// Every Go snippet in the pages compiles: a whole program as it is, and a
-// fragment because it stands, line for line, in a test.
+// Every Go snippet of README.md and of the pages compiles. A fragment stands,
+// line for line, in a test of this module. A whole program passes go vet, and
+// prints the text of its output comment if it has one, as an Example does.
 func TestDocs(t *testing.T) {
 	pages, err := filepath.Glob("../docs/*.md")
 	if err != nil || len(pages) == 0 {
 		t.Fatalf("got pages %v, %v, want those in docs", pages, err)
 	}
 	tests := readTests(t)
-	for _, page := range pages {
+	for _, page := range append(pages, "../README.md") {
 		text, err := os.ReadFile(page)
 		if err != nil {
 			t.Fatal(err)
@@ -30,9 +34,9 @@ func TestDocs(t *testing.T) {
 		for _, snippet := range regexp.MustCompile("(?ms)^ *```go\n(.*?)^ *```$").FindAllStringSubmatch(string(text), -1) {
 			switch code := snippet[1]; {
 			case strings.HasPrefix(code, "package "):
-				vet(t, page, code)
+				check(t, page, code)
 			case !strings.Contains(tests, unindented(code)):
-				t.Errorf("%s: this stands in no test of this module, and so it is not compiled:\n%s", page, code)
+				t.Errorf("%s: this is in no test of this module, and so it is not compiled:\n%s", page, code)
 			}
 		}
 	}
@@ -55,8 +59,7 @@ func readTests(t *testing.T) string {
 	return all.String()
 }
 
-// unindented returns code without what lines begin with, and what they are
-// aligned by.
+// unindented returns code without indentation and alignment.
 func unindented(code string) string {
 	var all strings.Builder
 	for line := range strings.Lines(code) {
@@ -65,13 +68,25 @@ func unindented(code string) string {
 	return all.String()
 }
 
-func vet(t *testing.T, page, program string) {
+func check(t *testing.T, page, program string) {
 	file := filepath.Join(t.TempDir(), "main.go")
 	if err := os.WriteFile(file, []byte(program), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if out, err := exec.CommandContext(t.Context(), "go", "vet", file).CombinedOutput(); err != nil {
 		t.Errorf("%s: %v\n%s", page, err, out)
+		return
+	}
+	output := regexp.MustCompile(`(?m)^\s*// Output: (.*)$`).FindStringSubmatch(program)
+	if output == nil {
+		return
+	}
+	var stderr strings.Builder
+	cmd := exec.CommandContext(t.Context(), "go", "run", file)
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if got := strings.TrimSpace(string(out)); err != nil || got != output[1] {
+		t.Errorf("%s: got output %q, %v, want %q\n%s", page, got, err, output[1], stderr.String())
 	}
 }
 
@@ -91,7 +106,38 @@ func newStrictClassifier() httpretry.Classifier {
 	return strict
 }
 
-// The fragments that belong to no SDK do what their pages say.
+// The three ways of README.md to use a RetryTransport.
+func newThreeWays(signer http.RoundTripper) (*http.Client, openai.Client, http.RoundTripper) {
+	client := &http.Client{Transport: &httpretry.RetryTransport{}}       // wrap http.DefaultTransport
+	sdk := openai.NewClient(option.WithHTTPClient(client))               // plug into an SDK
+	rt := otelhttp.NewTransport(&httpretry.RetryTransport{Base: signer}) // compose with other middleware
+	return client, sdk, rt
+}
+
+// Each of them retries.
+func TestReadme_ThreeWays(t *testing.T) {
+	t.Cleanup(http.DefaultTransport.(*http.Transport).CloseIdleConnections)
+	s := serve(t, failures{1: down, 3: down, 5: down}, respond("application/json", `{"data":[{"id":"a-model"}]}`))
+	client, sdk, rt := newThreeWays(s.transport)
+	ctx := httpretry.Override(t.Context(), func(retry *httpretry.RetryTransport) { retry.Policy = s.retry().Policy })
+	if _, err := get(ctx, client.Transport, s.url); err != nil {
+		t.Errorf("the client: %v", err)
+	}
+	switch models, err := sdk.Models.List(ctx, option.WithBaseURL(s.url), option.WithMaxRetries(0)); {
+	case err != nil:
+		t.Errorf("the SDK: %v", err)
+	case models.Data[0].ID != "a-model":
+		t.Errorf("the SDK: got model %q, want a-model", models.Data[0].ID)
+	}
+	if _, err := get(ctx, rt, s.url); err != nil {
+		t.Errorf("the RoundTripper: %v", err)
+	}
+	if got := len(s.script.Requests()); got != 6 {
+		t.Errorf("got %d requests, want 6: two for each way", got)
+	}
+}
+
+// Fragments that belong to no SDK do what their pages say.
 func TestFragments(t *testing.T) {
 	t.Run("strict classifier", func(t *testing.T) {
 		script := flaky.New(flaky.Status(http.StatusServiceUnavailable))
@@ -120,6 +166,31 @@ func TestFragments(t *testing.T) {
 			t.Errorf("got digest %q, want %q", got, objectDigest)
 		}
 	})
+}
+
+// An http.Client calls RoundTrip for each hop of a redirect. Two failures exceed
+// the one retry, unless each hop has its own.
+func TestRedirect_EachHopHasItsOwnRetries(t *testing.T) {
+	t.Parallel()
+	s := serve(t, failures{1: down, 3: down}, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/" {
+			http.Redirect(w, r, "/moved", http.StatusFound)
+		}
+	}))
+	retry := s.retry()
+	retry.Policy = httpretry.RetryConfig{MaxRetries: 1, InitialBackoff: time.Millisecond}
+	resp, err := (&http.Client{Transport: retry}).Get(s.url + "/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if err := want("status", resp.StatusCode, http.StatusOK); err != nil {
+		t.Error(err)
+	}
+	if got := httpretry.AttemptNumber(resp.Request.Context()); got != 2 {
+		t.Errorf("got AttemptNumber %d, want 2: the attempts of the last hop", got)
+	}
+	s.check(t, 2)
 }
 
 func serveObject(w http.ResponseWriter, r *http.Request) {

@@ -18,8 +18,8 @@ import (
 	"golang.org/x/net/http2/hpack"
 )
 
-// An http2Server answers streams frame by frame: the first ones, on whichever
-// connection, as answers says, later ones with a 200.
+// An http2Server answers the first streams, on whichever connection, by the
+// functions in answers, and later ones with a 200.
 type http2Server struct {
 	net.Listener
 	answers []func(f *http2.Framer, stream uint32) error
@@ -129,7 +129,7 @@ func cancelStream(f *http2.Framer, stream uint32) error {
 	return f.WriteRSTStream(stream, http2.ErrCodeCancel)
 }
 
-// goAway ends the connection and says that stream 1 was not processed.
+// goAway ends the connection with a GOAWAY that does not cover stream 1.
 func goAway(code http2.ErrCode) func(*http2.Framer, uint32) error {
 	return func(f *http2.Framer, _ uint32) error { return f.WriteGoAway(0, code, nil) }
 }
@@ -184,8 +184,8 @@ func TestHTTP2Verdicts(t *testing.T) {
 	}
 }
 
-// What HTTP/2 did not process is sent again, by its transport or by the retry
-// layer, with all of its body.
+// A request that an HTTP/2 server did not process is sent again with its whole
+// body, by the HTTP/2 transport or by the RetryTransport.
 func TestHTTP2Retries(t *testing.T) {
 	tests := []struct {
 		name     string
@@ -194,12 +194,12 @@ func TestHTTP2Retries(t *testing.T) {
 		attempts int
 		reason   string
 	}{
-		{"REFUSED_STREAM", "PUT", []func(*http2.Framer, uint32) error{refuse}, 1, "the transport replays through the GetBody of the recording"},
-		{"REFUSED_STREAM", "POST", []func(*http2.Framer, uint32) error{refuse}, 2, "there is none that could repeat a POST which was processed"},
-		{"graceful GOAWAY", "PUT", []func(*http2.Framer, uint32) error{goAway(http2.ErrCodeNo)}, 1, "the transport replays here too"},
-		{"graceful GOAWAY", "POST", []func(*http2.Framer, uint32) error{goAway(http2.ErrCodeNo)}, 2, "and the layer here"},
-		{"GOAWAY with an error", "POST", []func(*http2.Framer, uint32) error{goAway(http2.ErrCodeInternal)}, 2, "the transport gives up, the layer does not"},
-		{"two GOAWAYs", "POST", []func(*http2.Framer, uint32) error{goAway(http2.ErrCodeInternal), goAway(http2.ErrCodeInternal)}, 3, "nor the second time"},
+		{"REFUSED_STREAM", "PUT", []func(*http2.Framer, uint32) error{refuse}, 1, "the HTTP/2 transport replays through the GetBody of the buffer"},
+		{"REFUSED_STREAM", "POST", []func(*http2.Framer, uint32) error{refuse}, 2, "a POST gets no GetBody, since that could repeat it after it was processed"},
+		{"graceful GOAWAY", "PUT", []func(*http2.Framer, uint32) error{goAway(http2.ErrCodeNo)}, 1, "the HTTP/2 transport replays here too"},
+		{"graceful GOAWAY", "POST", []func(*http2.Framer, uint32) error{goAway(http2.ErrCodeNo)}, 2, "and the RetryTransport here"},
+		{"GOAWAY with an error", "POST", []func(*http2.Framer, uint32) error{goAway(http2.ErrCodeInternal)}, 2, "the HTTP/2 transport gives up, the RetryTransport does not"},
+		{"two GOAWAYs", "POST", []func(*http2.Framer, uint32) error{goAway(http2.ErrCodeInternal), goAway(http2.ErrCodeInternal)}, 3, "it does not give up the second time either"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name+" of a "+tt.method, func(t *testing.T) {

@@ -4,11 +4,14 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/anthropics/anthropic-sdk-go"
 	anthropicoption "github.com/anthropics/anthropic-sdk-go/option"
 	"github.com/httpretry/httpretry"
+	"github.com/httpretry/httpretry/flaky"
 	"github.com/httpretry/httpretry/inference"
 	"github.com/openai/openai-go/v3"
 	"github.com/openai/openai-go/v3/option"
@@ -17,7 +20,7 @@ import (
 func newOpenAI(baseURL string, retry *httpretry.RetryTransport) openai.Client {
 	client := openai.NewClient(
 		option.WithHTTPClient(&http.Client{Transport: retry}),
-		option.WithMaxRetries(0), // switches off the SDK's own retries
+		option.WithMaxRetries(0), // disables the SDK's own retries
 		option.WithBaseURL(baseURL),
 		option.WithAPIKey("key"),
 	)
@@ -27,24 +30,73 @@ func newOpenAI(baseURL string, retry *httpretry.RetryTransport) openai.Client {
 func newAnthropic(baseURL string, retry *httpretry.RetryTransport) anthropic.Client {
 	client := anthropic.NewClient(
 		anthropicoption.WithHTTPClient(&http.Client{Transport: retry}),
-		anthropicoption.WithMaxRetries(0), // switches off the SDK's own retries
+		anthropicoption.WithMaxRetries(0), // disables the SDK's own retries
 		anthropicoption.WithBaseURL(baseURL),
 		anthropicoption.WithAPIKey("key"),
 	)
 	return client
 }
 
-// generating is for a client that does nothing else.
+// generating sets up retry for a client of a language model API.
 func generating(retry *httpretry.RetryTransport) {
-	retry.Classifier = inference.Classifier{}                   // a 429 for a used-up quota is final
-	retry.MaxResponseBytes = 1 << 20                            // lets it read error bodies, and holds back no stream
-	retry.Idempotent = func(*http.Request) bool { return true } // generating has no side effect
+	retry.Classifier = inference.Classifier{} // an exhausted quota is final
+	retry.MaxResponseBytes = 1 << 20          // lets it read bodies; event streams are not buffered
+	retry.Idempotent = func(req *http.Request) bool {
+		return httpretry.IsIdempotent(req) ||
+			strings.HasSuffix(req.URL.Path, "/chat/completions") || // generating has no side effect
+			strings.HasSuffix(req.URL.Path, "/v1/messages")
+	}
+}
+
+// Other POSTs to the same APIs have side effects.
+func TestGenerating_LeavesOtherPOSTsAlone(t *testing.T) {
+	t.Parallel()
+	s := serve(t, failures{1: reset}, fileService())
+	retry := s.retry()
+	generating(retry)
+	if err := openaiUpload(t.Context(), s.url, retry); err == nil {
+		t.Error("got success, want the error of the reset: a retry may leave a second file")
+	}
+	if got := len(s.script.Requests()); got != 1 {
+		t.Errorf("got %d requests, want 1", got)
+	}
+}
+
+// Alone, openai-go makes two retries, and none after a response body or a
+// timeout that failed. The RetryTransport succeeds where it does not.
+func TestOpenAI_AloneFailsWhereRetryTransportSucceeds(t *testing.T) {
+	cutOff := failure{Step: flaky.Pass().Truncate(20)}
+	gateway := failure{Step: flaky.Status(http.StatusBadGateway)}
+	for name, fails := range map[string]failures{
+		"cut-off response": {1: cutOff},
+		"hanging attempt":  {1: {Step: flaky.Hang()}},
+		"three failures":   {1: gateway, 2: reset, 3: gateway},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			service := respond("application/json", openaiCompletion)
+			alone := serve(t, fails, service)
+			sdk := openai.NewClient(option.WithBaseURL(alone.url), option.WithAPIKey("key"),
+				option.WithHTTPClient(&http.Client{Transport: alone.transport}), option.WithRequestTimeout(time.Second))
+			if _, err := sdk.Chat.Completions.New(t.Context(), openaiQuestion); err == nil {
+				t.Error("got success from the SDK alone, want an error")
+			}
+			s := serve(t, fails, service)
+			retry := s.retry()
+			generating(retry)
+			retry.AttemptTimeout = time.Second
+			if err := openaiChat(t.Context(), s.url, retry); err != nil {
+				t.Errorf("got error %v, want success", err)
+			}
+			s.check(t, 1)
+		})
+	}
 }
 
 func TestLLM(t *testing.T) {
 	runSDKTests(t, []sdkTest{
 		{
-			name: "openai-go chat", reason: "reset, which generating survives, then rejected twice",
+			name: "openai-go chat", reason: "a reset, then two refusals: generating may be repeated",
 			fails:     failures{1: reset, 2: busy, 3: down},
 			configure: generating,
 			service:   func() http.Handler { return respond("application/json", openaiCompletion) },
@@ -58,14 +110,13 @@ func TestLLM(t *testing.T) {
 			call:      openaiStream,
 		},
 		{
-			name: "openai-go file upload", reason: "a server that turns a large body away early gets all of it the second time",
-			fails:     failures{1: early, 2: busy},
-			configure: largeBodies,
-			service:   fileService,
-			call:      openaiUpload,
+			name: "openai-go file upload", reason: "a large body that the server refuses early is sent again in full",
+			fails:   failures{1: early, 2: busy},
+			service: fileService,
+			call:    openaiUpload,
 		},
 		{
-			name: "anthropic-sdk-go message", reason: "reset, which generating survives, then rejected twice",
+			name: "anthropic-sdk-go message", reason: "a reset, then two refusals: generating may be repeated",
 			fails:     failures{1: reset, 2: busy, 3: down},
 			configure: generating,
 			service:   func() http.Handler { return respond("application/json", anthropicReply) },

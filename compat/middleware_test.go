@@ -39,8 +39,8 @@ func get(ctx context.Context, rt http.RoundTripper, url string) (string, error) 
 	return string(body), errors.Join(err, want("status", resp.StatusCode, http.StatusOK))
 }
 
-// Below the retry layer a token is asked for each attempt, so that none is sent
-// that expired while the layer waited.
+// Below the RetryTransport, oauth2 gets a token for each attempt, so that none
+// expires during a wait.
 func TestOAuth2(t *testing.T) {
 	t.Parallel()
 	s := serve(t, failures{1: down, 2: down}, respond("text/plain", "hello"))
@@ -65,7 +65,7 @@ func (c *countingTokens) Token() (*oauth2.Token, error) {
 	return &oauth2.Token{AccessToken: "token-" + strconv.FormatInt(c.n.Add(1), 10)}, nil
 }
 
-// Above the retry layer gzhttp decompresses only what the caller gets.
+// gzhttp works above the RetryTransport and below it.
 func TestGzhttp(t *testing.T) {
 	text := strings.Repeat("hello, ", 1<<10)
 	tests := []struct {
@@ -100,8 +100,8 @@ func TestGzhttp(t *testing.T) {
 	}
 }
 
-// Above the retry layer a cache holds only what the retries led to, and a hit
-// costs no attempt.
+// Above the RetryTransport, a cache stores only final responses, and a hit makes
+// no attempt.
 func TestHTTPCache(t *testing.T) {
 	t.Parallel()
 	s := serve(t, failures{1: reset, 2: down}, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -119,7 +119,7 @@ func TestHTTPCache(t *testing.T) {
 	s.check(t, 1)
 }
 
-// A breaker stands below the retry layer and counts attempts.
+// A breaker belongs below the RetryTransport and counts attempts.
 type breaker struct {
 	http.RoundTripper
 	*gobreaker.TwoStepCircuitBreaker[any]
@@ -142,8 +142,7 @@ func (b breaker) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, err
 }
 
-// breakerAware makes an open breaker end the retries: nothing was sent, and
-// nothing will be soon.
+// breakerAware ends retries when the breaker is open.
 var breakerAware = httpretry.ClassifierFunc(func(req *http.Request, resp *http.Response, err error) httpretry.Verdict {
 	if errors.Is(err, gobreaker.ErrOpenState) || errors.Is(err, gobreaker.ErrTooManyRequests) {
 		return httpretry.Verdict{Outcome: httpretry.Final}
@@ -181,8 +180,8 @@ func TestCircuitBreaker(t *testing.T) {
 	}
 }
 
-// limited stands below the retry layer, so that retries count against the rate
-// as all that the server gets to see.
+// limited belongs below the RetryTransport, so that retries count against the
+// limit.
 type limited struct {
 	http.RoundTripper
 	*rate.Limiter
@@ -213,7 +212,7 @@ func TestRateLimiter(t *testing.T) {
 	}
 }
 
-// newProxy shows how a reverse proxy gets a retry layer.
+// newProxy returns a reverse proxy that retries.
 func newProxy(backend *url.URL, retry *httpretry.RetryTransport) *httputil.ReverseProxy {
 	proxy := &httputil.ReverseProxy{
 		Rewrite:   func(r *httputil.ProxyRequest) { r.SetURL(backend) },
@@ -238,8 +237,8 @@ func proxied(t *testing.T, s *service) string {
 	return srv.URL
 }
 
-// What a client sends to a reverse proxy can be read only once, and reaches the
-// backend whole.
+// The body of a request to a reverse proxy can be read once. The backend
+// receives all of it.
 func TestReverseProxy(t *testing.T) {
 	t.Parallel()
 	s := serve(t, failures{1: early, 2: down, 3: busy}, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -263,9 +262,8 @@ func TestReverseProxy(t *testing.T) {
 	s.check(t, 1)
 }
 
-// After 101 Switching Protocols the connection belongs to both ends, through
-// the retry layer and through a reverse proxy with one, for longer than an
-// attempt may take.
+// After 101 Switching Protocols the connection stays open in both directions,
+// with a RetryTransport and with a reverse proxy that has one.
 func TestWebsocket(t *testing.T) {
 	tests := []struct {
 		name  string

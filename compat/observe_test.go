@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -34,31 +35,32 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// A notRetried is an attempt that no other follows.
+// A notRetried is an attempt that is not followed by another.
 type notRetried struct {
 	reason httpretry.Reason
 	meets  []flaky.Step
 
-	// prepare makes the request and the transport such that the reason applies.
+	// prepare sets up the request and the transport so that the reason applies.
 	prepare func(*httpretry.RetryTransport, *http.Request) *http.Request
 
-	// remedy makes the call succeed; nil if there is none, or if it is time.
+	// remedy makes the call succeed. It is nil if there is none, or if only time
+	// helps.
 	remedy func(*httpretry.RetryTransport, *http.Request) *http.Request
 }
 
 var notRetriedFor = []notRetried{
-	{httpretry.ReasonCanceled, []flaky.Step{flaky.Status(503)}, callerLeaves, nil},
-	{httpretry.ReasonFinal, []flaky.Step{flaky.Status(404)}, asItIs, retryNotFound},
+	{httpretry.ReasonCanceled, []flaky.Step{flaky.Status(503)}, cancelCall, nil},
+	{httpretry.ReasonFinal, []flaky.Step{flaky.Status(404)}, unchanged, retryNotFound},
 	{httpretry.ReasonNotIdempotent, []flaky.Step{flaky.Status(502)}, asPost("an order"), setIdempotencyKey},
-	{httpretry.ReasonNotReplayable, []flaky.Step{flaky.Status(503)}, asPost(strings.Repeat("an order ", 1<<18)), recordMore},
+	{httpretry.ReasonNotReplayable, []flaky.Step{flaky.Status(503)}, asPost(strings.Repeat("an order ", 1<<18)), bufferMore},
 	{httpretry.ReasonPolicy, []flaky.Step{flaky.Status(503), flaky.Status(503)}, retryOnce, retryMore},
-	{httpretry.ReasonDeadline, []flaky.Step{flaky.Status(503).WithHeader("Retry-After", "30")}, withinSeconds, nil},
-	{httpretry.ReasonBudget, []flaky.Step{flaky.Status(503)}, spendBudget, nil},
+	{httpretry.ReasonDeadline, []flaky.Step{flaky.Status(503).WithHeader("Retry-After", "30")}, withDeadline, nil},
+	{httpretry.ReasonBudget, []flaky.Step{flaky.Status(503)}, exhaustBudget, nil},
 }
 
-func asItIs(_ *httpretry.RetryTransport, req *http.Request) *http.Request { return req }
+func unchanged(_ *httpretry.RetryTransport, req *http.Request) *http.Request { return req }
 
-func callerLeaves(retry *httpretry.RetryTransport, req *http.Request) *http.Request {
+func cancelCall(retry *httpretry.RetryTransport, req *http.Request) *http.Request {
 	ctx, cancel := context.WithCancel(req.Context())
 	base := retry.Base
 	retry.Base = roundTripFunc(func(req *http.Request) (*http.Response, error) {
@@ -92,7 +94,7 @@ func setIdempotencyKey(_ *httpretry.RetryTransport, req *http.Request) *http.Req
 	return req
 }
 
-func recordMore(retry *httpretry.RetryTransport, req *http.Request) *http.Request {
+func bufferMore(retry *httpretry.RetryTransport, req *http.Request) *http.Request {
 	retry.MaxReplayBytes = 16 << 20
 	return req
 }
@@ -108,13 +110,13 @@ func retryMore(_ *httpretry.RetryTransport, req *http.Request) *http.Request {
 	return req
 }
 
-func withinSeconds(_ *httpretry.RetryTransport, req *http.Request) *http.Request {
+func withDeadline(_ *httpretry.RetryTransport, req *http.Request) *http.Request {
 	ctx, cancel := context.WithTimeout(req.Context(), 10*time.Second)
 	context.AfterFunc(req.Context(), cancel)
 	return req.WithContext(ctx)
 }
 
-func spendBudget(retry *httpretry.RetryTransport, req *http.Request) *http.Request {
+func exhaustBudget(retry *httpretry.RetryTransport, req *http.Request) *http.Request {
 	budget := &httpretry.TokenBudget{Ratio: -1, MinPerSecond: -1, Burst: 1}
 	budget.Withdraw(httpretry.Attempt{Request: req})
 	retry.Budget = budget
@@ -125,7 +127,8 @@ type roundTripFunc func(*http.Request) (*http.Response, error)
 
 func (f roundTripFunc) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
 
-// Why something was not retried is in the log, in the words of the page.
+// The log of a failure that is not retried is the one that the page shows, and
+// the remedy of the page helps.
 func TestReasons(t *testing.T) {
 	page, err := os.ReadFile("../docs/observability.md")
 	if err != nil {
@@ -159,7 +162,7 @@ func (n notRetried) run(t *testing.T, remedy func(*httpretry.RetryTransport, *ht
 	}
 	retry := &httpretry.RetryTransport{
 		Base:   flaky.New(n.meets...).Transport(nil),
-		Policy: httpretry.RetryConfig{MaxRetries: 3, InitialBackoff: time.Millisecond},
+		Policy: httpretry.RetryConfig{MaxRetries: 3, InitialBackoff: time.Millisecond, Jitter: httpretry.NoJitter},
 	}
 	req = n.prepare(retry, req)
 	if remedy != nil {
@@ -201,8 +204,8 @@ func logToLogr(logger logr.Logger, retry *httpretry.RetryTransport) {
 	retry.OnAttempt = httpretry.LogAttempts(slog.New(logr.ToSlogHandler(logger.WithName("http"))))
 }
 
-// What LogAttempts says arrives in klog and behind any logr.Logger, what is
-// below Info at the verbosity of the same number.
+// Records of LogAttempts reach klog and any logr.Logger. Those below Info have
+// the verbosity of the same number.
 func TestLogBridges(t *testing.T) {
 	var klogged bytes.Buffer
 	klog.LogToStderr(false)
@@ -240,7 +243,7 @@ func TestLogBridges(t *testing.T) {
 	}
 }
 
-// resendCount tells the span of an attempt which one it is.
+// resendCount sets the number of the retry on the span of each attempt.
 type resendCount struct{ http.RoundTripper }
 
 func (r resendCount) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -250,8 +253,8 @@ func (r resendCount) RoundTrip(req *http.Request) (*http.Response, error) {
 	return r.RoundTripper.RoundTrip(req)
 }
 
-// traced returns a transport with a span for each call, and in it one for each
-// attempt.
+// traced returns a transport with a span for each call and a child span for
+// each attempt.
 func traced(base http.RoundTripper, retry *httpretry.RetryTransport, traces trace.TracerProvider) http.RoundTripper {
 	retry.Base = otelhttp.NewTransport(resendCount{base}, otelhttp.WithTracerProvider(traces))
 	return otelhttp.NewTransport(retry, otelhttp.WithTracerProvider(traces))
@@ -297,27 +300,34 @@ func attributeOf(span sdktrace.ReadOnlySpan, key attribute.Key) string {
 	return ""
 }
 
-// otelMetrics returns a function for OnAttempt.
-func otelMetrics(meter metric.Meter) (func(httpretry.Attempt, httpretry.Decision), error) {
+// otelMetrics makes the transport record four metrics.
+func otelMetrics(retry *httpretry.RetryTransport, meter metric.Meter) error {
 	retries, err1 := meter.Int64Counter("http.client.retries", metric.WithUnit("{retry}"))
 	givenUp, err2 := meter.Int64Counter("http.client.given_up", metric.WithUnit("{request}"))
-	wait, err3 := meter.Float64Histogram("http.client.retry.wait", metric.WithUnit("s"))
-	attempts, err4 := meter.Int64Histogram("http.client.request.attempts", metric.WithUnit("{attempt}"))
-	return func(a httpretry.Attempt, d httpretry.Decision) {
-		ctx, host := a.Request.Context(), semconv.ServerAddress(a.Request.URL.Hostname())
+	waited, err3 := meter.Float64Histogram("http.client.retry.wait", metric.WithUnit("s"),
+		metric.WithExplicitBucketBoundaries(0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300))
+	attempts, err4 := meter.Int64Histogram("http.client.request.attempts", metric.WithUnit("{attempt}"),
+		metric.WithExplicitBucketBoundaries(1, 2, 3, 4, 5, 8))
+	retry.OnAttempt = func(a httpretry.Attempt, d httpretry.Decision) {
 		if d.Retry {
-			retries.Add(ctx, 1, metric.WithAttributes(host, attribute.String("reason", cause(a))))
-			wait.Record(ctx, d.Delay.Seconds(), metric.WithAttributes(host))
-			return
+			host := semconv.ServerAddress(a.Request.URL.Hostname())
+			retries.Add(a.Request.Context(), 1, metric.WithAttributes(host, attribute.String("cause", cause(a))))
 		}
-		attempts.Record(ctx, int64(a.Number), metric.WithAttributes(host))
-		if a.Verdict.Outcome != httpretry.Final {
-			givenUp.Add(ctx, 1, metric.WithAttributes(host, attribute.String("reason", string(d.Reason))))
+	}
+	retry.OnDone = func(s httpretry.Summary) {
+		ctx, host := s.Request.Context(), semconv.ServerAddress(s.Request.URL.Hostname())
+		attempts.Record(ctx, int64(s.Attempts), metric.WithAttributes(host))
+		if s.Attempts > 1 {
+			waited.Record(ctx, s.Waited.Seconds(), metric.WithAttributes(host))
 		}
-	}, errors.Join(err1, err2, err3, err4)
+		if s.Reason != httpretry.ReasonFinal {
+			givenUp.Add(ctx, 1, metric.WithAttributes(host, attribute.String("reason", string(s.Reason))))
+		}
+	}
+	return errors.Join(err1, err2, err3, err4)
 }
 
-// cause is why an attempt is repeated, in few enough words for a metric.
+// cause returns why an attempt is retried, as a label with few values.
 func cause(a httpretry.Attempt) string {
 	if a.Err != nil {
 		return "error"
@@ -325,49 +335,53 @@ func cause(a httpretry.Attempt) string {
 	return strconv.Itoa(a.Response.StatusCode)
 }
 
-// promMetrics returns a function for OnAttempt.
-func promMetrics(reg prometheus.Registerer) func(httpretry.Attempt, httpretry.Decision) {
+// promMetrics makes the transport record the same metrics for Prometheus.
+func promMetrics(retry *httpretry.RetryTransport, reg prometheus.Registerer) {
 	retries := prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "http_client_retries_total", Help: "Retries, by what made them necessary."}, []string{"host", "reason"})
+		Name: "http_client_retries_total", Help: "Retries, by cause."}, []string{"host", "cause"})
 	givenUp := prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "http_client_given_up_total", Help: "Failures that were not retried, by reason."}, []string{"host", "reason"})
-	wait := prometheus.NewHistogramVec(prometheus.HistogramOpts{
-		Name: "http_client_retry_wait_seconds", Help: "Waits before retries."}, []string{"host"})
+		Name: "http_client_given_up_total", Help: "Calls that ended without a final result, by reason."}, []string{"host", "reason"})
+	waited := prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name: "http_client_retry_wait_seconds", Help: "Time that a call with retries spent waiting.",
+		Buckets: []float64{0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300}}, []string{"host"})
 	attempts := prometheus.NewHistogramVec(prometheus.HistogramOpts{
-		Name: "http_client_request_attempts", Help: "Attempts per request.", Buckets: []float64{1, 2, 3, 5, 8}}, []string{"host"})
-	reg.MustRegister(retries, givenUp, wait, attempts)
-	return func(a httpretry.Attempt, d httpretry.Decision) {
-		host := a.Request.URL.Hostname()
+		Name: "http_client_request_attempts", Help: "Attempts per call.", Buckets: []float64{1, 2, 3, 4, 5, 8}}, []string{"host"})
+	reg.MustRegister(retries, givenUp, waited, attempts)
+	retry.OnAttempt = func(a httpretry.Attempt, d httpretry.Decision) {
 		if d.Retry {
-			retries.WithLabelValues(host, cause(a)).Inc()
-			wait.WithLabelValues(host).Observe(d.Delay.Seconds())
-			return
+			retries.WithLabelValues(a.Request.URL.Hostname(), cause(a)).Inc()
 		}
-		attempts.WithLabelValues(host).Observe(float64(a.Number))
-		if a.Verdict.Outcome != httpretry.Final {
-			givenUp.WithLabelValues(host, string(d.Reason)).Inc()
+	}
+	retry.OnDone = func(s httpretry.Summary) {
+		host := s.Request.URL.Hostname()
+		attempts.WithLabelValues(host).Observe(float64(s.Attempts))
+		if s.Attempts > 1 {
+			waited.WithLabelValues(host).Observe(s.Waited.Seconds())
+		}
+		if s.Reason != httpretry.ReasonFinal {
+			givenUp.WithLabelValues(host, string(s.Reason)).Inc()
 		}
 	}
 }
 
-// measure makes two calls under a hook: one meets a 503 and a refused
-// connection and succeeds, the other is a POST that ends with its first 502.
-func measure(t *testing.T, hook func(httpretry.Attempt, httpretry.Decision)) {
+// measure makes two calls with a measured transport: one meets a 503 and a
+// refused connection and succeeds, the other is a POST that ends with its first
+// 502.
+func measure(t *testing.T, retry *httpretry.RetryTransport) {
 	t.Helper()
-	retry := &httpretry.RetryTransport{
-		Base:      flaky.New(flaky.Status(503), flaky.Refuse(), flaky.Pass(), flaky.Status(502)).Transport(nil),
-		Policy:    httpretry.PolicyFunc(func(a httpretry.Attempt) (time.Duration, bool) { return time.Millisecond, a.Number < 4 }),
-		OnAttempt: hook,
-	}
-	client := &http.Client{Transport: retry}
-	if _, err := get(t.Context(), retry, "https://api.example.com/orders"); err != nil {
-		t.Fatal(err)
-	}
-	resp, err := client.Post("https://api.example.com/orders", "text/plain", strings.NewReader("an order"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	resp.Body.Close()
+	retry.Base = flaky.New(flaky.Status(503), flaky.Refuse(), flaky.Pass(), flaky.Status(502)).Transport(nil)
+	retry.Policy = httpretry.RetryConfig{InitialBackoff: time.Second, BackoffFactor: 1, Jitter: httpretry.NoJitter}
+	synctest.Test(t, func(t *testing.T) {
+		if _, err := get(t.Context(), retry, "https://api.example.com/orders"); err != nil {
+			t.Fatal(err)
+		}
+		client := &http.Client{Transport: retry}
+		resp, err := client.Post("https://api.example.com/orders", "text/plain", strings.NewReader("an order"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+	})
 }
 
 func TestOtelMetrics(t *testing.T) {
@@ -375,11 +389,11 @@ func TestOtelMetrics(t *testing.T) {
 	reader := sdkmetric.NewManualReader()
 	provider := sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader))
 	defer provider.Shutdown(context.Background())
-	hook, err := otelMetrics(provider.Meter("httpretry"))
-	if err != nil {
+	retry := &httpretry.RetryTransport{}
+	if err := otelMetrics(retry, provider.Meter("httpretry")); err != nil {
 		t.Fatal(err)
 	}
-	measure(t, hook)
+	measure(t, retry)
 	var all metricdata.ResourceMetrics
 	if err := reader.Collect(t.Context(), &all); err != nil {
 		t.Fatal(err)
@@ -405,9 +419,9 @@ func TestOtelMetrics(t *testing.T) {
 	want := []string{
 		"http.client.given_up reason=not_idempotent,server.address=api.example.com 1",
 		"http.client.request.attempts server.address=api.example.com 2 4",
-		"http.client.retries reason=503,server.address=api.example.com 1",
-		"http.client.retries reason=error,server.address=api.example.com 1",
-		"http.client.retry.wait server.address=api.example.com 2 0.002",
+		"http.client.retries cause=503,server.address=api.example.com 1",
+		"http.client.retries cause=error,server.address=api.example.com 1",
+		"http.client.retry.wait server.address=api.example.com 1 2",
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
@@ -417,10 +431,11 @@ func TestOtelMetrics(t *testing.T) {
 func attributes(set attribute.Set) string { return set.Encoded(attribute.DefaultEncoder()) }
 
 func logAndMeasure(retry *httpretry.RetryTransport, logger *slog.Logger, reg prometheus.Registerer) {
-	logAttempts, measureAttempts := httpretry.LogAttempts(logger), promMetrics(reg)
+	promMetrics(retry, reg)
+	logAttempt, measureAttempt := httpretry.LogAttempts(logger), retry.OnAttempt
 	retry.OnAttempt = func(a httpretry.Attempt, d httpretry.Decision) {
-		logAttempts(a, d)
-		measureAttempts(a, d)
+		logAttempt(a, d)
+		measureAttempt(a, d)
 	}
 }
 
@@ -430,28 +445,29 @@ func TestPrometheusMetrics(t *testing.T) {
 	reg := prometheus.NewRegistry()
 	retry := &httpretry.RetryTransport{}
 	logAndMeasure(retry, slog.New(slog.NewTextHandler(&log, nil)), reg)
-	measure(t, retry.OnAttempt)
+	measure(t, retry)
 	if got, want := strings.Count(log.String(), "\n"), 4; got != want {
 		t.Errorf("got %d lines in the log beside the metrics, want %d:\n%s", got, want, log.String())
 	}
 	const want = `
-# HELP http_client_given_up_total Failures that were not retried, by reason.
+# HELP http_client_given_up_total Calls that ended without a final result, by reason.
 # TYPE http_client_given_up_total counter
 http_client_given_up_total{host="api.example.com",reason="not_idempotent"} 1
-# HELP http_client_request_attempts Attempts per request.
+# HELP http_client_request_attempts Attempts per call.
 # TYPE http_client_request_attempts histogram
 http_client_request_attempts_bucket{host="api.example.com",le="1"} 1
 http_client_request_attempts_bucket{host="api.example.com",le="2"} 1
 http_client_request_attempts_bucket{host="api.example.com",le="3"} 2
+http_client_request_attempts_bucket{host="api.example.com",le="4"} 2
 http_client_request_attempts_bucket{host="api.example.com",le="5"} 2
 http_client_request_attempts_bucket{host="api.example.com",le="8"} 2
 http_client_request_attempts_bucket{host="api.example.com",le="+Inf"} 2
 http_client_request_attempts_sum{host="api.example.com"} 4
 http_client_request_attempts_count{host="api.example.com"} 2
-# HELP http_client_retries_total Retries, by what made them necessary.
+# HELP http_client_retries_total Retries, by cause.
 # TYPE http_client_retries_total counter
-http_client_retries_total{host="api.example.com",reason="503"} 1
-http_client_retries_total{host="api.example.com",reason="error"} 1
+http_client_retries_total{cause="503",host="api.example.com"} 1
+http_client_retries_total{cause="error",host="api.example.com"} 1
 `
 	err := testutil.GatherAndCompare(reg, strings.NewReader(want),
 		"http_client_given_up_total", "http_client_request_attempts", "http_client_retries_total")

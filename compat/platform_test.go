@@ -38,7 +38,7 @@ func newGitHub(baseURL string, retry *httpretry.RetryTransport) (*github.Client,
 func newKubernetes(config *rest.Config, retry *httpretry.RetryTransport) (*dynamic.DynamicClient, error) {
 	config = dynamic.ConfigFor(config)
 	config.Wrap(func(base http.RoundTripper) http.RoundTripper {
-		retry.Base = base // which knows the cluster's certificates
+		retry.Base = base // it has the certificates of the cluster
 		return retry
 	})
 	client, err := rest.UnversionedRESTClientFor(config)
@@ -48,7 +48,7 @@ func newKubernetes(config *rest.Config, retry *httpretry.RetryTransport) (*dynam
 	return dynamic.New(once{client}), nil
 }
 
-// once switches off the retries of a client-go client. Its typed clients take
+// once disables the retries of a client-go client. Its typed clients take
 // it as well: corev1.New(once{client}).
 type once struct{ rest.Interface }
 
@@ -62,7 +62,7 @@ func (o once) Patch(kind types.PatchType) *rest.Request { return o.Interface.Pat
 func newStripe(url string, retry *httpretry.RetryTransport) *stripe.Client {
 	client := stripe.NewClient("key", stripe.WithBackends(stripe.NewBackendsWithConfig(&stripe.BackendConfig{
 		HTTPClient:        &http.Client{Transport: retry},
-		MaxNetworkRetries: stripe.Int64(0), // switches off the SDK's own retries
+		MaxNetworkRetries: stripe.Int64(0), // disables the SDK's own retries
 		URL:               &url,
 	})))
 	return client
@@ -71,7 +71,7 @@ func newStripe(url string, retry *httpretry.RetryTransport) *stripe.Client {
 func newElasticsearch(node *url.URL, retry *httpretry.RetryTransport) (*esapi.API, error) {
 	transport, err := elastictransport.NewClient(
 		elastictransport.WithTransport(retry),
-		elastictransport.WithDisableRetry(), // switches off the SDK's own retries
+		elastictransport.WithDisableRetry(), // disables the SDK's own retries
 		elastictransport.WithURLs(node),
 	)
 	if err != nil {
@@ -83,7 +83,7 @@ func newElasticsearch(node *url.URL, retry *httpretry.RetryTransport) (*esapi.AP
 func registryOptions(retry *httpretry.RetryTransport) []remote.Option {
 	options := []remote.Option{
 		remote.WithTransport(retry),
-		remote.WithRetryStatusCodes(), // this and the next switch off the SDK's own retries
+		remote.WithRetryStatusCodes(), // this and the next disable the SDK's own retries
 		remote.WithRetryPredicate(func(error) bool { return false }),
 	}
 	return options
@@ -92,11 +92,11 @@ func registryOptions(retry *httpretry.RetryTransport) []remote.Option {
 func TestPlatforms(t *testing.T) {
 	runSDKTests(t, []sdkTest{
 		{
-			name: "go-github", reason: "a POST that was turned away twice", fails: failures{1: busy, 2: down},
+			name: "go-github", reason: "a POST that was refused twice", fails: failures{1: busy, 2: down},
 			service: func() http.Handler { return respond("application/json", `{"number":7}`) }, call: githubIssue,
 		},
 		{
-			name: "client-go list", reason: "a GET survives everything", fails: failures{1: reset, 2: busy, 3: down},
+			name: "client-go list", reason: "a GET is retried after each of them", fails: failures{1: reset, 2: busy, 3: down},
 			service: kubernetesService, call: kubernetesList,
 		},
 		{

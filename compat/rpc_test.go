@@ -21,13 +21,13 @@ func newConnect(baseURL string, retry *httpretry.RetryTransport) *connect.Client
 }
 
 func TestRPC(t *testing.T) {
-	// A call that may be made twice, which only its author knows.
+	// Only the author of a procedure knows that it may be called twice.
 	idempotent := func(retry *httpretry.RetryTransport) {
 		retry.Idempotent = func(*http.Request) bool { return true }
 	}
 	runSDKTests(t, []sdkTest{
 		{
-			name: "connect-go unary", reason: "a POST that was reset, then turned away twice",
+			name: "connect-go unary", reason: "a POST that was reset, then refused twice",
 			fails: failures{1: reset, 2: busy, 3: down}, configure: idempotent, service: connectUnaryService, call: connectUnary,
 		},
 		{
@@ -35,7 +35,7 @@ func TestRPC(t *testing.T) {
 			fails: failures{1: reset, 2: down}, tls: true, configure: idempotent, service: connectUnaryService, call: connectUnary,
 		},
 		{
-			name: "connect-go server stream", reason: "its request body is a pipe, recorded while it is sent",
+			name: "connect-go server stream", reason: "its request body is a pipe, buffered while it is sent",
 			fails: failures{1: reset, 2: busy, 3: down}, configure: idempotent, service: connectStreamService, call: connectStream,
 		},
 		{
@@ -78,7 +78,7 @@ func connectUnaryService() http.Handler {
 	return connect.NewUnaryHandler(procedure, echo)
 }
 
-// connectStreamService says letter by letter what it was told.
+// connectStreamService returns each letter of its request in a message.
 func connectStreamService() http.Handler {
 	spell := func(
 		_ context.Context, req *connect.Request[wrapperspb.StringValue], out *connect.ServerStream[wrapperspb.StringValue],

@@ -21,8 +21,8 @@ import (
 	"github.com/httpretry/httpretry/flaky"
 )
 
-// A failure is what one request meets, and the least time that its client has
-// to stay away afterwards.
+// A failure is a step for one request, and the shortest time after which its
+// client may send it again.
 type failure struct {
 	flaky.Step
 	wait time.Duration
@@ -35,22 +35,20 @@ var (
 	reset = failure{Step: flaky.Reset()}
 )
 
-// failures are the requests that fail, by their number: the first to arrive
-// is 1.
+// failures are the requests that fail, by their number. The first is 1.
 type failures map[int]failure
 
-// A service is a server on loopback for an SDK or a middleware to talk to,
-// behind a script of failures.
+// A service is a server on loopback that fails by a script.
 type service struct {
 	url       string
-	transport *http.Transport // what belongs below the retry layer
+	transport *http.Transport // the Base of a RetryTransport
 	script    *flaky.Script
 	fails     failures
-	attempts  atomic.Int64 // of the retry layer
-	elsewhere int          // of these, how many were not meant to arrive
+	attempts  atomic.Int64 // of the RetryTransport
+	elsewhere int          // attempts that other servers or none received
 }
 
-// serve starts a service that passes on to next what does not fail.
+// serve starts a service that passes requests that do not fail to next.
 func serve(t *testing.T, fails failures, next http.Handler) *service {
 	return start(t, fails, next, (*httptest.Server).Start)
 }
@@ -77,7 +75,7 @@ func start(t *testing.T, fails failures, next http.Handler, listen func(*httptes
 	return &service{url: srv.URL, transport: transport, script: script, fails: fails}
 }
 
-// retry returns a retry layer whose own waits are short.
+// retry returns a RetryTransport with short waits.
 func (s *service) retry() *httpretry.RetryTransport {
 	return &httpretry.RetryTransport{
 		Base:      s.transport,
@@ -86,17 +84,17 @@ func (s *service) retry() *httpretry.RetryTransport {
 	}
 }
 
-// check reports what arrived that should not have: another number of requests
-// than pass plus those that fail, and a retry that is not the same request to
-// the last byte or comes too early.
+// check verifies that the server received as many requests as pass plus one for
+// each failure, and that each retry is the same request to the last byte and not
+// earlier than allowed.
 func (s *service) check(t *testing.T, pass int) {
 	t.Helper()
 	arrived := s.script.Requests()
 	if got, want := len(arrived), pass+len(s.fails); got != want {
-		t.Errorf("got %d requests at the server, want %d: those that pass and one for each failure", got, want)
+		t.Errorf("got %d requests at the server, want %d: those that pass, and one for each failure", got, want)
 	}
 	if got, want := int(s.attempts.Load()), len(arrived)+s.elsewhere; got != want {
-		t.Errorf("got %d attempts of the retry layer, want %d: all that arrived", got, want)
+		t.Errorf("got %d attempts of the RetryTransport, want %d: all that arrived", got, want)
 	}
 	for n := range s.fails {
 		if n >= len(arrived) {
@@ -112,8 +110,8 @@ func (s *service) check(t *testing.T, pass int) {
 	}
 }
 
-// same tells how a retry differs from the request that failed. Of a request
-// that was turned away early the body is not known.
+// same returns an error if retry differs from the request that failed. The body
+// of a request that was refused early is unknown.
 func same(failed, retry flaky.Request) error {
 	switch {
 	case failed.Method != retry.Method || failed.URL.String() != retry.URL.String() || failed.Host != retry.Host:
@@ -131,12 +129,12 @@ func same(failed, retry flaky.Request) error {
 	return nil
 }
 
-// An sdkTest is a call through an SDK that meets failures and succeeds.
+// An sdkTest is a call through an SDK that succeeds after failures.
 type sdkTest struct {
 	name, reason string
 	fails        failures
 	pass         int // requests of the call when nothing fails; 0: 1
-	elsewhere    int // attempts of the call that ask no or another server
+	elsewhere    int // attempts of the call that reach another server or none
 	failFrom     int // the first request to fail when the SDK's own retries are tested; 0: 1
 	tls          bool
 	configure    func(*httpretry.RetryTransport) // may be nil
@@ -172,7 +170,7 @@ func runSDKTests(t *testing.T, tests []sdkTest) {
 					t.Errorf("%s: the call succeeded against a server that fails", name)
 				}
 				if got := len(s.script.Requests()); got != first {
-					t.Errorf("%s: got %d requests, want %d: the SDK retries beside the retry layer", name, got, first)
+					t.Errorf("%s: got %d requests, want %d: the SDK retries too", name, got, first)
 				}
 			}
 		})
@@ -193,7 +191,7 @@ func (tt *sdkTest) start(t *testing.T, fails failures) (*service, *httpretry.Ret
 	return s, retry
 }
 
-// largeBodies lets bodies be recorded that are larger than by default.
+// largeBodies lets bodies be buffered that are larger than by default.
 func largeBodies(retry *httpretry.RetryTransport) { retry.MaxReplayBytes = 8 << 20 }
 
 // respond reads every request and answers it with a body of the given type.
@@ -213,11 +211,10 @@ func want[T comparable](what string, got, want T) error {
 	return nil
 }
 
-// stream returns the same n bytes each time, as a source that can be read only
-// once.
+// stream returns a source that can be read once. Its n bytes are always the same.
 func stream(n int64) io.Reader { return io.LimitReader(rand.NewChaCha8([32]byte{}), n) }
 
-// digest is what tells one body from another.
+// digest returns the SHA-256 of a body, or the error of reading it.
 func digest(r io.Reader) string {
 	h := sha256.New()
 	if _, err := io.Copy(h, r); err != nil {
@@ -226,7 +223,7 @@ func digest(r io.Reader) string {
 	return fmt.Sprintf("%x", h.Sum(nil))
 }
 
-// quiet is for what would log to standard error otherwise.
+// quiet replaces loggers that would write to standard error.
 var quiet = log.New(io.Discard, "", 0)
 
 func readAll(r io.Reader) string {

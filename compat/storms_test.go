@@ -52,8 +52,8 @@ func newLLMTransport() *httpretry.RetryTransport {
 	return llm
 }
 
-// The settings of docs/retry-storms.md do what it says of them: 100 calls to a
-// service that turns everything away, one every 10 ms.
+// The settings of docs/retry-storms.md limit attempts as the page says: 100
+// calls, one every 10 ms, to a service that refuses all of them.
 func TestStormSettings(t *testing.T) {
 	tests := []struct {
 		name     string
@@ -63,8 +63,8 @@ func TestStormSettings(t *testing.T) {
 	}{
 		{"service", newServiceTransport, 100 + 10 + 10 + 1, "a tenth of the calls, a burst of 10, and one for the second that it takes"},
 		{"fleet", newFleetTransport, 100 + 10 + 2, "a tenth of the calls, and a burst of 2"},
-		{"batch", newBatchTransport, 9 * 100, "all that the policy allows: what bounds it is the number of workers"},
-		{"LLM", newLLMTransport, 100 + 100 + 20 + 60, "as many as the calls, a burst of 20, and one for each second that the waits take"},
+		{"batch", newBatchTransport, 9 * 100, "all that the policy allows: the limit is the number of workers"},
+		{"LLM", newLLMTransport, 100 + 100 + 20 + 60, "one for each call, a burst of 20, and one for each second that the waits take"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
