@@ -333,6 +333,9 @@ func TestLease_ReleasesOwnerOnce(t *testing.T) {
 	}
 	copied.Close()
 	copied.Close()
+	if owner.released != 1 {
+		t.Errorf("released %d times after the last Close, want once", owner.released)
+	}
 	l.settle(false)
 	if owner.released != 1 {
 		t.Errorf("released %d times, want once", owner.released)

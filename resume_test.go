@@ -829,8 +829,8 @@ func TestDownload_PanicLeavesNothingOpen(t *testing.T) {
 					t.Errorf("Read returned %q, %v, want a panic", got, err)
 				}()
 				for range 2 {
-					if n, err := resp.Body.Read(make([]byte, 1)); n != 0 || err == nil || err == io.EOF {
-						t.Errorf("Read after the panic returned %d, %v, want an error", n, err)
+					if n, err := resp.Body.Read(make([]byte, 1)); n != 0 || err != errBreak {
+						t.Errorf("Read after the panic returned %d, %v, want 0, %v", n, err, errBreak)
 					}
 				}
 				synctest.Wait()
