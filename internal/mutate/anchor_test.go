@@ -1,6 +1,8 @@
 package main
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -42,7 +44,21 @@ func init() { twice() }
 func init() { twice(); twice() }
 `
 
-func TestMutation_ApplyChangesTheNamedDeclaration(t *testing.T) {
+// packageOf returns the directory of a package with source in one file and a
+// declaration in another.
+func packageOf(t *testing.T, source string) string {
+	t.Helper()
+	dir := t.TempDir()
+	for name, content := range map[string]string{"a.go": source, "b.go": "package p\n\nfunc moved() {}\n", "b_test.go": "package p\n\nfunc moved() {}\n"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+func TestMutation_ChangesTheNamedDeclaration(t *testing.T) {
+	root := packageOf(t, anchored)
 	tests := []struct {
 		decl, old, new string
 		want           string // what anchored then contains
@@ -58,8 +74,11 @@ func TestMutation_ApplyChangesTheNamedDeclaration(t *testing.T) {
 		{"body", "max int", "max int64", "struct{ max int64 }"},
 		{"list", "next", "prev", "struct{ prev *list[T] }"},
 	}
+	if path, got, err := (mutation{dir: ".", decl: "moved", old: "{}", new: "{ _ = 1 }"}).mutate(root); err != nil || filepath.Base(path) != "b.go" || !strings.Contains(string(got), "moved() { _ = 1 }") {
+		t.Errorf("moved: got %s with %q and error %v, want it in b.go", path, got, err)
+	}
 	for _, tt := range tests {
-		got, err := mutation{file: "p.go", decl: tt.decl, old: tt.old, new: tt.new}.apply([]byte(anchored))
+		_, got, err := mutation{dir: ".", decl: tt.decl, old: tt.old, new: tt.new}.mutate(root)
 		if err != nil || !strings.Contains(string(got), tt.want) {
 			t.Errorf("%s: got error %v and\n%s\nwant it to contain %s", tt.decl, err, got, tt.want)
 		}
@@ -69,19 +88,20 @@ func TestMutation_ApplyChangesTheNamedDeclaration(t *testing.T) {
 	}
 }
 
-func TestMutation_ApplyFails(t *testing.T) {
+func TestMutation_FailsIfItDoesNotFit(t *testing.T) {
 	tests := []struct{ name, source, decl, old, want string }{
-		{"no such function", anchored, "body.Write", "nil", "p.go: body.Write is declared 0 times, want once"},
-		{"a method is not a function", anchored, "Close", "nil", "p.go: Close is declared 0 times, want once"},
-		{"two declarations", anchored, "init", "twice", "p.go: init is declared 2 times, want once"},
-		{"fragment missing", anchored, "body.Read", "< limit", `p.go: body.Read does not contain "< limit"`},
-		{"fragment in the doc comment only", anchored, "body.Read", "at most", `p.go: body.Read does not contain "at most"`},
-		{"fragment twice", anchored, "body.Read", "limit", `p.go: body.Read contains "limit" more than once`},
-		{"no fragment", anchored, "body.Read", "", `p.go: body.Read does not contain ""`},
-		{"not Go", "package", "f", "x", "p.go: 1:8: expected"},
+		{"no such function", anchored, "body.Write", "nil", "body.Write is declared 0 times in"},
+		{"a method is not a function", anchored, "Close", "nil", "Close is declared 0 times in"},
+		{"two declarations", anchored, "init", "twice", "init is declared 2 times in"},
+		{"fragment missing", anchored, "body.Read", "< limit", `body.Read does not contain "< limit"`},
+		{"fragment in the doc comment only", anchored, "body.Read", "at most", `body.Read does not contain "at most"`},
+		{"fragment twice", anchored, "body.Read", "limit", `body.Read contains "limit" more than once`},
+		{"no fragment", anchored, "body.Read", "", `body.Read does not contain ""`},
+		{"not Go", "package p\n\nfunc f( {", "f", "x", "a.go: 3:9: expected"},
 	}
 	for _, tt := range tests {
-		_, err := mutation{file: "p.go", decl: tt.decl, old: tt.old, new: "x"}.apply([]byte(tt.source))
+		root := packageOf(t, tt.source)
+		_, _, err := mutation{dir: ".", decl: tt.decl, old: tt.old, new: "x"}.mutate(root)
 		if err == nil || !strings.HasPrefix(err.Error(), tt.want) {
 			t.Errorf("%s: got error %v, want %s", tt.name, err, tt.want)
 		}

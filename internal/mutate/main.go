@@ -28,10 +28,10 @@ import (
 )
 
 // A mutation breaks one promise. It names the declaration that it changes, so
-// that edits elsewhere in the file leave it alone.
+// that edits elsewhere in the package leave it alone.
 type mutation struct {
 	promise string // the promise that no longer holds
-	file    string // relative to the root of the module
+	dir     string // of the package, relative to the root of the module
 	decl    string // f, T.m for a method of T or *T, or the name of a const, var or type
 	old     string // occurs exactly once in the declaration
 	new     string
@@ -45,7 +45,7 @@ const patience = 5 * time.Second
 const allTests = "." // as a regular expression
 
 func main() {
-	only := flag.String("only", "", "make only the mutations whose promise, file or declaration matches this regular expression")
+	only := flag.String("only", "", "make only the mutations whose promise, directory or declaration matches this regular expression")
 	every := flag.Int("every", 1, "make only every nth of these mutations")
 	all := flag.Bool("all", false, "run all tests of the package instead of those that are known to notice")
 	flag.Parse()
@@ -86,7 +86,7 @@ func choose(wanted *regexp.Regexp, every int, all bool) []mutation {
 	var chosen []mutation
 	n := 0
 	for _, m := range mutations {
-		if !slices.ContainsFunc([]string{m.promise, m.file, m.decl}, wanted.MatchString) {
+		if !slices.ContainsFunc([]string{m.promise, m.dir, m.decl}, wanted.MatchString) {
 			continue
 		}
 		if all {
@@ -113,8 +113,7 @@ func moduleRoot(ctx context.Context) (string, error) {
 func baseline(ctx context.Context, root string, ms []mutation) error {
 	tests := map[string][]string{} // by package
 	for _, m := range ms {
-		dir := filepath.Dir(m.file)
-		tests[dir] = append(tests[dir], m.test)
+		tests[m.dir] = append(tests[m.dir], m.test)
 	}
 	for dir, names := range tests {
 		cmd := exec.CommandContext(ctx, "go", "test", "-vet=off", "-run", strings.Join(names, "|"), "./"+dir)
@@ -164,8 +163,8 @@ func (m mutation) try(ctx context.Context, root, temp string) outcome {
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience+2*time.Minute) // for building
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "go", "test", "-vet=off", "-count=1", "-timeout", patience.String(),
-		"-overlay", overlay, "-run", m.test, "./"+filepath.Dir(m.file))
+	cmd := exec.CommandContext(ctx, "go", "test", "-vet=off", "-count=1", "-failfast", "-timeout", patience.String(),
+		"-overlay", overlay, "-run", m.test, "./"+m.dir)
 	cmd.Dir = root
 	out, err := cmd.CombinedOutput()
 	switch {
@@ -182,12 +181,7 @@ func (m mutation) try(ctx context.Context, root, temp string) outcome {
 // overlay writes the mutated file, and the overlay that makes the go command
 // use it. It returns the path of the overlay.
 func (m mutation) overlay(root, temp string) (string, error) {
-	original := filepath.Join(root, m.file)
-	source, err := os.ReadFile(original)
-	if err != nil {
-		return "", err
-	}
-	mutated, err := m.apply(source)
+	original, mutated, err := m.mutate(root)
 	if err != nil {
 		return "", err
 	}
@@ -240,7 +234,7 @@ func report(w io.Writer, ms []mutation, outcomes []outcome) error {
 			verdict = "SURVIVED"
 			survivors++
 		}
-		fmt.Fprintf(w, "%-25s %-70s %s\n", m.file, m.promise, verdict)
+		fmt.Fprintf(w, "%-35s %-70s %s\n", filepath.Join(m.dir, m.decl), m.promise, verdict)
 	}
 	fmt.Fprintf(w, "%d mutations, %d noticed\n", len(ms), len(ms)-survivors-failures)
 	if survivors+failures > 0 {
