@@ -15,6 +15,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"iter"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -24,6 +25,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -78,7 +80,7 @@ func run(ctx context.Context, only string, every int, all bool) error {
 	if err := baseline(ctx, root, chosen); err != nil {
 		return err
 	}
-	return report(os.Stdout, chosen, try(ctx, root, temp, chosen))
+	return report(os.Stdout, try(ctx, root, temp, chosen))
 }
 
 // choose returns every nth of the wanted mutations.
@@ -131,24 +133,29 @@ type outcome struct {
 	err     error  // why it could not be made
 }
 
-// try makes the mutations, one per core at a time.
-func try(ctx context.Context, root, temp string, ms []mutation) []outcome {
-	outcomes := make([]outcome, len(ms))
-	var wg sync.WaitGroup
-	next := make(chan int)
-	for range runtime.GOMAXPROCS(0) {
-		wg.Go(func() {
-			for i := range next {
-				outcomes[i] = ms[i].try(ctx, root, filepath.Join(temp, fmt.Sprint(i)))
+// try makes the mutations, one per core at a time, and yields their outcomes.
+func try(ctx context.Context, root, temp string, ms []mutation) iter.Seq2[mutation, outcome] {
+	return func(yield func(mutation, outcome) bool) {
+		outcomes := make([]chan outcome, len(ms))
+		for i := range outcomes {
+			outcomes[i] = make(chan outcome, 1)
+		}
+		var wg sync.WaitGroup
+		defer wg.Wait()
+		var next atomic.Int64
+		for range runtime.GOMAXPROCS(0) {
+			wg.Go(func() {
+				for i := next.Add(1) - 1; i < int64(len(ms)); i = next.Add(1) - 1 {
+					outcomes[i] <- ms[i].try(ctx, root, filepath.Join(temp, fmt.Sprint(i)))
+				}
+			})
+		}
+		for i, m := range ms {
+			if !yield(m, <-outcomes[i]) {
+				return
 			}
-		})
+		}
 	}
-	for i := range ms {
-		next <- i
-	}
-	close(next)
-	wg.Wait()
-	return outcomes
 }
 
 // try runs the tests on the mutation, with its files at the path prefix temp.
@@ -222,13 +229,14 @@ func noticed(out string) outcome {
 
 // report writes the outcomes to w. It returns an error unless all mutations were
 // noticed.
-func report(w io.Writer, ms []mutation, outcomes []outcome) error {
-	survivors, failures := 0, 0
-	for i, m := range ms {
-		verdict := outcomes[i].noticed
+func report(w io.Writer, outcomes iter.Seq2[mutation, outcome]) error {
+	mutations, survivors, failures := 0, 0, 0
+	for m, o := range outcomes {
+		mutations++
+		verdict := o.noticed
 		switch {
-		case outcomes[i].err != nil:
-			verdict = "ERROR: " + outcomes[i].err.Error()
+		case o.err != nil:
+			verdict = "ERROR: " + o.err.Error()
 			failures++
 		case verdict == "":
 			verdict = "SURVIVED"
@@ -236,7 +244,7 @@ func report(w io.Writer, ms []mutation, outcomes []outcome) error {
 		}
 		fmt.Fprintf(w, "%-35s %-70s %s\n", filepath.Join(m.dir, m.decl), m.promise, verdict)
 	}
-	fmt.Fprintf(w, "%d mutations, %d noticed\n", len(ms), len(ms)-survivors-failures)
+	fmt.Fprintf(w, "%d mutations, %d noticed\n", mutations, mutations-survivors-failures)
 	if survivors+failures > 0 {
 		return fmt.Errorf("%d survived, %d could not be made", survivors, failures)
 	}

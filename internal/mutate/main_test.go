@@ -2,6 +2,7 @@ package main
 
 import (
 	"io"
+	"iter"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -60,11 +61,17 @@ func TestNoticed_NamesTheTests(t *testing.T) {
 }
 
 func TestReport_FailsOnSurvivors(t *testing.T) {
-	ms := []mutation{{promise: "a"}, {promise: "b"}}
-	if err := report(io.Discard, ms, []outcome{{noticed: "TestA"}, {noticed: "TestB"}}); err != nil {
+	outcomes := func(os ...outcome) iter.Seq2[mutation, outcome] {
+		return func(yield func(mutation, outcome) bool) {
+			for _, o := range os {
+				yield(mutation{promise: "a"}, o)
+			}
+		}
+	}
+	if err := report(io.Discard, outcomes(outcome{noticed: "TestA"}, outcome{noticed: "TestB"})); err != nil {
 		t.Errorf("all were noticed: got %v, want no error", err)
 	}
-	if err := report(io.Discard, ms, []outcome{{noticed: "TestA"}, {}}); err == nil || !strings.Contains(err.Error(), "1 survived") {
+	if err := report(io.Discard, outcomes(outcome{noticed: "TestA"}, outcome{})); err == nil || !strings.Contains(err.Error(), "1 survived") {
 		t.Errorf("one was not: got %v, want an error that counts it", err)
 	}
 }
