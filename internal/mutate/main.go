@@ -206,6 +206,7 @@ func (m mutation) overlay(root, temp string) (string, error) {
 
 var (
 	failedTest  = regexp.MustCompile(`(?m)^--- FAIL: (\w+)`)
+	crashedTest = regexp.MustCompile(`(?m)^\S+\.((?:Test|Fuzz|Example)\w+)[.(]`)
 	hangingTest = regexp.MustCompile(`(?m)^panic: test timed out after .*\n\s*running tests:\n\s*(\w+)`)
 )
 
@@ -220,6 +221,9 @@ func noticed(out string) outcome {
 	}
 	if match := hangingTest.FindStringSubmatch(out); match != nil {
 		names = append(names, match[1]+" (hangs)")
+	}
+	if match := crashedTest.FindStringSubmatch(out); match != nil && len(names) == 0 {
+		names = append(names, match[1]+" (crashes)")
 	}
 	if len(names) == 0 {
 		return outcome{noticed: "a test that crashes"}

@@ -49,7 +49,8 @@ func TestNoticed_NamesTheTests(t *testing.T) {
 	}{
 		{"tests fail", "--- FAIL: TestA (0.00s)\n    --- FAIL: TestA/b (0.00s)\n--- FAIL: FuzzB (0.1s)\nFAIL\n", "TestA FuzzB", false, "subtests belong to their test"},
 		{"a test hangs", "panic: test timed out after 5s\n\trunning tests:\n\t\tTestA/b (5s)\n", "TestA (hangs)", false, "the list of running tests names it"},
-		{"a test crashes", "fatal error: stack overflow\n", "a test that crashes", false, "no name is printed"},
+		{"a test crashes", "panic: nil map\n\nexample.com/p_test.TestA.func1(0x1)\n\t/a_test.go:1 +0x1\n", "TestA (crashes)", false, "the stack names it"},
+		{"a goroutine crashes", "fatal error: stack overflow\n", "a test that crashes", false, "the stack does not name a test"},
 		{"it does not build", "FAIL	x [build failed]\n", "", true, "no test has run"},
 	}
 	for _, tt := range tests {
