@@ -473,3 +473,43 @@ func TestAttemptTimeout_PanicFreesTheContext(t *testing.T) {
 		t.Error("the attempt's context was not canceled")
 	}
 }
+
+// Elapsed is measured for each field that can use it, although the clock is not
+// read otherwise.
+func TestAttempt_ElapsedIsMeasuredForEachUse(t *testing.T) {
+	var got []time.Duration
+	note := func(elapsed time.Duration) { got = append(got, elapsed) }
+	tests := map[string]httpretry.RetryTransport{
+		"OnAttempt": {OnAttempt: func(a httpretry.Attempt, _ httpretry.Decision) { note(a.Elapsed) }},
+		"OnDone":    {OnDone: func(s httpretry.Summary) { note(s.Elapsed) }},
+		"Budget":    {Budget: budgetFunc(func(a httpretry.Attempt) bool { note(a.Elapsed); return false })},
+		"Policy": {Policy: httpretry.PolicyFunc(func(a httpretry.Attempt) (time.Duration, bool) {
+			note(a.Elapsed)
+			return 0, false
+		})},
+	}
+	for name, rt := range tests {
+		synctest.Test(t, func(t *testing.T) {
+			got = nil
+			status := 503
+			if name == "OnDone" {
+				status = 200 // its Elapsed is that of all attempts
+			}
+			rt.Base = roundTripFunc(func(req *http.Request) (*http.Response, error) {
+				time.Sleep(time.Second)
+				return response(req, status, ""), nil
+			})
+			if _, err := rt.RoundTrip(newRequest(t, "GET", "http://example.com/", nil)); err != nil {
+				t.Fatal(err)
+			}
+			if len(got) == 0 || got[0] != time.Second {
+				t.Errorf("%s: got Elapsed %v, want 1s first", name, got)
+			}
+		})
+	}
+}
+
+type budgetFunc func(httpretry.Attempt) bool
+
+func (budgetFunc) Deposit(*http.Request)               {}
+func (f budgetFunc) Withdraw(a httpretry.Attempt) bool { return f(a) }
