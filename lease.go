@@ -145,11 +145,15 @@ func (l *lease) closeLocked() {
 	}
 	open := slices.Clone(l.open)
 	l.open = l.open[:0]
+	l.calls++ // wait must not return before the Closes do
 	l.mu.Unlock()
 	for _, b := range open {
 		b.source.Close()
 	}
 	l.mu.Lock()
+	if l.calls--; l.calls > 0 {
+		return
+	}
 	for _, c := range l.idle {
 		close(c)
 	}

@@ -361,3 +361,45 @@ func TestLease_FailureIsFirstErrorOfSource(t *testing.T) {
 type errorSource struct{ err error }
 
 func (s errorSource) Read([]byte) (int, error) { return 0, s.err }
+// A slowCloser waits for gate in Close.
+type slowCloser struct {
+	leaseSource
+	close  chan struct{}
+	closed bool
+}
+
+func (s *slowCloser) Close() error {
+	<-s.close
+	s.closed = true
+	return nil
+}
+
+// The last Read of an ended attempt closes the copies. A wait that begins during
+// that Close must wait for it, because GetBody may rewind the same source.
+func TestLease_WaitsForCloseAfterRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		source := &slowCloser{leaseSource: leaseSource{gate: make(chan struct{})}, close: make(chan struct{})}
+		l := beginLease(t, context.Background(), false, nil)
+		go l.lend(&leasedBody{source: source}).Read(make([]byte, 1))
+		synctest.Wait()
+		l.end(errEnded, false)
+		close(source.gate) // the Read returns, and closes the copies
+		synctest.Wait()
+		waited := make(chan bool)
+		go func() {
+			l.wait(context.Background())
+			waited <- source.closed
+		}()
+		synctest.Wait()
+		select {
+		case <-waited:
+			t.Error("wait returned during a Close")
+			close(source.close)
+		default:
+			close(source.close)
+			if !<-waited {
+				t.Error("wait returned before the end of Close")
+			}
+		}
+	})
+}

@@ -13,6 +13,14 @@ type recording struct {
 	head, tail *chunk
 	base       int64 // the offset of the first byte that is buffered
 	end        int64 // the offset after the last one
+	freed      int   // counts the chunks that were removed
+}
+
+// A cursor is a place in a recording, so that a reader need not search for it.
+// The zero cursor is the beginning.
+type cursor struct {
+	chunk *chunk
+	freed int // of the recording, when chunk was part of it
 }
 
 // A chunk is a part of a recording. All but the last of a recording are full.
@@ -46,18 +54,19 @@ func (r *recording) room() []byte {
 func (r *recording) added(n int) { r.end += int64(n) }
 
 // read copies bytes from offset, which must be at least base, to p. It begins
-// to search at the chunk from, nil for the first, and returns the chunk that it
-// read.
-func (r *recording) read(p []byte, offset int64, from *chunk) (int, *chunk) {
-	c := from
-	if c == nil {
+// to search at the cursor and moves it there.
+func (r *recording) read(p []byte, offset int64, at *cursor) int {
+	c := at.chunk
+	if c == nil || at.freed != r.freed {
+		// The chunk may be part of another recording by now.
 		c = r.head
 	}
 	for offset-c.offset >= int64(len(c.data)) {
 		c = c.next
 	}
-	at := offset - c.offset
-	return copy(p, c.data[at:min(int64(len(c.data)), r.end-c.offset)]), c
+	*at = cursor{c, r.freed}
+	first := offset - c.offset
+	return copy(p, c.data[first:min(int64(len(c.data)), r.end-c.offset)])
 }
 
 // drop drops the bytes before offset, which is at most end.
@@ -66,6 +75,7 @@ func (r *recording) drop(offset int64) {
 	for r.head != nil && (r.head.next != nil && r.head.next.offset <= offset || offset == r.end) {
 		c := r.head
 		r.head = c.next
+		r.freed++
 		if len(c.data) == chunkSize {
 			chunks.Put(c)
 		}
@@ -88,6 +98,7 @@ func (r *recording) trim() {
 	c := r.head
 	if used := r.end - r.base; c != nil && c == r.tail && r.base == 0 && used <= chunkSize/2 && len(c.data) == chunkSize {
 		small := &chunk{data: bytes.Clone(c.data[:used])}
+		r.freed++
 		chunks.Put(c)
 		r.head, r.tail = small, small
 	}

@@ -12,7 +12,7 @@ type modelRecording struct {
 	recording
 	stream []byte // all bytes from offset 0 to end, also those that were dropped
 	base   int
-	last   *chunk // that was read last; nil after a change that may free it
+	last   cursor // after the last read; its chunk may have been freed since
 	next   int    // the offset after that read
 	filler byte
 }
@@ -55,24 +55,24 @@ func (m *modelRecording) testAdd(t *testing.T, n int) {
 // testRead reads at an offset, and begins to search at the first chunk.
 func (m *modelRecording) testRead(t *testing.T, n int) {
 	if m.base < len(m.stream) {
-		m.readAt(t, m.base+n%(len(m.stream)-m.base), 1+n, nil)
+		m.readAt(t, m.base+n%(len(m.stream)-m.base), 1+n, cursor{})
 	}
 }
 
 // testReadOn reads at the offset where the last read ended.
 func (m *modelRecording) testReadOn(t *testing.T, n int) {
-	if m.last != nil && m.next < len(m.stream) {
+	if m.next >= m.base && m.next < len(m.stream) {
 		m.readAt(t, m.next, 1+n, m.last)
 	}
 }
 
-func (m *modelRecording) readAt(t *testing.T, offset, size int, from *chunk) {
+func (m *modelRecording) readAt(t *testing.T, offset, size int, at cursor) {
 	p := make([]byte, size)
-	got, c := m.read(p, int64(offset), from)
+	got := m.read(p, int64(offset), &at)
 	if got == 0 || !bytes.HasPrefix(m.stream[offset:], p[:got]) {
 		t.Fatalf("read at offset %d of %d to %d returned %d bytes, want some of those that were added", offset, m.base, len(m.stream), got)
 	}
-	m.last, m.next = c, offset+got
+	m.last, m.next = at, offset+got
 }
 
 // testDrop drops the bytes before any offset.
@@ -89,20 +89,19 @@ func (m *modelRecording) testDropChunk(_ *testing.T, n int) {
 
 func (m *modelRecording) dropTo(offset int) {
 	m.drop(int64(offset))
-	m.base, m.last = offset, nil
+	m.base = offset
 }
 
 // testSkip continues n bytes later.
 func (m *modelRecording) testSkip(_ *testing.T, n int) {
 	m.skip(n)
 	m.stream = append(m.stream, make([]byte, n)...)
-	m.base, m.last = len(m.stream), nil
+	m.base = len(m.stream)
 }
 
 // testTrim frees the unused space.
 func (m *modelRecording) testTrim(t *testing.T, _ int) {
 	m.trim()
-	m.last = nil
 	if n := len(m.stream); m.base == 0 && n > 0 && n <= chunkSize/2 && (m.head != m.tail || len(m.head.data) != n) {
 		t.Fatalf("a recording of %d bytes has %d bytes after trim", n, len(m.head.data))
 	}
@@ -113,12 +112,11 @@ func (m *modelRecording) check(t *testing.T) {
 	if m.recording.base != int64(m.base) || m.end != int64(len(m.stream)) {
 		t.Fatalf("offsets %d to %d, want %d to %d", m.recording.base, m.end, m.base, len(m.stream))
 	}
-	var c *chunk
+	var at cursor
 	for offset := m.base; offset < len(m.stream); offset = m.next {
-		m.readAt(t, offset, chunkSize, c)
-		c = m.last
+		m.readAt(t, offset, chunkSize, at)
+		at = m.last
 	}
-	m.last = nil
 	chunks := 0
 	for c := m.head; c != nil; c = c.next {
 		chunks++

@@ -5,7 +5,7 @@ package httpretry
 type replayCopy struct {
 	r      *replay
 	offset int64
-	chunk  *chunk // that was read last; nil: none
+	at     cursor // of offset
 	closed bool
 }
 
@@ -45,11 +45,11 @@ func (c *replayCopy) Read(p []byte) (int, error) {
 // readBuffer copies bytes from the buffer, at least one.
 func (c *replayCopy) readBuffer(p []byte) int {
 	r := c.r
-	n, chunk := r.buf.read(p, c.offset, c.chunk)
-	c.offset, c.chunk = c.offset+int64(n), chunk
-	if !r.replayableLocked() && (r.sent == nil || r.sent == c) {
+	n := r.buf.read(p, c.offset, &c.at)
+	c.offset += int64(n)
+	// Not while fill writes to the last chunk, which drop may free.
+	if !r.replayableLocked() && !r.reading && (r.sent == nil || r.sent == c) {
 		r.buf.drop(c.offset)
-		c.chunk = nil
 	}
 	return n
 }
@@ -85,7 +85,7 @@ func (c *replayCopy) Close() error {
 	r := c.r
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	c.closed, c.chunk = true, nil
+	c.closed, c.at = true, cursor{}
 	if r.sent == c {
 		r.sent = nil
 	}
