@@ -361,6 +361,7 @@ func TestLease_FailureIsFirstErrorOfSource(t *testing.T) {
 type errorSource struct{ err error }
 
 func (s errorSource) Read([]byte) (int, error) { return 0, s.err }
+
 // A slowCloser waits for gate in Close.
 type slowCloser struct {
 	leaseSource
