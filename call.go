@@ -25,7 +25,7 @@ type call struct {
 
 	// The current attempt, which is under way or was made last.
 	number   int             // from 1; a download that made progress counts anew
-	numbered context.Context // ctx with number, unless it is the number of a context without one
+	numbered context.Context // ctx, with number unless AttemptNumber returns that already
 	delay    time.Duration
 	resp     *http.Response // exactly one of resp and err is nil after an attempt
 	err      error
@@ -51,22 +51,24 @@ func (c *call) roundTrip() (*http.Response, error) {
 		c.start = time.Now()
 	}
 	if c.t.Budget != nil {
-		// Before the body is prepared: abandon closes it if Deposit panics.
+		// Before newBody, because abandon then closes the caller's body if
+		// Deposit panics.
 		c.t.Budget.Deposit(c.req)
 	}
 	c.body = c.newBody()
 	c.number = 1
 	c.attempt()
-	reason := c.retry()
-	if c.ended {
+	reason, canceled := c.retry()
+	if canceled {
 		return c.canceled()
 	}
 	return c.result(reason)
 }
 
 // retry makes further attempts after the current one until a decision is against
-// it, and returns the reason. If a wait was canceled, it sets ended.
-func (c *call) retry() Reason {
+// another, and returns the reason. canceled reports whether the context ended a
+// wait.
+func (c *call) retry() (reason Reason, canceled bool) {
 	for {
 		c.judge()
 		d := c.decide()
@@ -74,11 +76,10 @@ func (c *call) retry() Reason {
 			c.t.OnAttempt(c.describe(), d)
 		}
 		if !d.Retry {
-			return d.Reason
+			return d.Reason, false
 		}
 		if !c.wait(d.Delay) {
-			c.ended = true
-			return ReasonCanceled
+			return ReasonCanceled, true
 		}
 		c.attempt()
 	}
@@ -110,7 +111,7 @@ func (c *call) prepare(ctx context.Context) (*http.Request, error) {
 	if ctx == c.req.Context() && c.attempts == 0 && c.body.untouched() {
 		return c.req, nil
 	}
-	// The contract of http.RoundTripper forbids to modify the caller's request.
+	// The contract of http.RoundTripper forbids modifying the caller's request.
 	req := c.req.WithContext(ctx)
 	if err := c.body.start(req, c.attempts == 0); err != nil {
 		return nil, &replayError{err}
@@ -148,7 +149,7 @@ func (c *call) attemptWithTimeout() {
 	ctx, cancel := context.WithCancelCause(c.numbered)
 	timeout := &timeoutError{c.t.AttemptTimeout}
 	timer := time.AfterFunc(c.t.AttemptTimeout, func() { cancel(timeout) })
-	streaming := false // the caller reads the body, and ends the context with it
+	streaming := false // the caller's Reads or Close of the body cancel the context
 	defer func() {
 		timer.Stop()
 		if !streaming {
@@ -188,7 +189,7 @@ func (c *call) attemptWithTimeout() {
 func (c *call) judge() {
 	c.failure = c.err
 	if c.err != nil && c.bodyFailed() {
-		// The body would fail again, or cannot be had.
+		// The body would fail again, or there is no copy of it to send.
 		c.verdict = Verdict{Outcome: Final}
 		return
 	}
@@ -220,7 +221,8 @@ func (c *call) classify(resp *http.Response, err error) Verdict {
 	return c.t.Classifier.Classify(req, resp, err)
 }
 
-// describe returns a description of the attempt, with copies of its own.
+// describe returns a description of the attempt, with copies of its own of the
+// request and the response.
 func (c *call) describe() Attempt {
 	a := c.figures()
 	a.Request = requestForHooks(c.req)
@@ -276,7 +278,7 @@ func (c *call) backoff() (delay time.Duration, retry bool) {
 	return policy.Backoff(c.describe())
 }
 
-// obstacle returns the reason for which no policy needs to be asked, or "".
+// obstacle returns the reason that rules out a retry whatever the Policy, or "".
 func (c *call) obstacle() Reason {
 	switch outcome := c.verdict.Outcome; {
 	case c.ctx.Err() != nil:
@@ -288,8 +290,8 @@ func (c *call) obstacle() Reason {
 	case outcome == Uncertain && !c.idempotent():
 		return ReasonNotIdempotent
 	case !c.body.hold() && !neverRetries(c.t.policy()):
-		// A body is not buffered for a policy that never retries. The policy
-		// is then the reason, and not the body.
+		// A policy that never retries is the reason why the body was not
+		// buffered.
 		return ReasonNotReplayable
 	}
 	return ""
@@ -327,9 +329,9 @@ func (c *call) wait(delay time.Duration) bool {
 	if resp == nil {
 		return sleep(c.ctx, delay)
 	}
-	// Only an attempt whose body may fail can end the call with the response
-	// of the one before it.
-	d := newDiscard(resp, !c.body.untouched())
+	// If the body of the next attempt fails, the call returns this response. A
+	// body that can be sent untouched does not fail.
+	d := &discard{resp: resp, keep: !c.body.untouched()}
 	ok := d.wait(c.ctx, delay)
 	c.previous = d.result()
 	return ok
@@ -355,14 +357,15 @@ func (c *call) canceled() (*http.Response, error) {
 func (c *call) result(reason Reason) (*http.Response, error) {
 	c.body.settle(c.err != nil)
 	if c.err != nil && c.previous != nil && c.number > 1 && reason == ReasonNotReplayable {
-		// The attempt failed on this side. The server's last response is the
-		// one before it.
+		// The attempt failed because of the caller's body. The server's last
+		// response is that of the attempt before.
 		c.resp, c.err = c.previous, nil
 	}
 	if c.err != nil {
 		return c.end(reason, nil, c.finalError(reason))
 	}
-	// A response that Base shares between calls is not written to.
+	// Base may share a response between calls, so it is not written to without
+	// need.
 	if req := c.responseRequest(); c.resp.Request != req {
 		c.resp.Request = req
 	}

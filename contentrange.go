@@ -9,9 +9,9 @@ import (
 // A byteRange is a Content-Range in bytes. A negative total is unknown.
 type byteRange struct{ first, last, total int64 }
 
-// partOf returns which part of its representation resp holds. It is false for
-// several parts, for a Content-Range that is missing or malformed, and for one
-// of another length than resp.
+// partOf returns the part of its representation that resp holds. It reports false
+// for several parts, for a Content-Range that is missing or malformed, and for
+// one whose length is not that of resp.
 func partOf(resp *http.Response) (byteRange, bool) {
 	values := resp.Header["Content-Range"]
 	if len(values) != 1 || isMultipart(resp.Header) {
@@ -21,10 +21,7 @@ func partOf(resp *http.Response) (byteRange, bool) {
 	return r, ok && (resp.ContentLength < 0 || resp.ContentLength == r.last+1-r.first)
 }
 
-func isMultipart(h http.Header) bool {
-	mediaType, _, _ := strings.Cut(h.Get("Content-Type"), ";")
-	return strings.EqualFold(strings.TrimSpace(mediaType), "multipart/byteranges")
-}
+func isMultipart(h http.Header) bool { return hasMediaType(h, "multipart/byteranges") }
 
 // parseContentRange reads "bytes first-last/total", where total may be "*"
 // (RFC 9110, section 14.4).
@@ -48,8 +45,8 @@ func parseContentRange(s string) (byteRange, bool) {
 	return r, true
 }
 
-// parsePosition reads digits, and nothing else that strconv would take. The
-// largest number is left out, so that the one after it can be computed.
+// parsePosition parses digits. Unlike strconv, it rejects a sign. It also rejects
+// the largest int64, so that callers can add 1.
 func parsePosition(s string) (int64, bool) {
 	if strings.Trim(s, "0123456789") != "" {
 		return 0, false

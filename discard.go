@@ -11,12 +11,12 @@ import (
 
 const (
 	// maxDiscardBytes is the maximum number of bytes to read of a response that
-	// is not returned, so that its connection can be reused. For more than that
-	// a new connection is cheaper.
+	// is not returned, so that its connection can be reused. A new connection
+	// is cheaper than reading more.
 	maxDiscardBytes = 64 << 10
 
 	// minDiscardTime is how long that may take if the wait is shorter. A body
-	// that has been received takes microseconds.
+	// that has arrived is read in microseconds.
 	minDiscardTime = 10 * time.Millisecond
 )
 
@@ -43,23 +43,17 @@ func sleep(ctx context.Context, d time.Duration) bool {
 // A discard reads the rest of a response that is not returned and closes it.
 type discard struct {
 	resp *http.Response
-	keep bool
+	keep bool // the bytes that are read are buffered, for kept
 
 	closing sync.Mutex // held while the body is being closed
 	closed  bool
 
 	mu      sync.Mutex
-	stopped bool         // nothing is added to read any more
+	stopped bool         // nothing more is added to read
 	read    bytes.Buffer // if keep is set, the bytes that were read
 	err     error        // that ended the reading; nil: it was stopped
 
 	panicked any // the value with which the body has panicked
-}
-
-// newDiscard returns a discard of resp, which has a body. If keep is set, the
-// response remains available with the bytes that were read.
-func newDiscard(resp *http.Response, keep bool) *discard {
-	return &discard{resp: resp, keep: keep}
 }
 
 // wait waits for delay and meanwhile discards the response. It reports false if

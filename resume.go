@@ -15,9 +15,9 @@ import (
 
 var errSurplus = errors.New("httpretry: response body exceeds its declared length")
 
-// A download is the body of a response that is resumed when it fails. It takes
-// over the call that brought the response and makes its further attempts with
-// that, so that they are classified, decided and reported as any other.
+// A download is a response body that is resumed when it fails. It takes over the
+// call that returned the response and makes further attempts with it, so that
+// they are classified, decided and reported like any other.
 type download struct {
 	call  call
 	first *http.Response // the caller's
@@ -50,8 +50,8 @@ func resumable(req *http.Request, resp *http.Response) bool {
 	}
 	switch resp.StatusCode {
 	case http.StatusOK:
-		// RFC 9110, section 14.4: Content-Range has no meaning here. A server
-		// that sends it may have ignored or may have obeyed the caller's Range.
+		// RFC 9110, section 14.4: a Content-Range has no meaning in a 200. A
+		// server that sends one may have applied the caller's Range or not.
 		if len(resp.Header["Content-Range"]) > 0 {
 			return false
 		}
@@ -183,9 +183,9 @@ func (d *download) Close() error {
 	return body.Close()
 }
 
-// resume makes attempts to get the rest of a body that has failed. If there is
-// none, it ends the download: with failure or, if the wait for an attempt was
-// canceled, the reason for that.
+// resume makes attempts to get the rest of a body that has failed. If no response
+// continues the download, it ends with failure or, if Close or the context ended
+// the attempts, with that error.
 func (d *download) resume(failure error) {
 	if d.offset == d.end {
 		d.finish(ReasonFinal, failure) // all bytes were received, but perhaps not the trailers
@@ -202,8 +202,8 @@ func (d *download) resume(failure error) {
 		d.mu.Lock()
 		d.resuming = false
 		d.mu.Unlock()
-		// A hook, a Policy or Base may have panicked. The caller then reads an
-		// error, should it recover and continue.
+		// A hook, a Policy or Base may have panicked. If the caller recovers
+		// and continues to read, it gets an error.
 		if !returned {
 			d.err = failure
 		}
@@ -211,12 +211,11 @@ func (d *download) resume(failure error) {
 			closeResponse(c.resp)
 		}
 	}()
-	c.ended = false
-	reason := c.retry()
+	reason, canceled := c.retry()
 	returned = true
 	switch {
-	case !c.ended && c.resp != nil && d.continues(c.resp) && d.accept(c.resp):
-	case c.ended || c.ctx.Err() != nil:
+	case !canceled && c.resp != nil && d.continues(c.resp) && d.accept(c.resp):
+	case canceled || c.ctx.Err() != nil:
 		d.finish(ReasonCanceled, d.interruption())
 	default:
 		d.finish(reason, failure)
@@ -241,7 +240,8 @@ func (d *download) begin() bool {
 	// The failed body is closed before the wait, which frees its connection.
 	body.Close()
 	if d.progress {
-		// A long download may fail many times; a dead server must not.
+		// A long download may fail many times, but a server that stays down
+		// ends it.
 		d.progress = false
 		c.number, c.delay = 1, 0
 		if !c.start.IsZero() {
@@ -260,8 +260,8 @@ func (d *download) interruption() error {
 	return http.ErrBodyReadAfterClose
 }
 
-// accept continues with resp. It reports false if the caller has closed the body
-// meanwhile.
+// accept makes resp the source of the next Reads. It reports false if the caller
+// has closed the body.
 func (d *download) accept(resp *http.Response) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -274,13 +274,14 @@ func (d *download) accept(resp *http.Response) bool {
 }
 
 // continues reports whether resp is the rest of the download: a single part of
-// the same representation that begins at the missing byte and agrees with all
-// that is known of its end.
+// the same representation that begins at the missing byte and does not
+// contradict the known end.
 func (d *download) continues(resp *http.Response) bool {
 	r, ok := partOf(resp)
 	end := d.end
 	if end < 0 {
-		// If that is not known either, the part may be less than the rest.
+		// If the total is unknown too, the part may be less than the rest, and
+		// no part matches.
 		end = r.total
 	}
 	return ok && resp.StatusCode == http.StatusPartialContent && resp.Body != nil && !resp.Uncompressed &&
@@ -290,8 +291,8 @@ func (d *download) continues(resp *http.Response) bool {
 		d.tag.matches(resp.Header)
 }
 
-// A remainder is the body, which is none, of the requests for the rest of a
-// download.
+// A remainder prepares the requests for the rest of a download, which have no
+// body.
 type remainder struct{ d *download }
 
 func (*remainder) untouched() bool { return false }

@@ -9,8 +9,9 @@
 // decides which requests may be resent when the server may already have
 // processed them, and [RetryConfig] decides how long to wait.
 //
-// If the first attempt succeeds, RetryTransport neither changes the request or
-// the response nor allocates.
+// The zero RetryTransport sends a GET unchanged. If the first attempt succeeds,
+// it returns the response unchanged and allocates nothing. The same holds for a
+// request with a body whose GetBody was set by [http.NewRequest].
 package httpretry
 
 import (
