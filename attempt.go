@@ -17,7 +17,7 @@ type Attempt struct {
 	Request *http.Request
 
 	// Response is a copy of the response, or nil if Err is not nil. Its Body
-	// holds the bytes that [RetryTransport.MaxResponseBytes] allowed to be
+	// has the bytes that [RetryTransport.MaxResponseBytes] allowed to be
 	// buffered, and is empty otherwise.
 	Response *http.Response
 
@@ -55,8 +55,9 @@ type Decision struct {
 
 // A Reason states why a call makes no further attempt. Reasons are checked in
 // the order of the constants, and the first that applies is reported, except
-// that a policy known never to retry gives [ReasonPolicy] also for a body that
-// cannot be replayed.
+// that a retry whose request body fails gives [ReasonNotReplayable], and that a
+// policy known never to retry gives [ReasonPolicy] also for a body that cannot be
+// replayed.
 //
 // A Reason is in snake_case and can be used as the value of a metric label.
 type Reason string

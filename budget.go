@@ -12,8 +12,8 @@ import (
 // A Budget limits the retries of all requests that share it, so that retries do
 // not prolong an outage. Its methods must be safe for concurrent use.
 type Budget interface {
-	// Deposit is called once per request, before its first attempt. It must
-	// be fast, and must not retain or modify the request.
+	// Deposit is called once for each call of RoundTrip, before its first
+	// attempt. It must be fast, and must not retain or modify the request.
 	Deposit(req *http.Request)
 
 	// Withdraw reports whether attempt a may be followed by a retry. It is
@@ -43,7 +43,7 @@ type TokenBudget struct {
 	// MinPerSecond is the number of retries that each second allows,
 	// regardless of traffic. It is per process: in a large fleet whose
 	// processes all have traffic, disable it. If zero, it is 10. If negative,
-	// seconds allow none.
+	// only requests allow retries.
 	MinPerSecond float64
 
 	// Burst is the maximum number of unused retries that accumulate, at least

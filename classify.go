@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// An Outcome says whether, and for which requests, an attempt may be retried.
+// An Outcome states whether, and for which requests, an attempt may be retried.
 type Outcome uint8
 
 const (
@@ -82,8 +82,8 @@ func (f ClassifierFunc) Classify(req *http.Request, resp *http.Response, err err
 //
 // These errors are Unprocessed:
 //
-//   - a dial that failed, to the server or to a proxy, and a name lookup that
-//     failed for another reason than that the host does not exist;
+//   - a failed dial, to the server or to a proxy;
+//   - a failed name lookup, unless the host does not exist;
 //   - a TLS handshake timeout;
 //   - a SOCKS proxy that could not reach the server;
 //   - a 500, 502, 503 or 504 response of a proxy to CONNECT;
@@ -111,12 +111,12 @@ func (f ClassifierFunc) Classify(req *http.Request, resp *http.Response, err err
 // or if the callback marks it with Permanent. An error of another type, as a
 // check for a pinned certificate may return, is Uncertain.
 //
-// For a proxy's response to CONNECT, [http.Transport] returns only the reason
-// phrase. Phrases that are registered or common are recognized. A missing phrase
-// is Final, and so is any other phrase if [RetryTransport.Base] is an
-// http.Transport, which shows whether the request needs a proxy. If a proxy sends
-// phrases of its own with 5xx statuses, an OnProxyConnectResponse hook can return
-// a [net.OpError] with Op "proxyconnect" for them, which is Unprocessed.
+// If a proxy rejects CONNECT, the error of [http.Transport] has only the reason
+// phrase of the response. Phrases that are registered or common are recognized. A
+// missing phrase is Final. So is an unknown phrase if [RetryTransport.Base] is an
+// http.Transport, whose Proxy function shows that a proxy was used. If a proxy
+// sends phrases of its own with 5xx statuses, an OnProxyConnectResponse hook can
+// return a [net.OpError] with Op "proxyconnect" for them, which is Unprocessed.
 //
 // Wrapped errors are considered too. Joined errors are Final if any of them is,
 // and otherwise Uncertain if any of them is.
@@ -186,26 +186,26 @@ func classifyError(req *http.Request, err error) Outcome {
 	//lint:ignore SA1019 http.Transport still supports Cancel.
 	case <-req.Cancel:
 		// During a dial and over HTTP/2 the error can be that of the
-		// connection, which says nothing about the cancellation.
+		// connection, so that it does not show the cancellation.
 		return Final
 	default:
 	}
 	// net/http sends CONNECT only for an https URL.
 	tunnel := req.URL != nil && req.URL.Scheme == "https"
-	if o, told := outcomeOf(err, tunnel, 0); told {
+	if o, known := outcomeOf(err, tunnel, 0); known {
 		return o
 	}
 	return Uncertain
 }
 
-// outcomeOf classifies err and the errors it wraps. told is false if none is
+// outcomeOf classifies err and the errors it wraps. known is false if none is
 // recognized. A recognized error takes precedence over those it wraps, unless
 // one of them is Final. Among joined errors, Final takes precedence over
 // Uncertain, and Uncertain over Unprocessed: if any server may have processed
 // the request, it may have been processed.
 //
 // tunnel reports whether err can be the response of a proxy to CONNECT.
-func outcomeOf(err error, tunnel bool, depth int) (outcome Outcome, told bool) {
+func outcomeOf(err error, tunnel bool, depth int) (outcome Outcome, known bool) {
 	if err == nil || isNilPointer(err) || depth == maxErrorDepth {
 		return Final, false
 	}
@@ -216,21 +216,21 @@ func outcomeOf(err error, tunnel bool, depth int) (outcome Outcome, told bool) {
 	if own && outcome == Final {
 		return Final, true
 	}
-	told = own
+	known = own
 	causes := unwrap(err)
 	for _, cause := range causes {
 		switch o, ok := outcomeOf(cause, tunnel, depth+1); {
 		case !ok:
 		case o == Final:
 			return Final, true
-		case !own && (!told || o == Uncertain):
-			outcome, told = o, true
+		case !own && (!known || o == Uncertain):
+			outcome, known = o, true
 		}
 	}
-	if len(causes) == 0 && !told && isBreak(err) {
+	if len(causes) == 0 && !known && isBreak(err) {
 		return Uncertain, true
 	}
-	return outcome, told
+	return outcome, known
 }
 
 func isNilPointer(err error) bool {
@@ -241,12 +241,9 @@ func isNilPointer(err error) bool {
 // maxErrorDepth keeps an error that wraps itself from exhausting the stack.
 const maxErrorDepth = 100
 
-// unwrap returns the errors that err wraps, or nil if err is nil or holds a nil
-// pointer.
+// unwrap returns the errors that err wraps. err is neither nil nor a nil pointer,
+// whose Unwrap would panic.
 func unwrap(err error) []error {
-	if err == nil || isNilPointer(err) {
-		return nil
-	}
 	switch w := err.(type) {
 	case interface{ Unwrap() error }:
 		return []error{w.Unwrap()}
@@ -257,7 +254,7 @@ func unwrap(err error) []error {
 }
 
 // ownOutcome classifies err itself, ignoring the errors it wraps.
-func ownOutcome(err error) (outcome Outcome, told bool) {
+func ownOutcome(err error) (outcome Outcome, known bool) {
 	switch e := err.(type) {
 	case *permanentError:
 		return Final, true
@@ -265,15 +262,15 @@ func ownOutcome(err error) (outcome Outcome, told bool) {
 		if o, ok := phraseOutcome(e.Error()); ok {
 			return o, true
 		}
-		// A proxy that sends a phrase of its own nearly always refuses the
-		// request, by a rule or for its credentials.
+		// A proxy with phrases of its own nearly always sends them to reject a
+		// request, because of a rule or its credentials.
 		return Final, true
 	case *tls.CertificateVerificationError, *tls.ECHRejectionError, tls.RecordHeaderError:
 		return Final, true
 	case x509.UnknownAuthorityError, x509.HostnameError, x509.CertificateInvalidError, x509.SystemRootsError,
 		x509.UnhandledCriticalExtension, x509.InsecureAlgorithmError, x509.ConstraintViolationError:
 		// crypto/tls wraps these in a CertificateVerificationError. A
-		// VerifyConnection callback returns them as they are.
+		// VerifyConnection callback returns them unchanged.
 		return Final, true
 	case textproto.ProtocolError:
 		if isCutOff(string(e)) {
@@ -358,9 +355,9 @@ func isSOCKSRefusal(err error) bool {
 
 // streamError returns the code and the cause of an HTTP/2 stream error.
 // net/http bundles golang.org/x/net/http2 and does not export the type, and
-// importing x/net's type would add a dependency. Both have these three fields,
-// and may be relied on to keep them: net/http's own errors.As support converts
-// between the two by field name.
+// importing x/net's type would add a dependency. Both types have these three
+// fields, and must keep them, because net/http converts its type to x/net's by
+// the names of the fields.
 func streamError(err error) (code uint64, cause error, ok bool) {
 	v := reflect.Indirect(reflect.ValueOf(err))
 	t := v.Type()

@@ -2,8 +2,8 @@ package httpretry
 
 import "context"
 
-// A contextValue is the value that a context has for this package. There is one
-// for both uses, so that a call needs one lookup.
+// A contextValue is the value of this package in a context. It serves both Override
+// and AttemptNumber, so that a call needs one lookup.
 type contextValue struct {
 	override func(*RetryTransport) // nil: there is none
 	attempt  int                   // 0: the context belongs to no attempt
@@ -18,14 +18,15 @@ func valueOf(ctx context.Context) (v contextValue) {
 	return v
 }
 
-// Override returns a context whose requests are sent with a copy of the
-// RetryTransport that change has modified: with another Policy, a longer
-// AttemptTimeout or, if change sets Policy to [Never], without retries.
+// Override returns a context that changes the settings of its requests. A
+// [RetryTransport] sends such a request with a copy of itself that change has
+// modified: with another Policy, a longer AttemptTimeout or, if change sets Policy
+// to [Never], without retries.
 //
 // change is called once for each call of RoundTrip, and must be safe for
-// concurrent use. If ctx already has an override, that is applied first. If
-// several RetryTransports handle a request, each is overridden; change must not
-// add another one. A nil change leaves ctx unchanged.
+// concurrent use. If ctx already has an override, it is applied first. If several
+// RetryTransports handle a request, each is overridden, so change must not add
+// another RetryTransport. A nil change leaves ctx unchanged.
 func Override(ctx context.Context, change func(*RetryTransport)) context.Context {
 	if change == nil {
 		return ctx

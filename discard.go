@@ -43,7 +43,7 @@ func sleep(ctx context.Context, d time.Duration) bool {
 // A discard reads the rest of a response that is not returned and closes it.
 type discard struct {
 	resp *http.Response
-	keep bool // the bytes that are read are buffered, for kept
+	keep bool // the bytes that are read are buffered, for result
 
 	closing sync.Mutex // held while the body is being closed
 	closed  bool

@@ -32,10 +32,10 @@ type Error struct {
 	// cause given by the context.
 	Err error
 
-	// Last is the failure before Err, if Err does not come from the server or
-	// the connection: that of the last attempt, if a wait was cut short. A
-	// response that was not returned is described by its status. Last is nil
-	// if Err is the failure itself.
+	// Last is the last failure of the server or the connection, if Err is not
+	// one because a wait was cut short or no copy of the request body could be
+	// sent. If that failure was a response, Last has its status. Otherwise Last
+	// is nil.
 	Last error
 }
 
@@ -81,8 +81,8 @@ func (e *Error) Temporary() bool {
 }
 
 // anyError reports whether is returns true for err or an error that it wraps.
-// [errors.As] would stop at the first error that has a method, which may not
-// ask those that it wraps.
+// [errors.As] would stop at the first error that has the method, although its
+// result may ignore the errors that it wraps.
 func anyError(err error, depth int, is func(error) bool) bool {
 	if err == nil || isNilPointer(err) || depth > maxErrorDepth {
 		return false
@@ -100,8 +100,8 @@ var (
 	errInvalidCount   = errors.New("httpretry: request body returned an invalid count from Read")
 )
 
-// A replayError is the error of an attempt whose request body could not be had
-// again. The attempt was not sent.
+// A replayError is the error of an attempt that was not sent, because there was
+// no copy of the request body to send.
 type replayError struct{ err error }
 
 func (e *replayError) Error() string {
@@ -128,10 +128,10 @@ func (e *timeoutError) Is(target error) bool { return target == context.Deadline
 //
 // net/http and the packages below it repeat bytes of the peer, of headers and of
 // proxy settings only in quotes, as in `malformed HTTP response "…"`. Therefore
-// all quoted text is withheld, except the URL of a [url.Error], of which the
-// public part remains. Other packages may leave a stray quote, which would
-// reverse inside and outside, so that everything from the first quote to the
-// last is withheld.
+// all quoted text is removed. Text from another package may have a single quote
+// mark, after which quoted and unquoted text could not be distinguished, so the
+// text between two quotations is removed too. The URL of a [url.Error] is replaced
+// with its public part first.
 func redacted(err error) string {
 	if err == nil {
 		return "no error"

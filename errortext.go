@@ -15,8 +15,7 @@ import (
 // Go release in use.
 
 // malformed lists prefixes of untyped errors with which net/http and crypto/tls
-// reject a malformed request, response or configuration. Only their text
-// distinguishes them from connection failures.
+// reject a malformed request, response or configuration.
 var malformed = []string{
 	"unsupported protocol scheme",
 	"http: nil Request.",
@@ -62,9 +61,9 @@ var unprocessed = []string{
 	"net/http: TLS handshake timeout",
 }
 
-// canceled lists the errors for Request.Cancel and Transport.CancelRequest. They
-// are not prefixes: an http.Client appends "(Client.Timeout exceeded …)" to them
-// for a timeout of its own.
+// canceled lists the errors for Request.Cancel and Transport.CancelRequest. The
+// whole text must match, because an http.Client appends "(Client.Timeout exceeded
+// …)" to it for a timeout of its own.
 var canceled = []string{
 	"net/http: request canceled",
 	"net/http: request canceled while waiting for connection",
@@ -105,10 +104,10 @@ const (
 const tchar = "!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 // textOutcome classifies an untyped error by its text.
-func textOutcome(text string) (outcome Outcome, told bool) {
-	// If the body of a refused stream can't be rewound, net/http formats its
-	// error into another. It does the same for PROTOCOL_ERROR, which does not
-	// mean that the request was not processed.
+func textOutcome(text string) (outcome Outcome, known bool) {
+	// If the body of a refused stream can't be rewound, net/http returns a new
+	// error with the text of the first. It does the same for PROTOCOL_ERROR,
+	// after which the request was possibly processed.
 	if refusal, ok := strings.CutPrefix(text, cannotRetry); ok {
 		if hasAnyPrefix(refusal, unprocessed) ||
 			strings.HasPrefix(refusal, anyStreamError) && strings.Contains(refusal, "; "+refusedStreamName) {
@@ -133,10 +132,10 @@ func textOutcome(text string) (outcome Outcome, told bool) {
 }
 
 // isCutOff reports whether text is the error for a response header that ended
-// too early. textproto.Reader takes the bytes before an EOF or a reset for a
-// whole line, so that net/http reports a malformed response. A server that sends
-// such a line in full can't be told apart. Resending is safe for an idempotent
-// request, so the doubt is resolved in favor of the broken connection.
+// too early. textproto.Reader returns the bytes before an EOF or a reset as a
+// whole line, so net/http reports a malformed response. A server that really
+// sends such a line causes the same error. A broken connection is assumed, because
+// resending is safe for an idempotent request.
 func isCutOff(text string) bool {
 	before, quoted, _ := strings.Cut(text, ` "`)
 	line, err := strconv.Unquote(`"` + quoted)
@@ -153,8 +152,8 @@ func isCutOff(text string) bool {
 		// RFC 9112, section 4: the status code has three digits.
 		return halfCRLF || len(line) < 3 && strings.Trim(line, "0123456789") == ""
 	case missingColon:
-		// RFC 9110, section 5.1: a field name is a token. Any other line
-		// could not become valid by more bytes.
+		// RFC 9110, section 5.1: a field name is a token. More bytes could
+		// not make any other line valid.
 		return halfCRLF || strings.Trim(line, tchar) == ""
 	case malformedField:
 		return halfCRLF
@@ -164,7 +163,7 @@ func isCutOff(text string) bool {
 
 // phraseOutcome classifies the reason phrase of a proxy's response to CONNECT.
 // RFC 9110, section 9.3.6: the proxy has not sent anything to the server.
-func phraseOutcome(phrase string) (outcome Outcome, told bool) {
+func phraseOutcome(phrase string) (outcome Outcome, known bool) {
 	switch {
 	case phrase == "" || phrase == noPhrase:
 		return Final, true
@@ -177,8 +176,8 @@ func phraseOutcome(phrase string) (outcome Outcome, told bool) {
 		if !strings.EqualFold(phrase, http.StatusText(status)) {
 			continue
 		}
-		// A 429 or 408 of the proxy is Final as any other 4xx is, and a 501 or
-		// 505 says that the proxy will never open a tunnel.
+		// A proxy's 429 or 408 is Final like its other 4xx. After a 501 or
+		// 505 a retry would fail again.
 		if status >= 500 && statusOutcome(status) != Final {
 			return Unprocessed, true
 		}
@@ -187,22 +186,22 @@ func phraseOutcome(phrase string) (outcome Outcome, told bool) {
 	return Uncertain, false
 }
 
-// A connectError is an untyped error that only a proxy's response to CONNECT
-// explains.
+// A connectError is an untyped error that can only be a proxy's response to
+// CONNECT.
 type connectError struct{ error }
 
 func (e *connectError) Unwrap() error { return e.error }
 
-// asConnectError returns err, which base returned for req, as a *connectError if
-// it is one, and err otherwise. It calls base.Proxy, but only for an untyped
-// error of unknown text.
+// asConnectError returns a *connectError that wraps err, which base returned for
+// req, if err can only be a proxy's response to CONNECT. Otherwise it returns err.
+// It calls base.Proxy only for an untyped error of unknown text.
 func asConnectError(base http.RoundTripper, req *http.Request, err error) error {
 	t, ok := base.(*http.Transport)
 	if !ok || t.Proxy == nil || err == nil || !isUntyped(err) || req.URL == nil || req.URL.Scheme != "https" {
 		return err
 	}
 	// Errors of crypto/tls and io can also follow a successful CONNECT.
-	if _, told := textOutcome(err.Error()); told || isBreak(err) || hasAnyPrefix(err.Error(), []string{"tls: ", "io: "}) {
+	if _, known := textOutcome(err.Error()); known || isBreak(err) || hasAnyPrefix(err.Error(), []string{"tls: ", "io: "}) {
 		return err
 	}
 	proxy, proxyErr := t.Proxy(req)

@@ -8,8 +8,8 @@ import (
 )
 
 // A Jitter randomizes waits, so that clients that failed together do not retry
-// together. It takes the computed backoff and the wait before the previous
-// retry, which is 0 if there was none, and returns the wait to use. A negative
+// together. It is called with the computed backoff and the wait before the
+// previous retry, or 0 if there was none, and returns the wait to use. A negative
 // result counts as 0. It must be safe for concurrent use.
 //
 // The kinds and their names are from Marc Brooker, "Exponential Backoff And

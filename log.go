@@ -9,14 +9,15 @@ import (
 //
 //   - at Info, each failed attempt that will be retried, and each success after
 //     more than one attempt;
-//   - at Warn, each retryable failure that will not be retried, and each failure
-//     of a replay because the request body could not be sent again;
+//   - at Warn, each retryable failure that will not be retried, and each retry
+//     whose request body could not be sent again;
 //   - at Debug, all other attempts.
 //
-// A record has the attributes method, url, attempt and status or error. That of
-// a failure also has the delay before the next attempt or, if there is none,
-// the reason, and the delay that was too long. Like [Error.Error], a record never
-// includes userinfo, a query string, a header value or quoted text.
+// A record has the attributes method, url, attempt and status or error. The record
+// of a failure also has delay, the wait before the next attempt. If there is no
+// next attempt it has reason, and delay if a wait was decided against. Like
+// [Error.Error], a record never includes userinfo, a query string, a header value
+// or quoted text.
 //
 // If l is nil, [slog.Default] is used for each record.
 func LogAttempts(l *slog.Logger) func(Attempt, Decision) {
@@ -70,8 +71,8 @@ func attrs(a Attempt, d Decision) []slog.Attr {
 	return as
 }
 
-// succeeded reports whether a ended with a success. A Classifier may take a
-// response for a failure whatever its status.
+// succeeded reports whether a ended with a success. A Classifier may consider a
+// response of any status a failure.
 func succeeded(a Attempt) bool {
 	return a.Verdict.Outcome == Final && a.Err == nil && a.Response.StatusCode < http.StatusBadRequest
 }

@@ -78,7 +78,8 @@ func longest(values []string, parse func(string) (time.Duration, bool)) (d time.
 
 // parseRetryAfter parses a single value of Retry-After.
 func parseRetryAfter(s string, now time.Time) (time.Duration, bool) {
-	// Ten digits are a date from 2001 to 2286, and a wait of more than 30 years.
+	// A number of ten digits is a date from 2001 to 2286, because as a wait it
+	// would be more than 30 years.
 	const year2001 = 1e9 * time.Second
 	if ms, ok := parseDecimal(s, "ms"); ok && ms > year2001 {
 		return untilEpoch(ms, now), true
@@ -115,8 +116,8 @@ func parseDate(s string) (time.Time, bool) {
 	if err == nil {
 		return t, true
 	}
-	// A leap second is 60, which package time does not accept. The same text
-	// in place of the minutes is no time.
+	// Package time rejects the leap second 60. A minute must precede it: ":60"
+	// may also be an invalid minute.
 	i := strings.LastIndex(s, ":60")
 	if i < len(":59") || s[i-len(":59")] != ':' {
 		return time.Time{}, false
