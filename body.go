@@ -3,9 +3,9 @@ package httpretry
 import "net/http"
 
 // A body is the request body of one call, which several attempts send. The call
-// uses its methods one at a time. [http.Transport] may still read and close the
-// body of an attempt that has returned, so an attempt's copy of the body is
-// fenced when the next attempt begins.
+// uses its methods one at a time. [http.Transport] may read and close the body
+// after the attempt has returned, so the attempt's copy of the body is fenced when
+// another attempt follows.
 type body interface {
 	// untouched reports whether the first attempt can send the caller's
 	// request unchanged.
@@ -14,14 +14,14 @@ type body interface {
 	// start prepares req, a copy of the caller's request, for an attempt.
 	start(req *http.Request, first bool) error
 
-	// hold reports whether another attempt can send the whole body. It remains
-	// so until the next call of stop or settle.
+	// hold reports whether another attempt can send the whole body. The result
+	// remains true until the next call of stop or settle.
 	hold() bool
 
 	// stop ends an attempt that another one follows.
 	stop()
 
-	// settle ends the last attempt. Unless that failed, Base may continue to
+	// settle ends the last attempt. If that did not fail, Base may continue to
 	// send the body after its response.
 	settle(failed bool)
 

@@ -8,28 +8,28 @@ import (
 	"syscall"
 )
 
-// A fileBody is a body that is a regular file. The first attempt reads it where
-// it stands, and each further one with ReadAt from the same offset.
+// A fileBody is a body that is a regular file. The first attempt reads it from its
+// current offset, and each further attempt with ReadAt from the same offset.
 //
-// A type that embeds an *os.File is not one, because its Read may return other
+// It is not used for a type that embeds an *os.File, whose Read may return other
 // bytes than the ReadAt that it inherits.
 type fileBody struct {
 	leased
 	req        *http.Request // the caller's
 	file       *os.File
 	offset     int64        // before the first attempt
-	length     atomic.Int64 // from there to the end, as the first attempt saw it
+	length     atomic.Int64 // from there to the end, as read by the first attempt
 	idempotent bool         // attempts have a GetBody
 }
 
-// newFileBody returns the body of req if it is a regular file, and else nil.
+// newFileBody returns the body of req if that is a regular file, or nil.
 func newFileBody(req *http.Request, idempotent func() bool) *fileBody {
 	f, ok := req.Body.(*os.File)
 	if !ok {
 		return nil
 	}
-	// A pipe or a device is an *os.File too. A file in /proc has size 0 and
-	// content all the same.
+	// A pipe or a device is an *os.File too. A file in /proc has content
+	// although its size is 0.
 	info, err := f.Stat()
 	if err != nil || !info.Mode().IsRegular() {
 		return nil
@@ -63,14 +63,14 @@ func (b *fileBody) start(req *http.Request, first bool) error {
 // release implements releaser.
 func (b *fileBody) release() { b.file.Close() }
 
-// again returns a reader of the file from its offset. A file that has grown is
-// not longer for it, and one that has shrunk is an error.
+// again returns a reader of the file from its offset. If the file has grown, the
+// reader ends at its former length. If it has shrunk, the reader returns an error.
 func (b *fileBody) again() io.ReadCloser {
 	length := b.length.Load()
 	return &rereader{io.NewSectionReader(b.file, b.offset, length), length}
 }
 
-// A firstRead reads the file where it stands.
+// A firstRead reads the file from its current offset.
 type firstRead struct{ b *fileBody }
 
 func (r firstRead) Read(p []byte) (int, error) {
@@ -85,10 +85,10 @@ func (r firstRead) Read(p []byte) (int, error) {
 
 func (firstRead) Close() error { return nil }
 
-// A rereader reads a part of a file that had left bytes.
+// A rereader reads a part of a file.
 type rereader struct {
 	r    *io.SectionReader
-	left int64
+	left int64 // bytes that the part must still have
 }
 
 func (r *rereader) Read(p []byte) (int, error) {
@@ -102,8 +102,7 @@ func (r *rereader) Read(p []byte) (int, error) {
 
 func (*rereader) Close() error { return nil }
 
-// A sendfileBody shows the file to package net, which asks for a
-// [syscall.Conn] and then uses sendfile.
+// A sendfileBody is a [syscall.Conn], so that package net uses sendfile.
 type sendfileBody struct {
 	*leasedBody
 	file *os.File

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"reflect"
+	"slices"
 	"strings"
 )
 
@@ -30,17 +31,17 @@ func (b independent) settle(bool)    {}
 func (b independent) failure() error { return nil }
 
 // madeByNewRequest reports whether req has a GetBody that http.NewRequest has
-// set. The copies that it returns are known to be independent. Nobody else's
-// are: the SDKs on azcore, connect-go and openai-go return one reader that they
-// have rewound.
+// set. The copies that it returns are independent. Those of another GetBody may
+// not be: the SDKs on azcore, connect-go and openai-go rewind one reader and return
+// that.
 //
-// A body that fills Request.Trailer needs a map for each attempt.
+// It reports false if req has a Trailer, because the source of the body fills that
+// map, and each attempt needs a map of its own.
 func madeByNewRequest(req *http.Request) bool {
 	if req.Trailer != nil {
 		return false
 	}
-	f := reflect.ValueOf(req.GetBody).Pointer()
-	return f == newRequestGetBody[0] || f == newRequestGetBody[1] || f == newRequestGetBody[2]
+	return slices.Contains(newRequestGetBody[:], reflect.ValueOf(req.GetBody).Pointer())
 }
 
 // newRequestGetBody has the code pointers of the functions that http.NewRequest
@@ -62,7 +63,7 @@ func getBodyOf(body io.Reader) uintptr {
 func getBody(req *http.Request) (io.ReadCloser, error) {
 	body, err := req.GetBody()
 	if err == nil && body == nil {
-		err = errNilBody // else the request would be sent without its body
+		err = errNilBody // otherwise the request would be sent without its body
 	}
 	return body, err
 }

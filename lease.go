@@ -10,8 +10,7 @@ import (
 )
 
 // A lease lets Base read copies of a request body until their attempt has
-// ended. From then on their Reads fail, and they are closed when no Read is
-// under way.
+// ended. Their Reads then fail, and they are closed when no Read is in progress.
 //
 // Its fields up to mu are set by begin and not changed. The others are guarded
 // by mu.
@@ -19,23 +18,23 @@ type lease struct {
 	caller    *http.Request   // has the body
 	trailer   http.Header     // of the attempt's request
 	ctx       context.Context // of the attempt
-	abortable bool            // when the attempt ends, copies are closed even while a Read is under way
+	abortable bool            // when the attempt ends, copies are closed even during a Read
 	owner     releaser        // nil: nothing is to be released
 
 	mu      sync.Mutex
 	unwatch func() bool     // ends the watch of ctx; nil: there is none
 	over    error           // why Reads fail; nil until the attempt has ended
 	settled bool            // the call has ended
-	calls   int             // Reads and Closes that are under way
-	sent    *leasedBody     // the Body of the request; nil once Base does not need it
-	latest  *leasedBody     // the copy that GetBody returned last; nil once Base does not need it
+	calls   int             // Reads and Closes in progress
+	sent    *leasedBody     // the Body of the request; nil when Base no longer needs it
+	latest  *leasedBody     // the copy that GetBody returned last; nil when Base no longer needs it
 	open    []*leasedBody   // the copies that are not closed
 	first   [1]*leasedBody  // space for open
 	idle    []chan struct{} // to be closed when all copies of the ended attempt are closed
 	err     error           // the first error of a copy other than io.EOF
 }
 
-// A leased body has a lease for each attempt. It has the methods of body but
+// A leased body has a lease for each attempt. It implements [body] except for
 // start.
 type leased struct {
 	lease *lease // of the attempt that was started last
@@ -47,13 +46,13 @@ func (b *leased) stop()              { b.lease.end(errAttemptOver, false) }
 func (b *leased) settle(failed bool) { b.lease.settle(failed) }
 func (b *leased) failure() error     { return b.lease.failure() }
 
-// A releaser is told once that Base needs no copy of any attempt any more.
+// release is called once, when Base no longer needs a copy of any attempt.
 type releaser interface{ release() }
 
 // begin begins the attempt that sends req, a copy of caller.
 func (l *lease) begin(caller, req *http.Request, abortable bool, owner releaser) {
 	// The source of the body may fill the caller's Trailer while Base reads
-	// that of a later attempt.
+	// the Trailer of a later attempt.
 	req.Trailer = maps.Clone(req.Trailer)
 	l.caller, l.trailer, l.ctx = caller, req.Trailer, req.Context()
 	l.abortable, l.owner = abortable, owner
@@ -82,8 +81,8 @@ func (l *lease) lend(b *leasedBody) *leasedBody {
 }
 
 // renew returns a copy of a source from getBody, for the GetBody of the attempt's
-// request. getBody is not called once the attempt has ended: it may rewind the
-// reader of the next one.
+// request. After the end of the attempt getBody is not called, because it may
+// rewind the reader of the next attempt.
 func (l *lease) renew(getBody func() (io.ReadCloser, error)) (io.ReadCloser, error) {
 	l.mu.Lock()
 	if l.over != nil {
@@ -100,7 +99,7 @@ func (l *lease) renew(getBody func() (io.ReadCloser, error)) (io.ReadCloser, err
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.calls--
-	l.closeLocked() // the attempt may have ended meanwhile
+	l.closeLocked() // the attempt may have ended during getBody
 	if err != nil {
 		return nil, err
 	}
@@ -116,8 +115,8 @@ func (l *lease) expire() {
 	}
 }
 
-// end ends the attempt: Reads fail with err from now on. If abort is set, the
-// copies are closed even if they are not abortable.
+// end ends the attempt, so that Reads fail with err. If abort is set, the copies
+// are closed even if they are not abortable.
 func (l *lease) end(err error, abort bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -128,7 +127,7 @@ func (l *lease) end(err error, abort bool) {
 	l.stopWatchingLocked()
 	if (abort || l.abortable) && l.calls > 0 {
 		// A Close may wait for the Read, as that of a server's request body
-		// does. Nobody waits for either here.
+		// does. The end of the attempt must not wait for either.
 		for _, b := range l.open {
 			go b.source.Close()
 		}
@@ -137,8 +136,8 @@ func (l *lease) end(err error, abort bool) {
 	l.closeLocked()
 }
 
-// closeLocked closes the copies of an attempt that has ended, unless a call of
-// theirs is under way, and not under the lock.
+// closeLocked closes the copies of an attempt that has ended, unless a Read or
+// Close of theirs is in progress. It unlocks mu meanwhile.
 func (l *lease) closeLocked() {
 	if l.over == nil || l.calls > 0 {
 		return
@@ -160,7 +159,7 @@ func (l *lease) closeLocked() {
 	l.idle = nil
 }
 
-// settle ends the call. Unless its last attempt failed, Base may continue to
+// settle ends the call. If its last attempt did not fail, Base may continue to
 // read.
 func (l *lease) settle(failed bool) {
 	if failed {
@@ -175,7 +174,8 @@ func (l *lease) settle(failed bool) {
 	}
 }
 
-// releasedLocked returns the owner, once, when Base needs no copy any more.
+// releasedLocked returns the owner, once, when the call has ended and Base no longer
+// needs a copy.
 func (l *lease) releasedLocked() releaser {
 	if l.sent != nil || l.latest != nil {
 		return nil
@@ -225,7 +225,7 @@ func (l *lease) failure() error {
 type leasedBody struct {
 	l      *lease
 	source io.ReadCloser
-	ended  error // what Read returns from now on; guarded by l.mu
+	ended  error // returned by further Reads; nil until the copy has ended; guarded by l.mu
 }
 
 // Read implements [io.Reader].
@@ -243,7 +243,7 @@ func (b *leasedBody) Read(p []byte) (n int, err error) {
 	}
 	n, err = b.readUnlocked(p)
 	if l.over != nil {
-		return 0, l.over // and not the error of a source that was closed
+		return 0, l.over // instead of the error of a source that was closed
 	}
 	if err != nil {
 		b.endLocked(err)
@@ -251,7 +251,7 @@ func (b *leasedBody) Read(p []byte) (n int, err error) {
 	return n, err
 }
 
-// readUnlocked reads the source, not under the lock. The source may panic.
+// readUnlocked reads the source without holding l.mu. The source may panic.
 func (b *leasedBody) readUnlocked(p []byte) (int, error) {
 	l := b.l
 	l.calls++
@@ -264,7 +264,7 @@ func (b *leasedBody) readUnlocked(p []byte) (int, error) {
 	return checkedRead(b.source, p)
 }
 
-// endLocked ends the copy with err: Base does not need it any more.
+// endLocked ends the copy with err. Base no longer needs it.
 func (b *leasedBody) endLocked(err error) {
 	l := b.l
 	b.ended = err
@@ -307,7 +307,7 @@ func (b *leasedBody) Close() error {
 	return err
 }
 
-// checkedRead reads from r and checks the count. With a wrong one, a caller
+// checkedRead reads from r and checks the count. With a wrong count, the caller
 // would send bytes of its buffer that r has not written.
 func checkedRead(r io.Reader, p []byte) (int, error) {
 	n, err := r.Read(p)

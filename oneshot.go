@@ -6,7 +6,7 @@ import "net/http"
 // MaxReplayBytes or because the policy never retries.
 type oneShot struct {
 	req     *http.Request // the caller's
-	watched bool          // something can end the attempt while Read blocks
+	watched bool          // a context can end the attempt while Read blocks
 	lease   *lease
 }
 
@@ -18,7 +18,7 @@ func (b *oneShot) untouched() bool { return !b.watched }
 
 func (b *oneShot) start(req *http.Request, _ bool) error {
 	if b.watched {
-		// Closing the body is the only way to end a Read that blocks in it.
+		// Only Close ends a Read of the body that blocks.
 		b.lease = new(lease)
 		b.lease.begin(b.req, req, true, nil)
 		req.Body = b.lease.lend(&leasedBody{source: b.req.Body})

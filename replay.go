@@ -9,17 +9,17 @@ import (
 // A replay is a body that is buffered while the first attempt reads it, so that
 // further attempts can send it again.
 //
-// No copy calls Read on the source while it is buffered: fill does, in a
-// goroutine of its own that lasts for that one Read. So a source that blocks
-// delays neither the end of an attempt nor the next one, and the bytes that it
-// then returns are in the buffer, where the next attempt finds them.
+// While the body is buffered, copies do not call Read of the source. fill does, in
+// a goroutine that lasts for one Read. A source that blocks therefore delays
+// neither the end of an attempt nor the next attempt. The bytes that it then
+// returns are added to the buffer, and the next attempt sends them.
 type replay struct {
 	req        *http.Request // the caller's
 	limit      int64         // on the buffer
 	idempotent bool          // attempts have a GetBody
 	run        func()        // fill; a go statement with it does not allocate
 	lease      *lease        // of the current attempt
-	first      struct {      // attempt, in place: 3 allocations in place of 6
+	first      struct {      // attempt, in place: 3 allocations instead of 6
 		lease
 		leasedBody
 		replayCopy
@@ -31,20 +31,20 @@ type replay struct {
 	sent     *replayCopy // the Body of the current attempt; nil once it is closed
 	buf      recording   // from base to the offset of the source
 	end      error       // follows the last byte: io.EOF or the error of the source; nil: not known yet
-	panicked any         // the value with which Read of the source has panicked
-	reading  bool        // a Read of the source is under way
-	closed   bool        // the source is, or is about to be
+	panicked any         // the value of a panic in Read of the source; nil: none
+	reading  bool        // a Read of the source is in progress
+	closed   bool        // the source is closed or being closed
 }
 
 // A phase is the state of a replay.
 type phase uint8
 
 const (
-	sending  phase = iota // an attempt is under way
-	deciding              // it has ended, and whether another one follows is open
-	waiting               // another one follows
-	final                 // none follows; Base may still read the last one's copy
-	dead                  // nobody needs the source or the buffer any more
+	sending  phase = iota // an attempt is in progress
+	deciding              // it has ended, and the decision is pending
+	waiting               // another attempt follows
+	final                 // none follows; Base may still read the last attempt's copy
+	dead                  // Base no longer needs the source or the buffer
 )
 
 // newReplay returns the body of req, which is buffered up to limit bytes.
@@ -88,8 +88,8 @@ func (r *replay) copy() (io.ReadCloser, error) {
 	return &replayCopy{r: r}, nil
 }
 
-// hold implements body. Meanwhile no copy reads the source: the transport may
-// still be sending, and could exceed the limit.
+// hold implements [body]. Until stop or settle is called no copy reads the source,
+// because Base may still be sending and could exceed the limit.
 func (r *replay) hold() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -143,16 +143,16 @@ func (r *replay) release() {
 	r.freeLocked()
 }
 
-// freeLocked frees the buffer when nobody reads or fills it.
+// freeLocked frees the buffer if it is neither needed nor being filled.
 func (r *replay) freeLocked() {
 	if r.phase == dead && !r.reading {
 		r.buf.drop(r.buf.end)
 	}
 }
 
-// closeLocked closes the source, once, and not under the lock. A Close may wait
-// for a Read that is under way, as that of a server's request body does, and
-// nobody waits for that here.
+// closeLocked closes the source, once. It unlocks mu meanwhile. It does not wait
+// for a Close during a Read, because the Close may wait for the Read, as that of a
+// server's request body does.
 func (r *replay) closeLocked() error {
 	if r.closed {
 		return nil
@@ -167,8 +167,8 @@ func (r *replay) closeLocked() error {
 	return r.req.Body.Close()
 }
 
-// fill reads once from the source into the buffer, at most a byte more than the
-// limit: that byte tells a body that fits from one that does not.
+// fill reads once from the source into the buffer, at most one byte more than the
+// limit. That byte shows that the body exceeds the limit.
 func (r *replay) fill() {
 	r.mu.Lock()
 	room := r.buf.room()
@@ -177,8 +177,8 @@ func (r *replay) fill() {
 	var n int
 	var err error
 	defer func() {
-		// A panic of the source is for the goroutine in which Base reads,
-		// where it can be recovered.
+		// A panic of the source is repeated in the goroutine in which Base
+		// reads, where it can be recovered.
 		panicked := recover()
 		r.mu.Lock()
 		defer r.mu.Unlock()

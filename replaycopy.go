@@ -11,8 +11,8 @@ type replayCopy struct {
 
 // Read implements [io.Reader].
 //
-// A copy below the base of the buffer has missed bytes; between base and end it
-// reads the buffer; at the end it reads the source.
+// A copy whose offset is before the base of the buffer has missed bytes. Between
+// base and end it reads the buffer, and at the end the source.
 func (c *replayCopy) Read(p []byte) (int, error) {
 	r := c.r
 	r.mu.Lock()
@@ -35,7 +35,7 @@ func (c *replayCopy) Read(p []byte) (int, error) {
 			r.reading = true
 			go r.run()
 		case r.sent != nil && r.sent != c:
-			return 0, errNotReplayable // the bytes that nobody keeps are the Body's
+			return 0, errNotReplayable // only the Body reads bytes that are not buffered
 		default:
 			return c.readSource(p)
 		}
@@ -54,7 +54,7 @@ func (c *replayCopy) readBuffer(p []byte) int {
 	return n
 }
 
-// readSource reads the source itself, when nothing is buffered any more.
+// readSource reads the source directly, when bytes are no longer buffered.
 func (c *replayCopy) readSource(p []byte) (int, error) {
 	r := c.r
 	n, err := c.readUnlocked(p)
@@ -66,7 +66,7 @@ func (c *replayCopy) readSource(p []byte) (int, error) {
 	return n, err
 }
 
-// readUnlocked reads the source, not under the lock. The source may panic.
+// readUnlocked reads the source without holding r.mu. The source may panic.
 func (c *replayCopy) readUnlocked(p []byte) (int, error) {
 	r := c.r
 	r.reading = true
@@ -79,8 +79,7 @@ func (c *replayCopy) readUnlocked(p []byte) (int, error) {
 	return checkedRead(r.req.Body, p)
 }
 
-// Close implements [io.Closer]. It closes the source when no other copy can
-// need it.
+// Close implements [io.Closer]. It closes the source if no other copy can need it.
 func (c *replayCopy) Close() error {
 	r := c.r
 	r.mu.Lock()

@@ -17,8 +17,8 @@ func hasResponseBody(resp *http.Response) bool { return resp.Body != nil && resp
 
 // withoutContent reports whether resp, a response to req, has no content,
 // whatever its Content-Length says (RFC 9110, sections 9.3.2, 15.3.5 and
-// 15.4.5). Its Body need not be http.NoBody: it is not over HTTP/2, or below
-// middleware that wraps every body.
+// 15.4.5). Its Body is not http.NoBody over HTTP/2 and below middleware that wraps
+// every body.
 func withoutContent(req *http.Request, resp *http.Response) bool {
 	return req.Method == http.MethodHead || resp.StatusCode == http.StatusNoContent ||
 		resp.StatusCode == http.StatusNotModified
@@ -46,12 +46,11 @@ func hasMediaType(h http.Header, want string) bool {
 	return strings.EqualFold(strings.TrimSpace(mediaType), want)
 }
 
-// A bufferedBody is a response body whose beginning, or all of it, is in
-// memory.
+// A bufferedBody is a response body of which all or the beginning is in memory.
 type bufferedBody struct {
 	unread []byte
 	view   []byte         // for hooks: the bytes that were buffered
-	err    error          // follows them: io.EOF or the error of the body; nil: rest follows
+	err    error          // follows unread: io.EOF or the error of the body; nil: rest follows
 	rest   io.ReadCloser  // of the body, if err is nil
 	resp   *http.Response // gets trailer when the caller has read the body; may be nil
 	closed atomic.Bool
@@ -60,12 +59,12 @@ type bufferedBody struct {
 }
 
 // bufferBody replaces resp.Body by one of which up to limit bytes are in memory.
-// If that is all of it, its connection can be reused. It returns nil if the body
-// is too large to begin with. When ctx is done it closes the body, which need
-// not know of ctx.
+// If that is the whole body, its connection can be reused. It returns nil if the
+// body is declared to be larger. When ctx is done it closes the body, because not
+// every Base ends a Read then.
 func bufferBody(ctx context.Context, resp *http.Response, limit int64) *bufferedBody {
 	if resp.ContentLength > limit {
-		// It will not fit, so the caller need not wait for its beginning.
+		// The body will not fit, so the caller need not wait for its beginning.
 		return nil
 	}
 	limit = min(limit, math.MaxInt64-1)
@@ -74,7 +73,7 @@ func bufferBody(ctx context.Context, resp *http.Response, limit int64) *buffered
 	announced := maps.Clone(resp.Trailer) // before the values are there
 	var buf bytes.Buffer
 	buf.Grow(int(min(max(resp.ContentLength, 0), maxDiscardBytes)) + bytes.MinRead)
-	// The byte beyond the limit tells a body that fits from one that does not.
+	// A byte beyond the limit shows that the body does not fit.
 	_, err := buf.ReadFrom(&io.LimitedReader{R: resp.Body, N: limit + 1})
 	b := &bufferedBody{unread: buf.Bytes(), err: err, rest: resp.Body}
 	b.view = b.unread[:min(int64(len(b.unread)), limit)]
@@ -89,7 +88,7 @@ func bufferBody(ctx context.Context, resp *http.Response, limit int64) *buffered
 		closeBody()
 	}
 	if b.failure() != nil && ctx.Err() != nil {
-		b.err = context.Cause(ctx) // and not the result of closing the body
+		b.err = context.Cause(ctx) // instead of the result of closing the body
 	}
 	resp.Body = b
 	return b
@@ -106,7 +105,7 @@ func (b *bufferedBody) failure() error {
 // complete reports whether all of the body is in memory.
 func (b *bufferedBody) complete() bool { return b != nil && b.err == io.EOF }
 
-// preview returns the bytes that hooks may see.
+// preview returns the bytes of the body for hooks.
 func (b *bufferedBody) preview() []byte {
 	if b == nil {
 		return nil
@@ -140,7 +139,7 @@ func (b *bufferedBody) Close() error {
 }
 
 // setTrailer adds trailer to resp.Trailer. It fills an existing map, as net/http
-// does, because that may have been copied.
+// does, because a copy of the response may have it too.
 func setTrailer(resp *http.Response, trailer http.Header) {
 	if resp.Trailer == nil {
 		resp.Trailer = trailer
@@ -150,7 +149,7 @@ func setTrailer(resp *http.Response, trailer http.Header) {
 }
 
 // A timedBody is the response body of an attempt that had a timeout. It cancels
-// the attempt's context when it has been read or closed.
+// the attempt's context at the end of the body, at an error, or when it is closed.
 type timedBody struct {
 	io.ReadCloser
 	cancel context.CancelCauseFunc
@@ -170,8 +169,7 @@ func (b timedBody) Close() error {
 	return err
 }
 
-// An upgradedBody is a timedBody that can be written to, as the body of a
-// response with status 101 can.
+// An upgradedBody is a timedBody that can be written to, like the body of a 101.
 type upgradedBody struct {
 	timedBody
 	io.Writer

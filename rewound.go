@@ -6,8 +6,8 @@ import (
 )
 
 // A rewound body has a GetBody of the caller's, which may rewind a reader that
-// all copies share. So the copies of an attempt are fenced, a Read of theirs
-// that is under way ends, and they are closed, before GetBody is called again.
+// all copies share. Before GetBody is called again, the copies of the previous
+// attempt are fenced, a Read in progress is awaited, and the copies are closed.
 type rewound struct {
 	leased
 	req *http.Request // the caller's
@@ -16,7 +16,7 @@ type rewound struct {
 func (b *rewound) start(req *http.Request, first bool) error {
 	source := b.req.Body
 	if !first {
-		// A Read under way may be of the reader that GetBody rewinds.
+		// A Read in progress may use the reader that GetBody rewinds.
 		if err := b.lease.wait(req.Context()); err != nil {
 			return err
 		}
@@ -33,7 +33,8 @@ func (b *rewound) start(req *http.Request, first bool) error {
 	b.lease = l
 	req.Body = l.lend(&leasedBody{source: source})
 	req.GetBody = func() (io.ReadCloser, error) {
-		// The Body is not fenced: middleware may read a copy before it.
+		// The Body remains readable, because middleware may read a copy
+		// before the Body is sent.
 		return l.renew(func() (io.ReadCloser, error) { return getBody(b.req) })
 	}
 	return nil
