@@ -355,14 +355,16 @@ func (c *call) canceled() (*http.Response, error) {
 
 // result ends the call with the result of the last attempt.
 func (c *call) result(reason Reason) (*http.Response, error) {
+	// Before settle, which may end a Read of the body with an error.
+	ownFault := c.err != nil && c.number > 1 && c.bodyFailed()
 	c.body.settle(c.err != nil)
-	if c.err != nil && c.previous != nil && c.number > 1 && reason == ReasonNotReplayable {
+	if ownFault && c.previous != nil && reason == ReasonNotReplayable {
 		// The attempt failed because of the caller's body. The server's last
 		// response is that of the attempt before.
 		c.resp, c.err = c.previous, nil
 	}
 	if c.err != nil {
-		return c.end(reason, nil, c.finalError(reason))
+		return c.end(reason, nil, c.finalError(reason, ownFault))
 	}
 	// Base may share a response between calls, so it is not written to without
 	// need.
@@ -378,13 +380,16 @@ func (c *call) result(reason Reason) (*http.Response, error) {
 	return c.end(reason, c.resp, nil)
 }
 
-func (c *call) finalError(reason Reason) error {
+// finalError returns the error of a call without a response. ownFault reports
+// whether the last attempt failed because of the caller's body.
+func (c *call) finalError(reason Reason, ownFault bool) error {
 	if c.number == 1 {
 		return c.err
 	}
 	e := &Error{Attempts: c.attempts, Reason: reason, Err: c.err}
-	if c.attempts < c.number {
-		// The last attempt was not sent.
+	if ownFault || c.attempts < c.number {
+		// Err is not the server's: the last attempt failed on this side, or
+		// was not sent.
 		e.Last = c.previousFailure()
 	}
 	return e

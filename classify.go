@@ -3,7 +3,6 @@ package httpretry
 import (
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"net"
 	"net/http"
 	"net/textproto"
@@ -168,15 +167,8 @@ type permanentError struct{ err error }
 func (e *permanentError) Error() string { return e.err.Error() }
 func (e *permanentError) Unwrap() error { return e.err }
 
-func (e *permanentError) Timeout() bool {
-	var t interface{ Timeout() bool }
-	return errors.As(e.err, &t) && t.Timeout()
-}
-
-func (e *permanentError) Temporary() bool {
-	var t interface{ Temporary() bool }
-	return errors.As(e.err, &t) && t.Temporary()
-}
+func (e *permanentError) Timeout() bool   { return isTimeout(e.err) }
+func (e *permanentError) Temporary() bool { return isTemporary(e.err) }
 
 func classifyError(req *http.Request, err error) Outcome {
 	if req.Context().Err() != nil {

@@ -64,17 +64,21 @@ func (e *Error) Unwrap() error { return e.Err }
 
 // Timeout reports whether Err is or wraps a timeout. [url.Error.Timeout] calls
 // it, since that does not unwrap errors.
-func (e *Error) Timeout() bool {
-	return anyError(e.Err, 0, func(err error) bool {
+func (e *Error) Timeout() bool { return isTimeout(e.Err) }
+
+// Temporary reports whether Err is or wraps a temporary error. It exists to
+// implement [net.Error], where it is deprecated.
+func (e *Error) Temporary() bool { return isTemporary(e.Err) }
+
+func isTimeout(err error) bool {
+	return anyError(err, 0, func(err error) bool {
 		t, ok := err.(interface{ Timeout() bool })
 		return ok && t.Timeout()
 	})
 }
 
-// Temporary reports whether Err is or wraps a temporary error. It exists to
-// implement [net.Error], where it is deprecated.
-func (e *Error) Temporary() bool {
-	return anyError(e.Err, 0, func(err error) bool {
+func isTemporary(err error) bool {
+	return anyError(err, 0, func(err error) bool {
 		t, ok := err.(interface{ Temporary() bool })
 		return ok && t.Temporary()
 	})

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/iotest"
 	"testing/synctest"
 	"time"
 
@@ -205,5 +206,43 @@ func TestSuccess_ExplicitDefaultsAllocateNothing(t *testing.T) {
 		if got := testing.AllocsPerRun(100, func() { rt.RoundTrip(req) }); got > 0 {
 			t.Errorf("%s: %v allocations, want none", name, got)
 		}
+	}
+}
+
+// An old response is returned only in place of a failure of the caller's body.
+func TestRoundTrip_FailureAfterAnOverflowIsReturned(t *testing.T) {
+	reset := errors.New("reset")
+	attempts := 0
+	rt := &httpretry.RetryTransport{MaxReplayBytes: 10, Policy: now, Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
+		if attempts++; attempts == 1 {
+			io.ReadFull(req.Body, make([]byte, 5))
+			return response(req, 503, "busy"), nil
+		}
+		consume(req) // exceeds the buffer
+		return nil, reset
+	})}
+	_, err := rt.RoundTrip(newRequest(t, "PUT", "http://example.com/", iotest.OneByteReader(strings.NewReader("a body of more than ten bytes"))))
+	if !errors.Is(err, reset) || attempts != 2 {
+		t.Errorf("got %v after %d attempts, want %v after 2", err, attempts, reset)
+	}
+}
+
+// If the caller's body fails on a retry and there is no response to return, the
+// error has the failure before it.
+func TestError_LastBeforeAFailureOfTheBody(t *testing.T) {
+	reset, gone := errors.New("reset"), errors.New("gone")
+	rt := &httpretry.RetryTransport{Policy: now, Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
+		if _, err := consume(req); err != nil {
+			return nil, err
+		}
+		return nil, reset
+	})}
+	req := newRequest(t, "PUT", "http://example.com/", nil)
+	req.Body = newTestBody("x")
+	req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(errorReader{gone}), nil }
+	_, err := rt.RoundTrip(req)
+	e, ok := errors.AsType[*httpretry.Error](err)
+	if !ok || !errors.Is(e.Err, gone) || e.Last != reset || e.Reason != httpretry.ReasonNotReplayable {
+		t.Errorf("got %#v, want %v, after %v", err, gone, reset)
 	}
 }
