@@ -48,14 +48,27 @@ func (r *InferenceRequest) body(stream bool) ([]byte, error) {
 	return body, nil
 }
 
-// namedParam prefixes err with the name of the parameter that failed to encode.
+// namedParam prefixes the public part of err with the name of the parameter that
+// failed to encode.
 func namedParam(params map[string]any, err error) error {
 	for _, name := range slices.Sorted(maps.Keys(params)) {
 		if _, err := json.Marshal(params[name]); err != nil {
-			return fmt.Errorf("%q: %w", name, err)
+			return fmt.Errorf("%q: %w", name, publicError(err))
 		}
 	}
-	return err
+	return publicError(err)
+}
+
+// publicError replaces an error of [json.Marshal] that may quote the value, and
+// with it the prompt.
+func publicError(err error) error {
+	switch err := err.(type) {
+	case *json.UnsupportedTypeError, *json.UnsupportedValueError:
+		return err // names only a type, NaN or an infinity
+	case *json.MarshalerError:
+		return fmt.Errorf("json: error calling a method of type %v", err.Type)
+	}
+	return errors.New("json: invalid number or map key")
 }
 
 // endpoint returns the path, relative to BaseURL, to which the request is sent.

@@ -2,6 +2,7 @@ package inference_test
 
 import (
 	"encoding/json"
+	"errors"
 	"math"
 	"strings"
 	"testing"
@@ -141,6 +142,53 @@ func TestInvalidRequest(t *testing.T) {
 			checkError(t, err, inference.ErrCategoryInvalidReq, tc.want)
 			if n := len(script.Requests()); n != 0 {
 				t.Errorf("got %d requests, want none", n)
+			}
+		})
+	}
+}
+
+// A wordMarshaler fails to encode with an error that quotes it.
+type wordMarshaler string
+
+func (w wordMarshaler) MarshalText() ([]byte, error) {
+	return nil, errors.New("unpaired surrogate in " + string(w))
+}
+
+// A wordKey is a map key that fails to encode.
+type wordKey struct{ wordMarshaler }
+
+type jsonMarshaler string
+
+func (m jsonMarshaler) MarshalJSON() ([]byte, error) {
+	return nil, errors.New("unpaired surrogate in " + string(m))
+}
+
+// TestGenerate_EncodingErrorsDoNotQuote has parameters whose encoding errors quote
+// the value.
+func TestGenerate_EncodingErrorsDoNotQuote(t *testing.T) {
+	const secret = "a confidential question about a merger"
+	const prefix = `invalid params: "messages": json: `
+	for _, tc := range []struct {
+		name    string
+		content any
+		want    string
+	}{
+		{"MarshalJSON", jsonMarshaler(secret), prefix + "error calling a method of type inference_test.jsonMarshaler"},
+		{"MarshalText", wordMarshaler(secret), prefix + "error calling a method of type inference_test.wordMarshaler"},
+		{"RawMessage", json.RawMessage(secret), prefix + "error calling a method of type json.RawMessage"},
+		{"Number", json.Number(secret), prefix + "invalid number or map key"},
+		{"map key", map[wordKey]int{{secret}: 1}, prefix + "invalid number or map key"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			client := newClient(t, inference.HTTPInferenceClientConfig{BaseURL: fakeURL, Transport: flaky.New().Transport(nil)})
+			_, err := client.Generate(t.Context(), &inference.InferenceRequest{Params: map[string]any{
+				"messages": []any{map[string]any{"role": "user", "content": tc.content}},
+			}})
+			checkError(t, err, inference.ErrCategoryInvalidReq, tc.want)
+			for e := error(err); e != nil; e = errors.Unwrap(e) {
+				if strings.Contains(e.Error(), "confidential") {
+					t.Errorf("%T quotes the prompt: %v", e, e)
+				}
 			}
 		})
 	}
