@@ -61,10 +61,20 @@ func (e rawEvent) isWhole() bool {
 	return false
 }
 
-// saysDone reports whether the event is [DONE]. It is called for each line, so it
-// checks the length first.
+// saysDone reports whether the event is [DONE], and not one of the gateway's own
+// that happens to end. It is called for each line, so it checks the lengths first.
 func (e rawEvent) saysDone() bool {
-	return len(e.data) < 64 && string(bytes.TrimSpace(e.data)) == "[DONE]"
+	if len(e.data) >= 64 || string(bytes.TrimSpace(e.data)) != "[DONE]" {
+		return false
+	}
+	if len(e.name) >= 64 || isAPIName(e.name) {
+		return len(e.name) < 64
+	}
+	switch letters(e.name) {
+	case "done", "end", "stop", "finish", "complete", "close", "messagestop":
+		return true
+	}
+	return false
 }
 
 // isAPIName reports whether an event with this name may be part of an answer. The
@@ -125,13 +135,13 @@ func parse(data []byte) chunks {
 
 // bodyErrors returns the errors that the body of a 2xx response describes, nil if
 // it describes none or is larger than maxErrorBytes. Beside an answer, an error is
-// only a warning.
+// only a warning, unless it is that of a choice.
 func bodyErrors(body []byte) []apiError {
 	if len(body) > maxErrorBytes {
 		return nil
 	}
 	body = trimMark(body)
-	if c := parse(body); !c.isError() || c.isAnswer() {
+	if c := parse(body); !c.isError() || c.isAnswer() && !c.hasFailed() {
 		return nil
 	}
 	return parseAPIErrors(body)
@@ -162,6 +172,11 @@ func (cs chunks) isError() bool { return slices.ContainsFunc(cs, chunk.isError) 
 // isAnswer reports whether one of cs has a choice that is an answer.
 func (cs chunks) isAnswer() bool {
 	return slices.ContainsFunc(cs, func(c chunk) bool { return slices.ContainsFunc(c.Choices, choice.isAnswer) })
+}
+
+// hasFailed reports whether one of cs has a choice that failed.
+func (cs chunks) hasFailed() bool {
+	return slices.ContainsFunc(cs, func(c chunk) bool { return slices.ContainsFunc(c.Choices, choice.hasFailed) })
 }
 
 // belongs reports whether c is part of an answer.
@@ -238,19 +253,22 @@ func (c choice) says() bool { return c.Text != "" || c.Delta.says || c.Message.s
 // or finished without an error.
 func (c choice) isAnswer() bool { return c.says() || c.FinishReason != "" && !c.isError() }
 
-// isError reports whether the choice ended in an error: it has an error, or a
-// finish reason that OpenRouter, Mistral, DeepSeek or Z.ai use for errors.
-func (c choice) isError() bool {
-	switch c.FinishReason {
-	case "error", "insufficient_system_resource", "network_error":
-		return true
-	}
-	return !isBlank(c.Error)
-}
+// isError reports whether the choice ended in an error: it has an error, or the
+// finish reason of one.
+func (c choice) isError() bool { return c.FinishReason.isError() || !isBlank(c.Error) }
+
+// hasFailed reports whether the choice ended in an error that it describes. Its
+// content is then incomplete.
+func (c choice) hasFailed() bool { return c.FinishReason.isError() && !isBlank(c.Error) }
 
 // A finishReason is the finish reason of a choice, empty if the choice has not
 // finished. KoboldCpp writes null in quotes.
 type finishReason string
+
+// isError reports whether OpenRouter, Mistral, DeepSeek or Z.ai use r for errors.
+func (r finishReason) isError() bool {
+	return r == "error" || r == "insufficient_system_resource" || r == "network_error"
+}
 
 // UnmarshalJSON implements [json.Unmarshaler].
 func (r *finishReason) UnmarshalJSON(value []byte) error {

@@ -20,8 +20,8 @@ import (
 // Errors, and statuses not listed here, are classified as by
 // [httpretry.DefaultClassifier].
 //
-//   - A 2xx whose body describes an error, and holds no answer beside it, is
-//     classified as the status that the API documents for that error, or as 500
+//   - A 2xx whose body describes an error, and holds no answer beside it, or in
+//     which a choice ended in an error, is classified as the status that the API documents for that error, or as 500
 //     if it is unknown. Some gateways must send a status before they know the
 //     outcome.
 //   - An x-should-retry header takes precedence for statuses of 400 and above:

@@ -82,10 +82,12 @@ func (c HTTPInferenceClient) gateway() gateway {
 // that is not nil. Compare it with nil before returning it as an error.
 //
 // A 2xx response without an answer counts as a failed attempt. If its body is an
-// error, such as {"error": {…}} without choices, it is retried like the status that
-// the API documents for that error. It is retried too if its body is not JSON, is
-// cut off, has no member with a value, or has an empty list of choices. Of a body
-// larger than 256 KiB, only its syntax is checked.
+// error, such as {"error": {…}} without choices, or a choice ended in an error, it
+// is retried like the status that the API documents for that error. The error may
+// also arrive as the first server-sent event, within 256 KiB and 5 seconds. It is
+// retried too if its body is not JSON, is cut off, has no member with a value, or
+// has an empty list of choices. Of a body larger than 256 KiB, only its syntax is
+// checked. Empty lines before an answer are ignored.
 //
 // req is not modified, and not used after Generate has returned.
 //

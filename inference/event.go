@@ -40,6 +40,7 @@ type eventReader struct {
 	unused  []rawEvent // pushed back by unread
 	line    []byte     // the last line read
 	begun   bool       // the first line has been read
+	passed  int        // the size of the blank lines that passBlankLines consumed
 	afterCR bool       // the last line ended in CR; skip a following LF
 }
 
@@ -107,25 +108,14 @@ func (r *eventReader) next() (ev rawEvent, err error) {
 // beginsLikeEvents reports whether the stream starts with a comment or a known
 // field name and colon, after an optional byte order mark and line endings. No
 // HTML or JSON document does. It also returns true if the stream is empty or fails
-// first; next then returns the error. It does not consume anything.
+// first; next then returns the error. It consumes nothing but blank lines.
 func (r *eventReader) beginsLikeEvents() bool {
-	skip := 0
-	first, err := r.peek(skip, 1)
-	if string(first) == byteOrderMark[:1] {
-		if mark, _ := r.peek(0, len(byteOrderMark)); string(mark) == byteOrderMark {
-			skip = len(byteOrderMark)
-		}
-		first, err = r.peek(skip, 1)
-	}
-	for err == nil && (first[0] == '\r' || first[0] == '\n') {
-		skip++
-		first, err = r.peek(skip, 1)
-	}
+	skip, first, err := r.peekPast("\r\n")
 	if err != nil {
-		return err != bufio.ErrBufferFull // no event stream starts with 4096 line endings
+		return err != bufio.ErrBufferFull
 	}
 	for _, field := range []string{"data:", "event:", "id:", "retry:", "error:", ":"} {
-		if first[0] != field[0] {
+		if first != field[0] {
 			continue // don't wait for more bytes
 		}
 		got, err := r.peek(skip, len(field))
@@ -138,19 +128,50 @@ func (r *eventReader) beginsLikeEvents() bool {
 }
 
 // beginsLikeJSON reports whether the stream starts with an object or an array,
-// after an optional byte order mark and space. It does not consume anything.
+// after an optional byte order mark and space. It consumes nothing but blank lines.
 func (r *eventReader) beginsLikeJSON() bool {
-	first, err := r.peek(0, 1)
-	skip := 0
-	if string(first) == byteOrderMark[:1] {
-		skip = len(byteOrderMark)
-		first, err = r.peek(skip, 1)
+	_, first, err := r.peekPast(" \t\r\n")
+	return err == nil && (first == '{' || first == '[')
+}
+
+// peekPast returns the first byte that is neither part of a byte order mark nor
+// among blanks, and its offset. It consumes nothing, unless more blank lines
+// precede that byte than the buffer holds: DeepSeek sends empty lines to keep a
+// connection alive, for minutes. It consumes at most maxResponseBytes of them, and
+// then returns [bufio.ErrBufferFull].
+func (r *eventReader) peekPast(blanks string) (skip int, first byte, err error) {
+	got, err := r.peek(0, 1)
+	if string(got) == byteOrderMark[:1] {
+		if mark, _ := r.peek(0, len(byteOrderMark)); string(mark) == byteOrderMark {
+			skip = len(byteOrderMark)
+		}
+		got, err = r.peek(skip, 1)
 	}
-	for err == nil && strings.ContainsRune(" \t\r\n", rune(first[0])) {
+	for err == nil && strings.IndexByte(blanks, got[0]) >= 0 {
 		skip++
-		first, err = r.peek(skip, 1)
+		got, err = r.peek(skip, 1)
+		if err == bufio.ErrBufferFull && r.passBlankLines() {
+			skip = 0
+			got, err = r.peek(0, 1)
+		}
 	}
-	return err == nil && (first[0] == '{' || first[0] == '[')
+	if err != nil {
+		return skip, 0, err
+	}
+	return skip, got[0], nil
+}
+
+// passBlankLines consumes the whole lines of a full buffer of blanks, with the byte
+// order mark before them, and reports whether there were any.
+func (r *eventReader) passBlankLines() bool {
+	full, _ := r.r.Peek(r.r.Buffered())
+	n := bytes.LastIndexAny(full, "\r\n") + 1
+	if r.passed += n; n == 0 || r.passed > maxResponseBytes {
+		return false
+	}
+	r.begun = true
+	r.r.Discard(n)
+	return true
 }
 
 // peek returns the n bytes that follow the next skip bytes, without consuming

@@ -96,11 +96,39 @@ func (x *exchange) receive(ctx context.Context, resp *http.Response) error {
 func (x *exchange) receiveAnswer(resp *http.Response) error {
 	const fault = "response is not JSON"
 	events := newEventReader(resp.Body)
-	if isEventStream(resp) && !events.beginsLikeJSON() {
-		// It may never end, and the next response would be one too.
-		return noAnswer(resp, nil, fault, true)
+	refused := false
+	if isEventStream(resp) {
+		refused = !events.beginsLikeJSON()
+	} else {
+		refused = events.beginsLikeEvents()
+	}
+	if refused {
+		return x.receiveRefusal(resp, events.r, fault)
 	}
 	return x.readAnswer(resp, events.r, fault)
+}
+
+// receiveRefusal reads a 2xx response that is an event stream although none was
+// asked for, up to the first event that is not noise, since it may never end. It
+// always returns an error: that of the event, or a fault. r reads the body of
+// resp.
+func (x *exchange) receiveRefusal(resp *http.Response, r io.Reader, fault string) error {
+	var refusal rawEvent
+	read, err := readEvents(resp, r, func(ev rawEvent) bool {
+		kind, _ := ev.interpret()
+		if kind == eventError {
+			refusal = ev
+		}
+		return kind == eventNoise
+	})
+	switch {
+	case refusal.data != nil:
+		return errorEvent(resp, refusal.data)
+	case err != nil:
+		x.err = err
+		return err
+	}
+	return noAnswer(resp, read, fault)
 }
 
 // receiveStream reads a stream up to its first content. A whole answer, which
@@ -109,7 +137,7 @@ func (x *exchange) receiveAnswer(resp *http.Response) error {
 func (x *exchange) receiveStream(resp *http.Response) error {
 	const fault = "response is not an event stream"
 	if resp.StatusCode == http.StatusNoContent {
-		return noAnswer(resp, nil, fault, false) // and not an empty stream
+		return noAnswer(resp, nil, fault) // and not an empty stream
 	}
 	events := newEventReader(resp.Body)
 	if events.beginsLikeEvents() || isEventStream(resp) && !events.beginsLikeJSON() {
@@ -120,7 +148,7 @@ func (x *exchange) receiveStream(resp *http.Response) error {
 		return err
 	}
 	if !parse(x.body).isAnswer() {
-		return noAnswer(resp, x.body, fault, false)
+		return noAnswer(resp, x.body, fault)
 	}
 	events.unread([]rawEvent{{data: x.body}, {data: []byte("[DONE]")}})
 	x.events = events
@@ -131,8 +159,6 @@ func (x *exchange) receiveStream(resp *http.Response) error {
 func (x *exchange) readAnswer(resp *http.Response, r io.Reader, fault string) error {
 	body, err := readBody(r, resp.ContentLength)
 	switch {
-	case err == errResponseTooLarge && x.stream:
-		return noAnswer(resp, nil, fault, true)
 	case err == errResponseTooLarge:
 		return tooLarge(resp)
 	case err != nil:
@@ -206,7 +232,7 @@ func isEventStream(resp *http.Response) bool {
 	return strings.EqualFold(contentType(resp), "text/event-stream")
 }
 
-// maxFailureTime limits the time for the first event of a failure that is an event
+// maxFailureTime limits the time for the events of a failure that is an event
 // stream.
 const maxFailureTime = 5 * time.Second
 
@@ -216,10 +242,20 @@ func readFailure(resp *http.Response) ([]byte, error) {
 	if !isEventStream(resp) {
 		return readBody(resp.Body, resp.ContentLength)
 	}
+	return readEvents(resp, resp.Body, func(rawEvent) bool { return false })
+}
+
+// readEvents reads events from r, which reads the body of resp, as long as more
+// returns true, and returns the bytes read. It stops without an error at
+// maxErrorBytes and after maxFailureTime.
+func readEvents(resp *http.Response, r io.Reader, more func(rawEvent) bool) ([]byte, error) {
 	timer := time.AfterFunc(maxFailureTime, func() { resp.Body.Close() })
 	var read bytes.Buffer
-	events := newEventReader(io.TeeReader(io.LimitReader(resp.Body, maxErrorBytes), &read))
-	_, err := events.next()
+	events := newEventReader(io.TeeReader(io.LimitReader(r, maxErrorBytes), &read))
+	ev, err := events.next()
+	for err == nil && more(ev) {
+		ev, err = events.next()
+	}
 	if expired := !timer.Stop(); expired || err == io.EOF || err == errEventTooLarge {
 		err = nil
 	}

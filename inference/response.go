@@ -78,10 +78,10 @@ func errorEvent(resp *http.Response, data []byte) *failure {
 }
 
 // noAnswer returns the failure for a 2xx response with a fault.
-func noAnswer(resp *http.Response, body []byte, fault string, final bool) *failure {
+func noAnswer(resp *http.Response, body []byte, fault string) *failure {
 	return &failure{
 		status: resp.StatusCode, category: ErrCategoryServer, text: fmt.Sprintf("%s (%s)", fault, contentType(resp)),
-		header: resp.Header, final: final, cause: newStatusError(resp.StatusCode, body),
+		header: resp.Header, cause: newStatusError(resp.StatusCode, body),
 	}
 }
 
@@ -109,9 +109,9 @@ func checkAnswer(resp *http.Response, body []byte, fault string) error {
 	}
 	switch {
 	case !json.Valid(body):
-		return noAnswer(resp, body, fault, false)
+		return noAnswer(resp, body, fault)
 	case isVoid(body):
-		return noAnswer(resp, body, "response has no answer", false)
+		return noAnswer(resp, body, "response has no answer")
 	}
 	return nil
 }

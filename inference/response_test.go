@@ -181,11 +181,6 @@ func TestGenerate_RetriesASuccessWithoutAnAnswer(t *testing.T) {
 		{"error as an event stream", flaky.Status(200).WithHeader("Content-Type", "text/event-stream").WithBody(anthropicOverloaded), "HTTP 529: Overloaded", 3},
 		{"Cloudflare", ok(`{"success":false,"errors":[{"code":7009,"message":"no"}],"result":null}`), "HTTP 500: no", 3},
 		{"FastAPI", ok(`{"detail":"Internal Server Error"}`), `HTTP 500: {"detail":"Internal Server Error"}`, 3},
-		{
-			"an event stream that would go on for hours",
-			flaky.Status(200).WithHeader("Content-Type", "Text/Event-Stream; charset=utf-8").WithBody("data: 1\n\n").Slow(1, time.Hour),
-			"HTTP 200: response is not JSON (Text/Event-Stream)", 1,
-		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -248,6 +243,8 @@ func TestErrorInASuccess(t *testing.T) {
 		{"beside no choices", `{"choices":[],"usage":{"total_tokens":1},"error":{"message":"no","code":503}}`, server, "HTTP 503: no", []time.Duration{0, s}},
 		{"beside choices that are null", `{"choices":null,"error":{"message":"no","code":503}}`, server, "HTTP 503: no", []time.Duration{0, s}},
 		{"of a choice that brings nothing", choiceFailed, server, "HTTP 503: no", []time.Duration{0, s}},
+		{"of a choice with a part of the answer", `{"choices":[{"message":{"content":"fo"},"finish_reason":"error","error":{"code":502,"message":"no"}}]}`, server, "HTTP 502: no", []time.Duration{0, s}},
+		{"of one of two choices", `{"choices":[{"text":"four"},{"text":"","finish_reason":"error","error":{"code":502,"message":"no"}}]}`, server, "HTTP 502: no", []time.Duration{0, s}},
 		{"written for humans", "\n{\n  \"error\" : {\n\"message\":\"no\",\n\"code\":503\n}\n}\n", server, "HTTP 503: no", []time.Duration{0, s}},
 		{"quotes the prompt", `{"error":{"message":"What is two plus two? No.","code":503}}`, server, "HTTP 503: [redacted] No.", []time.Duration{0, s}},
 	} {
@@ -278,6 +275,83 @@ func TestErrorInASuccess(t *testing.T) {
 	}
 }
 
+// TestGenerate_RefusalAsAnEventStream has gateways that label a 200 without an
+// answer as the stream that was not asked for, or send an error as an event.
+func TestGenerate_RefusalAsAnEventStream(t *testing.T) {
+	const server, rate, noJSON = inference.ErrCategoryServer, inference.ErrCategoryRateLimit, "HTTP 200: response is not JSON (text/event-stream)"
+	const slow = `{"error":{"message":"slow down","code":429}}`
+	frame := func(text string) flaky.Step {
+		return flaky.Status(200).WithHeader("Content-Type", "text/event-stream").WithBody(text)
+	}
+	for _, tc := range []struct {
+		name     string
+		step     flaky.Step
+		category inference.ErrorCategory
+		message  string
+		body     string
+		attempts int
+	}{
+		{"nothing", frame(""), server, noJSON, "", 3},
+		{"page", frame("<html>busy</html>"), server, noJSON, "<html>busy</html>", 3},
+		{"[DONE]", frame(sse("[DONE]")), server, noJSON, "data: [DONE]", 3},
+		{"part of an answer", frame(sse(fo)), server, noJSON, sse(fo), 3},
+		{"rate limit", frame(sse(slow)), rate, "HTTP 429: slow down", slow, 3},
+		{"rate limit with a name", frame("event: error\n" + sse(slow)), rate, "HTTP 429: slow down", slow, 3},
+		{"rate limit without a blank line", frame("data: " + slow), rate, "HTTP 429: slow down", slow, 3},
+		{"rate limit, and the stream stays open", frame(sse(slow)+": ping\n").Slow(len(sse(slow)), time.Hour), rate, "HTTP 429: slow down", slow, 3},
+		{"text with a name", frame("event: error\ndata: busy\n\n"), server, "HTTP 500: busy", "busy", 3},
+		{"overloaded after keep-alives", frame(": ping\n\nevent: ping\ndata: {}\n\n" + sse(anthropicOverloaded)), server, "HTTP 529: Overloaded", anthropicOverloaded, 3},
+		{"bad request", frame(sse(`{"error":{"message":"no","code":400}}`)), inference.ErrCategoryInvalidReq, "HTTP 400: no", `{"error":{"message":"no","code":400}}`, 1},
+		{"quota", frame(sse(openAIQuota)), rate, "HTTP 429: You exceeded your current quota", openAIQuota, 1},
+		{"quota that is labelled as JSON", ok().WithBody(sse(openAIQuota)), rate, "HTTP 429: You exceeded your current quota", openAIQuota, 1},
+		{"quota without a label", flaky.Status(200).WithBody("\uFEFF\nevent: error\n" + sse(openAIQuota)), rate, "HTTP 429: You exceeded your current quota", openAIQuota, 1},
+		{
+			"stream that would go on for hours",
+			flaky.Status(200).WithHeader("Content-Type", "Text/Event-Stream; charset=utf-8").WithBody("data: 1\n\n").Slow(1, time.Hour),
+			server, "HTTP 200: response is not JSON (Text/Event-Stream)", "d", 3,
+		},
+		{"keep-alives without end", frame(": ping\n\n").Slow(1, time.Second), server, noJSON, ": ping", 3},
+		{"comments of a megabyte", frame(strings.Repeat(": ping\n", 150_000) + sse(slow)), server, noJSON, strings.Repeat(": ping\n", 10_000)[:64<<10], 3},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				script, start := repeat(tc.step), time.Now()
+				_, err := inference.NewHTTPInferenceClient(inference.HTTPInferenceClientConfig{
+					BaseURL: fakeURL, MaxRetries: 2, JitterFraction: noJitter, Transport: script.Transport(nil),
+				}).Generate(t.Context(), question())
+				checkError(t, err, tc.category, tc.message)
+				status, ok := errors.AsType[*inference.StatusError](err)
+				if !ok || strings.TrimSpace(string(status.Body)) != strings.TrimSpace(tc.body) {
+					t.Errorf("got %#v, want a *StatusError with the body %.100q", err.RawError, tc.body)
+				}
+				if n := len(script.Requests()); n != tc.attempts {
+					t.Errorf("got %d attempts, want %d", n, tc.attempts)
+				}
+				if elapsed := time.Since(start); elapsed > 18*time.Second {
+					t.Errorf("took %v, want at most 5 s for each attempt and the waits between them", elapsed)
+				}
+			})
+		})
+	}
+}
+
+// TestAnswerAfterEmptyLines has the keep-alive of DeepSeek.
+func TestAnswerAfterEmptyLines(t *testing.T) {
+	for _, mediaType := range []string{"text/event-stream", "application/json", "text/plain"} {
+		for _, before := range []string{strings.Repeat("\n", 5000), strings.Repeat("\r\n", 1<<20), "\uFEFF" + strings.Repeat(" \n", 4095)} {
+			for method, ask := range methods {
+				t.Run(method+"/"+mediaType, func(t *testing.T) {
+					step := flaky.Status(200).WithHeader("Content-Type", mediaType).WithBody(before + answer)
+					client := newClient(t, inference.HTTPInferenceClientConfig{BaseURL: fakeURL, Transport: flaky.New(step).Transport(nil)})
+					if err := ask(t, client); err != nil {
+						t.Errorf("%d bytes of empty lines: got %v, want the answer", len(before), err)
+					}
+				})
+			}
+		}
+	}
+}
+
 // TestErrorWithoutAHeader has a transport whose responses have no header.
 func TestErrorWithoutAHeader(t *testing.T) {
 	for method, ask := range methods {
@@ -300,7 +374,7 @@ func TestErrorBesideAnAnswerIsNone(t *testing.T) {
 		{"empty", `{"error":{},"output":"four"}`},
 		{"a warning", `{"error":{"message":"slow","code":503},"choices":[{"message":{"content":"four"}}]}`},
 		{"a warning beside an empty answer", `{"error":{"code":503},"choices":[{"message":{"content":""},"finish_reason":"stop"}]}`},
-		{"after a part of the answer", `{"choices":[{"message":{"content":"fo"},"finish_reason":"error","error":{"code":502}}]}`},
+		{"after a part of the answer", `{"choices":[{"message":{"content":"fo"},"finish_reason":"error"}]}`},
 		{"of one of two choices", `{"choices":[{"text":"","finish_reason":"error"},{"text":"four"}]}`},
 		{"in the text", `{"choices":[{"message":{"content":"{\"error\":{\"code\":503}}"}}]}`},
 		{"the text", `{"choices":[{"text":"error"}]}`},
