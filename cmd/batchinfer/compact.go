@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 )
 
 // compactName is the name of the file that compact writes, beside the output.
@@ -18,6 +19,18 @@ func (o *output) compactName() string {
 // removedName is the name of the file that keeps the removed lines, beside the
 // output.
 func (o *output) removedName() string { return o.path + ".batchinfer-removed" }
+
+// removingName is the name of the file that collects the removed lines before
+// they are in the file of removedName, beside the output.
+func (o *output) removingName() string {
+	return filepath.Join(filepath.Dir(o.path), "."+filepath.Base(o.path)+".batchinfer-removing")
+}
+
+// removeLeftovers removes the files that a run leaves behind if it is killed.
+func (o *output) removeLeftovers() {
+	os.Remove(o.compactName())
+	os.Remove(o.removingName())
+}
 
 // compact replaces the file with one that holds only the lines that the index
 // knows as answers. The old file stays unmodified until the new one is complete.
@@ -38,26 +51,25 @@ func (o *output) compact(ctx context.Context, index index) (err error) {
 	}()
 	o.locked = append(o.locked, f)
 	w := &output{name: o.name, file: f}
-	if err := o.copyAnswers(ctx, w, index); err != nil {
-		return err
+	copyTo := func(removed io.Writer) error { return o.copyAnswers(ctx, w, removed, index) }
+	replace := func() error {
+		// The new file is locked before it gets the output's name, so that no
+		// other run can lock it in between.
+		if err := errors.Join(f.Chmod(info.Mode().Perm()), f.Sync(), lock(f)); err != nil {
+			return err
+		}
+		return os.Rename(f.Name(), o.path)
 	}
-	if err := o.keepTornLine(old); err != nil {
-		return err
-	}
-	// The new file is locked before it gets the output's name, so that no
-	// other run can lock it in between.
-	if err := errors.Join(f.Chmod(info.Mode().Perm()), f.Sync(), lock(f)); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), o.path); err != nil {
+	if err := o.keepAnd(copyTo, replace); err != nil {
 		return err
 	}
 	o.file, o.size, o.sum = f, w.size, w.sum
 	return o.noteModTime()
 }
 
-// copyAnswers copies the lines that the index knows to w, and keeps the others.
-func (o *output) copyAnswers(ctx context.Context, w *output, index index) error {
+// copyAnswers copies the lines that the index knows to w, and the others to
+// removed.
+func (o *output) copyAnswers(ctx context.Context, w *output, removed io.Writer, index index) error {
 	old := io.NewSectionReader(o.locked[0], 0, o.size)
 	l := newLines(contextReader{ctx, old}, maxAnswerBytes)
 	for l.next() {
@@ -68,7 +80,7 @@ func (o *output) copyAnswers(ctx context.Context, w *output, index index) error 
 		case ok && int(index[digestOf(a.CustomID)].answered) == l.number:
 			err = w.append(append(l.text, '\n'))
 		default:
-			err = o.keepRemoved(l.buf)
+			_, err = removed.Write(l.buf)
 		}
 		if err != nil {
 			return err
@@ -77,56 +89,69 @@ func (o *output) copyAnswers(ctx context.Context, w *output, index index) error 
 	return l.err
 }
 
-// keepTornLine keeps the bytes behind the last whole line of f, and flushes all
-// that has been kept to the disk.
-func (o *output) keepTornLine(f *os.File) error {
-	torn := make([]byte, o.repaired)
-	if _, err := f.ReadAt(torn, o.size); err != nil && err != io.EOF {
-		return fmt.Errorf("%s: %w", o.name, err)
-	}
-	if err := o.keepRemoved(torn); err != nil {
+// keepAnd keeps the text that collect writes, and the bytes behind the last whole
+// line, in a file beside the output. Then it calls remove, which removes them from
+// the output. If that or anything before fails, or the process is killed before,
+// the file is as it was. Otherwise it would collect, in each run that is
+// interrupted, all that stays in the output.
+func (o *output) keepAnd(collect func(io.Writer) error, remove func() error) error {
+	f, err := os.OpenFile(o.removingName(), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
 		return err
 	}
-	return o.removed.Sync()
-}
-
-// keepRemoved adds text, which is about to be removed from the output, to a file
-// beside it. discardRemoved removes that file when a run has succeeded. Text that
-// an earlier run has left in it stays.
-func (o *output) keepRemoved(text []byte) error {
-	if o.removed == nil {
-		f, err := openRemoved(o.removedName())
-		if err != nil {
-			return err
-		}
-		o.removed = f
+	defer os.Remove(f.Name())
+	defer f.Close()
+	if err := collect(f); err != nil {
+		return err
 	}
-	_, err := o.removed.Write(text)
-	return err
+	torn := io.NewSectionReader(o.locked[0], o.size, o.repaired)
+	if _, err := io.Copy(f, torn); err != nil {
+		return fmt.Errorf("%s: %w", o.name, err)
+	}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	undo, err := appendTo(o.removedName(), f)
+	if err != nil {
+		return err
+	}
+	if err := remove(); err != nil {
+		return errors.Join(err, undo())
+	}
+	return nil
 }
 
-func openRemoved(name string) (*os.File, error) {
+// appendTo appends text to the named file, which earlier runs may have left, and
+// flushes it to the disk. On an error, the file is as it was; undo restores that
+// too.
+func appendTo(name string, text io.Reader) (undo func() error, err error) {
 	info, err := os.Lstat(name)
+	undo = func() error { return os.Remove(name) }
 	switch {
-	case err == nil && !info.Mode().IsRegular():
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return nil, err
+	case !info.Mode().IsRegular():
 		return nil, fmt.Errorf("%s: not a regular file", name)
-	case err != nil && !errors.Is(err, fs.ErrNotExist):
+	default:
+		undo = func() error { return os.Truncate(name, info.Size()) }
+	}
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
 		return nil, err
 	}
-	f, openErr := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
-	if openErr != nil || err != nil || info.Size() == 0 {
-		return f, openErr
+	if info != nil && info.Size() > 0 {
+		text = io.MultiReader(strings.NewReader("\n"), text) // its text may end in a torn line
 	}
-	// The text in it may end in a torn line.
-	if _, err := f.WriteString("\n"); err != nil {
-		f.Close()
-		return nil, err
+	_, err = io.Copy(f, text)
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return nil, errors.Join(err, undo())
 	}
-	return f, nil
+	return undo, nil
 }
 
-// discardRemoved removes the file that keepRemoved has written, in this run or in
-// an earlier one.
+// discardRemoved removes the file that keepAnd has written, in this run or in an
+// earlier one.
 func (o *output) discardRemoved() error {
 	err := os.Remove(o.removedName())
 	if errors.Is(err, fs.ErrNotExist) {

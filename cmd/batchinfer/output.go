@@ -54,7 +54,6 @@ type output struct {
 	verifyAt time.Time // intact does not call verify before
 
 	locked   []*os.File // the last is file
-	removed  *os.File   // see keepRemoved; nil if nothing was removed
 	repaired int64      // bytes of a torn last line that openOutput removed
 	dropped  int        // failures of earlier runs that openOutput removed
 	buf      bytes.Buffer
@@ -152,15 +151,13 @@ func (o *output) restore(ctx context.Context, in *input) error {
 		return err
 	}
 	o.size, o.sum, o.repaired, o.dropped = s.whole, s.sum, s.end-s.whole, s.failed
-	os.Remove(o.compactName()) // of a run that was killed in compact
+	o.removeLeftovers()
 	if s.stale > 0 {
 		return o.compact(ctx, in.index)
 	}
 	if o.repaired > 0 {
-		if err := o.keepTornLine(f); err != nil {
-			return err
-		}
-		if err := f.Truncate(o.size); err != nil {
+		nothing := func(io.Writer) error { return nil }
+		if err := o.keepAnd(nothing, func() error { return f.Truncate(o.size) }); err != nil {
 			return err
 		}
 	}
@@ -222,9 +219,6 @@ func (o *output) Close() error {
 	err := errors.Join(o.file.Sync(), o.intact())
 	for _, f := range o.locked {
 		err = errors.Join(err, f.Close())
-	}
-	if o.removed != nil {
-		err = errors.Join(err, o.removed.Close())
 	}
 	return err
 }

@@ -1,9 +1,11 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net/http"
 	"os"
@@ -255,6 +257,109 @@ func TestOutput_KeepsRemovedOfEarlierRuns(t *testing.T) {
 	defer o.Close()
 	if got, want := readFile(t, name+".batchinfer-removed"), `{"id":"bat`+"\n"+failed; got != want {
 		t.Errorf("kept: got %q, want %q", got, want)
+	}
+}
+
+// A countdown is a context that is canceled when Err has been called n times.
+type countdown struct {
+	context.Context
+	n int
+}
+
+func (c *countdown) Err() error {
+	if c.n--; c.n < 0 {
+		return context.Canceled
+	}
+	return nil
+}
+
+// A run that is interrupted while it compacts the output changes no file. If it
+// kept the lines that it has not removed, each run would keep them again.
+func TestOutput_InterruptedCompactionKeepsNothing(t *testing.T) {
+	long := strings.Replace(failedLine("r2"), `"x"`, `"`+strings.Repeat("x", 300<<10)+`"`, 1)
+	text := failedLine("r1") + long + okLine("r3") + long
+	for _, earlier := range []string{"", `{"id":"bat`} {
+		name := writeFile(t, text)
+		removed, want := name+".batchinfer-removed", failedLine("r1")+long+long
+		if earlier != "" {
+			want = earlier + "\n" + want
+			if err := os.WriteFile(removed, []byte(earlier), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var o *output
+		err := context.Canceled
+		runs := 0
+		for ; errors.Is(err, context.Canceled); runs++ {
+			if got, _ := os.ReadFile(removed); string(got) != earlier {
+				t.Fatalf("after %d runs that were interrupted: %d bytes are kept, want %d", runs, len(got), len(earlier))
+			}
+			if got := readFile(t, name); got != text {
+				t.Fatalf("after %d runs that were interrupted: the output has changed", runs)
+			}
+			if left, _ := filepath.Glob(filepath.Join(filepath.Dir(name), ".*")); len(left) > 0 {
+				t.Fatalf("left behind: %q", left)
+			}
+			o, err = openOutput(&countdown{t.Context(), runs}, name, checkedInput(t, inputOf(10)))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		o.Close()
+		if runs < 10 {
+			t.Errorf("only %d runs were interrupted", runs-1)
+		}
+		if got := readFile(t, removed); got != want {
+			t.Errorf("kept: got %d bytes, want the %d that were removed", len(got), len(want))
+		}
+	}
+}
+
+// If the lines can't be removed, they are not kept.
+func TestOutput_KeepsOnlyTheRemoved(t *testing.T) {
+	for _, earlier := range []string{"", "earlier"} {
+		name := writeFile(t, okLine("r1"))
+		o, err := openOutput(t.Context(), name, checkedInput(t, inputOf(10)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer o.Close()
+		if earlier != "" {
+			if err := os.WriteFile(o.removedName(), []byte(earlier), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		full := errors.New("no space left on device")
+		collect := func(w io.Writer) error { _, err := io.WriteString(w, failedLine("r1")); return err }
+		if err := o.keepAnd(collect, func() error { return full }); !errors.Is(err, full) {
+			t.Errorf("got %v, want %v", err, full)
+		}
+		if got, _ := os.ReadFile(o.removedName()); string(got) != earlier {
+			t.Errorf("kept: got %q, want %q", got, earlier)
+		}
+	}
+}
+
+// A run that was killed while it compacted the output leaves hidden files, which
+// the next run discards.
+func TestOutput_DiscardsTheFilesOfAKilledRun(t *testing.T) {
+	name := writeFile(t, failedLine("r1")+okLine("r2"))
+	dir, base := filepath.Split(name)
+	for _, suffix := range []string{"new", "removing"} {
+		if err := os.WriteFile(dir+"."+base+".batchinfer-"+suffix, []byte(failedLine("r1")), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	o, err := openOutput(t.Context(), name, checkedInput(t, inputOf(10)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer o.Close()
+	if got := readFile(t, name+".batchinfer-removed"); got != failedLine("r1") {
+		t.Errorf("kept: got %q, want the failure once", got)
+	}
+	if left, _ := filepath.Glob(dir + ".*"); len(left) > 0 {
+		t.Errorf("left behind: %q", left)
 	}
 }
 
