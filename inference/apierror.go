@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
 	"regexp"
@@ -135,14 +136,15 @@ func parseAPIErrors(body []byte) []apiError {
 		Error errorValue `json:"error"`
 	}
 	var errs []apiError
-	for _, a := range oneOrFew[struct {
+	list, _ := oneOrFew[struct {
 		apiError
 		failed
 		Choices few[failed]   `json:"choices"`
 		Groq    failed        `json:"x_groq"`
 		MiniMax apiError      `json:"base_resp"`
 		Errors  few[apiError] `json:"errors"`
-	}](body) {
+	}](body)
+	for _, a := range list {
 		inner := []apiError{apiError(a.Error), a.apiError}
 		if a.Error.text != "" {
 			slices.Reverse(inner) // members beside a plain string are more precise
@@ -157,17 +159,18 @@ func parseAPIErrors(body []byte) []apiError {
 }
 
 // oneOrFew decodes an object, or the first objects of an array: Gemini wraps its
-// error in one.
-func oneOrFew[T any](data []byte) few[T] {
-	var list few[T]
+// error in one. It reports whether data is valid JSON.
+func oneOrFew[T any](data []byte) (list few[T], valid bool) {
+	var err error
 	if bytes.HasPrefix(bytes.TrimLeft(data, " \t\r\n"), []byte("[")) {
-		_ = json.Unmarshal(data, &list)
-		return list
+		err = json.Unmarshal(data, &list)
+	} else {
+		list = make(few[T], 1)
+		err = json.Unmarshal(data, &list[0])
 	}
-	var one T
 	// On a type mismatch, Unmarshal fails but still decodes the other members.
-	_ = json.Unmarshal(data, &one)
-	return few[T]{one}
+	_, invalid := errors.AsType[*json.SyntaxError](err)
+	return list, !invalid
 }
 
 // An errorValue is the value of "error": an object, or a string.

@@ -32,11 +32,11 @@ func (e rawEvent) interpret() (eventKind, chunk) {
 		return eventError, chunk{}
 	case !isAPIName(e.name), isKeepAlive(e.data):
 		return eventNoise, chunk{}
-	case !json.Valid(e.data):
-		return eventMalformed, chunk{}
 	}
-	chunks := parse(e.data)
+	chunks, valid := parse(e.data)
 	switch {
+	case !valid:
+		return eventMalformed, chunk{}
 	case chunks.isError():
 		return eventError, chunk{}
 	case len(chunks) != 1 || !chunks[0].belongs():
@@ -124,13 +124,14 @@ type chunk struct {
 // chunks are the chunk that a JSON object is, or the first of those in an array.
 type chunks []chunk
 
-// parse parses the data of an event, or a body. It returns none if data is not
-// valid JSON.
-func parse(data []byte) chunks {
-	if !json.Valid(data) {
-		return nil
+// parse parses the data of an event, or a body, and reports whether it is valid
+// JSON. If not, it returns none.
+func parse(data []byte) (cs chunks, valid bool) {
+	list, valid := oneOrFew[chunk](data)
+	if !valid {
+		return nil, false
 	}
-	return chunks(oneOrFew[chunk](data))
+	return chunks(list), true
 }
 
 // bodyErrors returns the errors that the body of a 2xx response describes, nil if
@@ -141,19 +142,15 @@ func bodyErrors(body []byte) []apiError {
 		return nil
 	}
 	body = trimMark(body)
-	if c := parse(body); !c.isError() || c.isAnswer() && !c.hasFailed() {
+	if cs, _ := parse(body); !cs.isFailure() {
 		return nil
 	}
 	return parseAPIErrors(body)
 }
 
-// isVoid reports whether body, which is valid JSON, has no answer: it is empty, as
-// are all of its members, or has a list of choices without content. A body larger
-// than maxErrorBytes is not examined.
+// isVoid reports whether body, which is valid JSON and not an answer, is empty, has
+// only empty members, or has a list of choices.
 func isVoid(body []byte) bool {
-	if len(body) > maxErrorBytes || parse(body).isAnswer() {
-		return false
-	}
 	body = bytes.TrimSpace(body)
 	if isBlank(body) {
 		return true
@@ -168,6 +165,9 @@ func isVoid(body []byte) bool {
 
 // isError reports whether one of cs describes an error.
 func (cs chunks) isError() bool { return slices.ContainsFunc(cs, chunk.isError) }
+
+// isFailure reports whether cs, the whole body of a response, describe an error.
+func (cs chunks) isFailure() bool { return cs.isError() && (!cs.isAnswer() || cs.hasFailed()) }
 
 // isAnswer reports whether one of cs has a choice that is an answer.
 func (cs chunks) isAnswer() bool {

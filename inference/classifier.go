@@ -78,7 +78,10 @@ type exchangeClassifier struct{}
 
 // Classify implements [httpretry.Classifier].
 func (exchangeClassifier) Classify(req *http.Request, resp *http.Response, err error) httpretry.Verdict {
-	if err == nil {
+	switch {
+	case err == nil && resp.StatusCode/100 == 2:
+		return httpretry.Verdict{} // the receiver has checked it
+	case err == nil:
 		return classify(req, resp, exchangeOf(req.Context()).body)
 	}
 	f, ok := errors.AsType[*failure](err)

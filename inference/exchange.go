@@ -147,7 +147,7 @@ func (x *exchange) receiveStream(resp *http.Response) error {
 	if err := x.readAnswer(resp, events.r, fault); err != nil {
 		return err
 	}
-	if !parse(x.body).isAnswer() {
+	if cs, _ := parse(x.body); !cs.isAnswer() {
 		return noAnswer(resp, x.body, fault)
 	}
 	events.unread([]rawEvent{{data: x.body}, {data: []byte("[DONE]")}})

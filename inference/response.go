@@ -104,13 +104,21 @@ func tooLarge(resp *http.Response) *failure {
 // checkAnswer returns the failure if the body of a 2xx response has no answer. If
 // the body is not JSON, it is described as fault.
 func checkAnswer(resp *http.Response, body []byte, fault string) error {
-	if errs := bodyErrors(body); errs != nil {
-		return describedError(resp, body, errs)
+	var cs chunks
+	valid, large := false, len(body) > maxErrorBytes
+	if large {
+		valid = json.Valid(body)
+	} else {
+		cs, valid = parse(body)
 	}
 	switch {
-	case !json.Valid(body):
+	case !valid:
 		return noAnswer(resp, body, fault)
-	case isVoid(body):
+	case large:
+		return nil
+	case cs.isFailure():
+		return describedError(resp, body, parseAPIErrors(body))
+	case !cs.isAnswer() && isVoid(body):
 		return noAnswer(resp, body, "response has no answer")
 	}
 	return nil

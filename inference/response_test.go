@@ -607,3 +607,27 @@ func TestGenerate_Memory(t *testing.T) {
 		})
 	}
 }
+
+// BenchmarkGenerate_Answer measures Generate without a network. The check of the
+// answer must stay a small part of it.
+func BenchmarkGenerate_Answer(b *testing.B) {
+	body := `{"id":"chatcmpl-1","object":"chat.completion","created":1700000000,"model":"small","choices":[{"index":0,"message":` +
+		`{"role":"assistant","content":"` + strings.Repeat(`Two plus two is \"four\".\n`, 55) + `","refusal":null},"logprobs":null,"finish_reason":"stop"}],` +
+		`"usage":{"prompt_tokens":500,"completion_tokens":300,"total_tokens":800}}`
+	client := newClient(b, inference.HTTPInferenceClientConfig{
+		BaseURL: fakeURL, OmitRawData: true,
+		Transport: roundTripFunc(func(req *http.Request) (*http.Response, error) {
+			req.Body.Close()
+			return &http.Response{
+				StatusCode: 200, Header: http.Header{}, ContentLength: int64(len(body)), Body: io.NopCloser(strings.NewReader(body)),
+			}, nil
+		}),
+	})
+	req := &inference.InferenceRequest{Params: map[string]any{"prompt": strings.Repeat("What is two plus two? ", 90)}}
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := client.Generate(b.Context(), req); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
