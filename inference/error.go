@@ -96,8 +96,9 @@ type StatusError struct {
 
 	// Body is the response body, at most its first 64 KiB. It is not part of the
 	// error's text, because it may quote the prompt. For an event stream it is
-	// the data of the failing event, or nil. It is nil if the body exceeds 16 MiB,
-	// and incomplete if reading it failed.
+	// the data of the failing event; without such an event, nil from Stream and the
+	// bytes read from Generate. It is nil if the body exceeds 16 MiB, and incomplete
+	// if reading it failed.
 	Body []byte
 }
 
