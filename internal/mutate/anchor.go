@@ -12,24 +12,24 @@ import (
 	"slices"
 )
 
-// mutate returns the path of the file below root that the mutation changes, and
-// its content with the mutation.
-func (m mutation) mutate(root string) (path string, mutated []byte, err error) {
+// mutate returns the path of the file below root that the mutation changes, its
+// content with the mutation, and whether the declaration is that of a function.
+func (m mutation) mutate(root string) (path string, mutated []byte, function bool, err error) {
 	dir := filepath.Join(root, m.dir)
 	pkg, err := build.ImportDir(dir, 0)
 	if err != nil {
-		return "", nil, err
+		return "", nil, false, err
 	}
 	var source []byte
 	var spans []span
 	for _, name := range pkg.GoFiles {
 		content, err := os.ReadFile(filepath.Join(dir, name))
 		if err != nil {
-			return "", nil, err
+			return "", nil, false, err
 		}
 		found, err := find(content, m.decl)
 		if err != nil {
-			return "", nil, fmt.Errorf("%s: %w", name, err)
+			return "", nil, false, fmt.Errorf("%s: %w", name, err)
 		}
 		if len(found) > 0 {
 			path, source = filepath.Join(dir, name), content
@@ -37,25 +37,29 @@ func (m mutation) mutate(root string) (path string, mutated []byte, err error) {
 		}
 	}
 	if len(spans) != 1 {
-		return "", nil, fmt.Errorf("%s is declared %d times in %s, want once", m.decl, len(spans), dir)
+		return "", nil, false, fmt.Errorf("%s is declared %d times in %s, want once", m.decl, len(spans), dir)
 	}
-	mutated, err = m.apply(source, spans[0])
-	return path, mutated, err
+	start, end := spans[0].start, spans[0].end
+	mutated, err = m.apply(source[start:end])
+	return path, slices.Concat(source[:start], mutated, source[end:]), spans[0].function, err
 }
 
-// A span is a pair of offsets in a file.
-type span struct{ start, end int }
+// A span is the place of a declaration in a file.
+type span struct {
+	start, end int // offsets
+	function   bool
+}
 
-// apply returns source with the mutation of the declaration at s.
-func (m mutation) apply(source []byte, s span) ([]byte, error) {
-	before, after, found := bytes.Cut(source[s.start:s.end], []byte(m.old))
+// apply returns the text of the declaration with the mutation.
+func (m mutation) apply(decl []byte) ([]byte, error) {
+	before, after, found := bytes.Cut(decl, []byte(m.old))
 	if !found || m.old == "" {
 		return nil, fmt.Errorf("%s does not contain %q", m.decl, m.old)
 	}
 	if bytes.Contains(after, []byte(m.old)) {
 		return nil, fmt.Errorf("%s contains %q more than once", m.decl, m.old)
 	}
-	return slices.Concat(source[:s.start], before, []byte(m.new), after, source[s.end:]), nil
+	return slices.Concat(before, []byte(m.new), after), nil
 }
 
 // find returns the declarations of name in source, without their doc comments.
@@ -66,19 +70,19 @@ func find(source []byte, name string) ([]span, error) {
 		return nil, err
 	}
 	var found []span
-	add := func(n ast.Node) {
-		found = append(found, span{files.Position(n.Pos()).Offset, files.Position(n.End()).Offset})
+	add := func(n ast.Node, function bool) {
+		found = append(found, span{files.Position(n.Pos()).Offset, files.Position(n.End()).Offset, function})
 	}
 	for _, d := range f.Decls {
 		switch d := d.(type) {
 		case *ast.FuncDecl:
 			if funcName(d) == name {
-				add(d)
+				add(d, true)
 			}
 		case *ast.GenDecl:
 			for _, s := range d.Specs {
 				if declares(s, name) {
-					add(s)
+					add(s, false)
 				}
 			}
 		}

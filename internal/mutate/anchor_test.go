@@ -74,11 +74,11 @@ func TestMutation_ChangesTheNamedDeclaration(t *testing.T) {
 		{"body", "max int", "max int64", "struct{ max int64 }"},
 		{"list", "next", "prev", "struct{ prev *list[T] }"},
 	}
-	if path, got, err := (mutation{dir: ".", decl: "moved", old: "{}", new: "{ _ = 1 }"}).mutate(root); err != nil || filepath.Base(path) != "b.go" || !strings.Contains(string(got), "moved() { _ = 1 }") {
+	if path, got, _, err := (mutation{dir: ".", decl: "moved", old: "{}", new: "{ _ = 1 }"}).mutate(root); err != nil || filepath.Base(path) != "b.go" || !strings.Contains(string(got), "moved() { _ = 1 }") {
 		t.Errorf("moved: got %s with %q and error %v, want it in b.go", path, got, err)
 	}
 	for _, tt := range tests {
-		_, got, err := mutation{dir: ".", decl: tt.decl, old: tt.old, new: tt.new}.mutate(root)
+		_, got, _, err := mutation{dir: ".", decl: tt.decl, old: tt.old, new: tt.new}.mutate(root)
 		if err != nil || !strings.Contains(string(got), tt.want) {
 			t.Errorf("%s: got error %v and\n%s\nwant it to contain %s", tt.decl, err, got, tt.want)
 		}
@@ -101,7 +101,7 @@ func TestMutation_FailsIfItDoesNotFit(t *testing.T) {
 	}
 	for _, tt := range tests {
 		root := packageOf(t, tt.source)
-		_, _, err := mutation{dir: ".", decl: tt.decl, old: tt.old, new: "x"}.mutate(root)
+		_, _, _, err := mutation{dir: ".", decl: tt.decl, old: tt.old, new: "x"}.mutate(root)
 		if err == nil || !strings.HasPrefix(err.Error(), tt.want) {
 			t.Errorf("%s: got error %v, want %s", tt.name, err, tt.want)
 		}

@@ -4,14 +4,13 @@
 //	go run ./internal/mutate
 //	go run ./internal/mutate -only 'replay|discard' -all
 //
-// Each mutation changes a temporary copy of a file. The -overlay flag of the go
-// command puts the copy in place of the file, so the tree stays unchanged. A
-// mutation that no test notices is a survivor. Mutate fails if there is one.
+// Mutations change temporary copies of files. The -overlay flag of the go command
+// puts the copies in place of the files, so the tree stays unchanged. A mutation
+// that no test notices is a survivor. Mutate fails if there is one.
 package main
 
 import (
 	"context"
-	"encoding/json"
 	"flag"
 	"fmt"
 	"io"
@@ -42,7 +41,10 @@ type mutation struct {
 
 // patience limits the tests of one mutation. A test that hangs without the
 // promise notices the mutation.
-const patience = 5 * time.Second
+const (
+	patience    = 5 * time.Second
+	allPatience = time.Minute // for all tests of a package
+)
 
 const allTests = "." // as a regular expression
 
@@ -76,11 +78,14 @@ func run(ctx context.Context, only string, every int, all bool) error {
 		return err
 	}
 	defer os.RemoveAll(temp)
-	chosen := choose(wanted, every, all)
-	if err := baseline(ctx, root, chosen); err != nil {
+	tests, err := buildTests(ctx, root, temp, choose(wanted, every, all))
+	if err != nil {
 		return err
 	}
-	return report(os.Stdout, try(ctx, root, temp, chosen))
+	if err := baseline(ctx, tests); err != nil {
+		return err
+	}
+	return report(os.Stdout, try(ctx, tests))
 }
 
 // choose returns every nth of the wanted mutations.
@@ -110,18 +115,22 @@ func moduleRoot(ctx context.Context) (string, error) {
 	return strings.TrimSpace(string(out)), nil
 }
 
-// baseline runs the tests of the mutations without a mutation: a test that fails
-// anyway notices nothing.
-func baseline(ctx context.Context, root string, ms []mutation) error {
-	tests := map[string][]string{} // by package
-	for _, m := range ms {
-		tests[m.dir] = append(tests[m.dir], m.test)
+// baseline runs the tests without a mutation: a test that fails anyway notices
+// nothing.
+func baseline(ctx context.Context, tests []test) error {
+	all := map[string]test{} // by package
+	for _, t := range tests {
+		if before, ok := all[t.dir]; ok {
+			t.test = before.test + "|" + t.test
+		}
+		if t.number > 0 { // otherwise the binary has the mutation
+			t.number = 0
+			all[t.dir] = t
+		}
 	}
-	for dir, names := range tests {
-		cmd := exec.CommandContext(ctx, "go", "test", "-vet=off", "-run", strings.Join(names, "|"), "./"+dir)
-		cmd.Dir = root
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("tests of %s fail without a mutation: %w\n%s", dir, err, out)
+	for _, t := range all {
+		if out, err := t.run(ctx, allPatience); err != nil {
+			return fmt.Errorf("tests of %s fail without a mutation: %w\n%s", t.dir, err, out)
 		}
 	}
 	return nil
@@ -133,10 +142,11 @@ type outcome struct {
 	err     error  // why it could not be made
 }
 
-// try makes the mutations, one per core at a time, and yields their outcomes.
-func try(ctx context.Context, root, temp string, ms []mutation) iter.Seq2[mutation, outcome] {
+// try runs the tests of the mutations, one per core at a time, and yields their
+// outcomes.
+func try(ctx context.Context, tests []test) iter.Seq2[mutation, outcome] {
 	return func(yield func(mutation, outcome) bool) {
-		outcomes := make([]chan outcome, len(ms))
+		outcomes := make([]chan outcome, len(tests))
 		for i := range outcomes {
 			outcomes[i] = make(chan outcome, 1)
 		}
@@ -145,63 +155,43 @@ func try(ctx context.Context, root, temp string, ms []mutation) iter.Seq2[mutati
 		var next atomic.Int64
 		for range runtime.GOMAXPROCS(0) {
 			wg.Go(func() {
-				for i := next.Add(1) - 1; i < int64(len(ms)); i = next.Add(1) - 1 {
-					outcomes[i] <- ms[i].try(ctx, root, filepath.Join(temp, fmt.Sprint(i)))
+				for i := next.Add(1) - 1; i < int64(len(tests)); i = next.Add(1) - 1 {
+					outcomes[i] <- tests[i].try(ctx)
 				}
 			})
 		}
-		for i, m := range ms {
-			if !yield(m, <-outcomes[i]) {
+		for i, t := range tests {
+			if !yield(t.mutation, <-outcomes[i]) {
 				return
 			}
 		}
 	}
 }
 
-// try runs the tests on the mutation, with its files at the path prefix temp.
-func (m mutation) try(ctx context.Context, root, temp string) outcome {
-	overlay, err := m.overlay(root, temp)
-	if err != nil {
-		return outcome{err: err}
+// try runs the tests with the mutation.
+func (t test) try(ctx context.Context) outcome {
+	limit := patience
+	if t.test == allTests {
+		limit = allPatience
 	}
-	patience := patience
-	if m.test == allTests {
-		patience *= 12
-	}
-	ctx, cancel := context.WithTimeout(ctx, patience+2*time.Minute) // for building
-	defer cancel()
-	cmd := exec.CommandContext(ctx, "go", "test", "-vet=off", "-count=1", "-failfast", "-timeout", patience.String(),
-		"-overlay", overlay, "-run", m.test, "./"+m.dir)
-	cmd.Dir = root
-	out, err := cmd.CombinedOutput()
+	out, err := t.run(ctx, limit)
 	switch {
 	case ctx.Err() != nil:
 		return outcome{err: ctx.Err()}
 	case err == nil && strings.Contains(string(out), "no tests to run"):
-		return outcome{err: fmt.Errorf("no test is named %s", m.test)}
+		return outcome{err: fmt.Errorf("no test is named %s", t.test)}
 	case err == nil:
 		return outcome{}
 	}
-	return noticed(string(out))
+	return outcome{noticed: noticed(string(out))}
 }
 
-// overlay writes the mutated file, and the overlay that makes the go command
-// use it. It returns the path of the overlay.
-func (m mutation) overlay(root, temp string) (string, error) {
-	original, mutated, err := m.mutate(root)
-	if err != nil {
-		return "", err
-	}
-	mutant := temp + ".go"
-	if err := os.WriteFile(mutant, mutated, 0o644); err != nil {
-		return "", err
-	}
-	replace, err := json.Marshal(map[string]map[string]string{"Replace": {original: mutant}})
-	if err != nil {
-		return "", err
-	}
-	overlay := temp + ".json"
-	return overlay, os.WriteFile(overlay, replace, 0o644)
+// run runs the tests for at most limit and returns their output.
+func (t test) run(ctx context.Context, limit time.Duration) ([]byte, error) {
+	cmd := exec.CommandContext(ctx, t.binary, "-test.run", t.test, "-test.timeout", limit.String(), "-test.failfast")
+	cmd.Dir = t.dir
+	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%d", mutantEnv, t.number))
+	return cmd.CombinedOutput()
 }
 
 var (
@@ -210,11 +200,8 @@ var (
 	hangingTest = regexp.MustCompile(`(?m)^panic: test timed out after .*\n\s*running tests:\n\s*(\w+)`)
 )
 
-// noticed returns the outcome of a go test command that failed with this output.
-func noticed(out string) outcome {
-	if strings.Contains(out, "[build failed]") || strings.Contains(out, "[setup failed]") {
-		return outcome{err: fmt.Errorf("does not compile:\n%s", out)}
-	}
+// noticed returns the tests that failed with this output.
+func noticed(out string) string {
 	var names []string
 	for _, match := range failedTest.FindAllStringSubmatch(out, -1) {
 		names = append(names, match[1])
@@ -226,9 +213,9 @@ func noticed(out string) outcome {
 		names = append(names, match[1]+" (crashes)")
 	}
 	if len(names) == 0 {
-		return outcome{noticed: "a test that crashes"}
+		return "a test that crashes"
 	}
-	return outcome{noticed: strings.Join(names, " ")}
+	return strings.Join(names, " ")
 }
 
 // report writes the outcomes to w. It returns an error unless all mutations were
