@@ -76,6 +76,7 @@ func TestPermanent_KeepsTimeout(t *testing.T) {
 	} {
 		err := httpretry.Permanent(tt.err)
 		var netErr net.Error
+		//lint:ignore SA1019 Temporary is a part of net.Error.
 		if !errors.As(err, &netErr) || netErr.Timeout() != tt.timeout || netErr.Temporary() != tt.temporary {
 			t.Errorf("%T: got %#v, want a net.Error with Timeout %t and Temporary %t", tt.err, netErr, tt.timeout, tt.temporary)
 		}
