@@ -1903,9 +1903,6 @@ func TestDownload_UnreliableConnection(t *testing.T) {
 	longer := float64(took)/float64(uncut+waits) - 1
 	t.Logf("%d MiB: uncut %v; %d cuts, with %v of backoffs: %v (%+.1f %%); heap grew by %d KiB", *downloadMiB,
 		uncut, cuts, waits, took, 100*longer, grown>>10)
-	if longer > 1 { // a few percent on an idle machine
-		t.Errorf("the download took %v, want less than twice the %v of a reliable connection and the backoffs", took, uncut+waits)
-	}
 }
 
 // The program in docs/downloads.md compiles and prints the documented output.

@@ -288,7 +288,7 @@ func TestStreamOfNoiseWithoutEnd(t *testing.T) {
 				t.Parallel()
 				body := &flood{first: before, again: strings.Repeat(tc.event, 1+(64<<10)/len(tc.event))}
 				client := streamFrom(t, inference.HTTPInferenceClientConfig{
-					Timeout: 50 * time.Millisecond, StreamIdleTimeout: 50 * time.Millisecond,
+					Timeout: time.Second, StreamIdleTimeout: 50 * time.Millisecond,
 				}, body)
 				data, _, err := collect(t, client.Stream(t.Context(), question()))
 				checkError(t, err, inference.ErrCategoryServer, "request timeout")

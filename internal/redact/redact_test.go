@@ -150,7 +150,14 @@ func TestText_IsLinear(t *testing.T) {
 			}
 			return best
 		}
-		if one, ten := elapsed(small[name]), elapsed(large[name]); ten > 40*one+50*time.Millisecond {
+		// Another process may disturb a measurement, but not five of them.
+		var one, ten time.Duration
+		linear := false
+		for i := 0; i < 5 && !linear; i++ {
+			one, ten = elapsed(small[name]), elapsed(large[name])
+			linear = ten <= 40*one+50*time.Millisecond
+		}
+		if !linear {
 			t.Errorf("%s: 128 KiB took %v, and ten times as much %v: not linear", name, one, ten)
 		}
 	}
