@@ -89,39 +89,39 @@ func (c *call) retry() (reason Reason, canceled bool) {
 func (c *call) attempt() {
 	c.resp, c.err, c.buffer = nil, nil, nil
 	c.numbered = c.ctx
-	if c.number != max(c.context.attempt, 1) {
-		// Also a first attempt, if it would inherit the number of an attempt
-		// of another RetryTransport above.
+	// Also a first attempt has a number of its own if it would inherit that of
+	// an attempt of another RetryTransport above.
+	ownNumber := c.number != max(c.context.attempt, 1)
+	if ownNumber {
 		c.numbered = context.WithValue(c.ctx, contextKey{}, &contextValue{c.context.override, c.number})
 	}
-	if c.t.AttemptTimeout > 0 {
+	switch {
+	case c.t.AttemptTimeout > 0:
 		c.attemptWithTimeout()
-		return
-	}
-	if req, err := c.prepare(c.numbered); err != nil {
-		c.err = err
-	} else {
-		c.send(req)
+	case c.attempts == 0 && !ownNumber && c.body.untouched():
+		c.send(c.req)
+	default:
+		if req := c.prepare(c.numbered); req != nil {
+			c.send(req)
+		}
 	}
 }
 
-// prepare returns the request of the attempt, with the context ctx. The caller's
-// request is sent unchanged if nothing has to be added to it.
-func (c *call) prepare(ctx context.Context) (*http.Request, error) {
-	if ctx == c.req.Context() && c.attempts == 0 && c.body.untouched() {
-		return c.req, nil
-	}
-	// The contract of http.RoundTripper forbids modifying the caller's request.
+// prepare returns a copy of the caller's request for the attempt, with the
+// context ctx. If there is none, it sets c.err and returns nil.
+func (c *call) prepare(ctx context.Context) *http.Request {
 	req := c.req.WithContext(ctx)
 	if err := c.body.start(req, c.attempts == 0); err != nil {
-		return nil, &replayError{err}
+		c.err = &replayError{err}
+		return nil
 	}
 	if ctx.Err() != nil {
 		// The context may have ended while GetBody or a hook was running.
 		closeBody(req)
-		return nil, context.Cause(ctx)
+		c.err = context.Cause(ctx)
+		return nil
 	}
-	return req, nil
+	return req
 }
 
 // send sends req and receives its response.
@@ -156,9 +156,8 @@ func (c *call) attemptWithTimeout() {
 			cancel(nil)
 		}
 	}()
-	req, err := c.prepare(ctx)
-	if err != nil {
-		c.err = err
+	req := c.prepare(ctx)
+	if req == nil {
 		return
 	}
 	c.send(req)

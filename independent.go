@@ -5,7 +5,6 @@ import (
 	"io"
 	"net/http"
 	"reflect"
-	"slices"
 	"strings"
 )
 
@@ -41,7 +40,8 @@ func madeByNewRequest(req *http.Request) bool {
 	if req.Trailer != nil {
 		return false
 	}
-	return slices.Contains(newRequestGetBody[:], reflect.ValueOf(req.GetBody).Pointer())
+	f := reflect.ValueOf(req.GetBody).Pointer()
+	return f == newRequestGetBody[0] || f == newRequestGetBody[1] || f == newRequestGetBody[2]
 }
 
 // newRequestGetBody has the code pointers of the functions that http.NewRequest
