@@ -18,8 +18,9 @@ type body interface {
 	// remains true until the next call of stop or settle.
 	hold() bool
 
-	// stop ends an attempt that another one follows.
-	stop()
+	// stop ends an attempt that another one follows. It reports whether the
+	// body of that one cannot fail.
+	stop() (certain bool)
 
 	// settle ends the last attempt. If that did not fail, Base may continue to
 	// send the body after its response.
@@ -64,6 +65,6 @@ type noBody struct{}
 func (noBody) untouched() bool                 { return true }
 func (noBody) start(*http.Request, bool) error { return nil }
 func (noBody) hold() bool                      { return true }
-func (noBody) stop()                           {}
+func (noBody) stop() bool                      { return true }
 func (noBody) settle(bool)                     {}
 func (noBody) failure() error                  { return nil }

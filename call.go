@@ -312,7 +312,7 @@ func (c *call) idempotent() bool {
 // wait waits for the next attempt, and meanwhile discards the response. It
 // reports false if the context was done first.
 func (c *call) wait(delay time.Duration) bool {
-	c.body.stop()
+	certain := c.body.stop()
 	resp := c.resp
 	c.previousErr = c.failure
 	if c.failure == nil {
@@ -328,9 +328,8 @@ func (c *call) wait(delay time.Duration) bool {
 	if resp == nil {
 		return sleep(c.ctx, delay)
 	}
-	// If the body of the next attempt fails, the call returns this response. A
-	// body that can be sent untouched does not fail.
-	d := &discard{resp: resp, keep: !c.body.untouched()}
+	// If the body of the next attempt fails, the call returns this response.
+	d := &discard{resp: resp, keep: !certain}
 	ok := d.wait(c.ctx, delay)
 	c.previous = d.result()
 	return ok

@@ -25,7 +25,7 @@ func (b independent) start(req *http.Request, first bool) error {
 }
 
 func (b independent) hold() bool     { return true }
-func (b independent) stop()          {}
+func (b independent) stop() bool     { return true }
 func (b independent) settle(bool)    {}
 func (b independent) failure() error { return nil }
 

@@ -42,7 +42,7 @@ type leased struct {
 
 func (b *leased) untouched() bool    { return false }
 func (b *leased) hold() bool         { return b.lease.failure() == nil }
-func (b *leased) stop()              { b.lease.end(errAttemptOver, false) }
+func (b *leased) stop() bool         { b.lease.end(errAttemptOver, false); return false }
 func (b *leased) settle(failed bool) { b.lease.settle(failed) }
 func (b *leased) failure() error     { return b.lease.failure() }
 

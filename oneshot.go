@@ -27,7 +27,7 @@ func (b *oneShot) start(req *http.Request, _ bool) error {
 }
 
 func (b *oneShot) hold() bool { return false }
-func (b *oneShot) stop()      {}
+func (b *oneShot) stop() bool { return true }
 
 func (b *oneShot) settle(failed bool) {
 	if b.lease != nil {

@@ -107,7 +107,7 @@ func (r *replay) replayableLocked() bool {
 	return r.phase < final && r.buf.base == 0 && r.buf.end <= r.limit && (!r.closed || r.end != nil)
 }
 
-func (r *replay) stop() {
+func (r *replay) stop() bool {
 	r.lease.end(errAttemptOver, true)
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -115,6 +115,7 @@ func (r *replay) stop() {
 	if r.end != nil {
 		r.buf.trim()
 	}
+	return r.end == io.EOF
 }
 
 func (r *replay) settle(failed bool) {

@@ -297,7 +297,7 @@ type remainder struct{ d *download }
 
 func (*remainder) untouched() bool { return false }
 func (*remainder) hold() bool      { return true }
-func (*remainder) stop()           {}
+func (*remainder) stop() bool      { return true }
 func (*remainder) settle(bool)     {}
 func (*remainder) failure() error  { return nil }
 
