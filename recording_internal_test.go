@@ -99,10 +99,11 @@ func (m *modelRecording) testSkip(_ *testing.T, n int) {
 	m.base = len(m.stream)
 }
 
-// testTrim frees the unused space.
+// testTrim frees the unused space. A recording that grows after it has a second
+// chunk, which stays as it is.
 func (m *modelRecording) testTrim(t *testing.T, _ int) {
 	m.trim()
-	if n := len(m.stream); m.base == 0 && n > 0 && n <= chunkSize/2 && (m.head != m.tail || len(m.head.data) != n) {
+	if n := len(m.stream); m.base == 0 && n > 0 && n <= chunkSize/2 && m.head == m.tail && len(m.head.data) != n {
 		t.Fatalf("a recording of %d bytes has %d bytes after trim", n, len(m.head.data))
 	}
 }
