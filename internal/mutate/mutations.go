@@ -73,7 +73,7 @@ var mutations = []mutation{
 	{"Idempotent overrides the method", ".", "call.idempotent",
 		"if c.t.Idempotent != nil {", "if false {", "ExampleRetryTransport_idempotent"},
 	{"an attempt is fenced before the next one begins", ".", "call.wait",
-		"c.body.stop()", "", "TestReplay_LateReadIsFenced"},
+		"certain := c.body.stop()", "certain := false", "TestReplay_LateReadIsFenced"},
 	{"GetBody is not called before the wait", ".", "call.wait",
 		"c.body.stop()", "c.body.stop()\n\tif c.req.GetBody != nil {\n\t\tc.req.GetBody()\n\t}", "TestGetBody_IsCalledAfterTheWait"},
 	{"attempts are counted", ".", "call.wait",
