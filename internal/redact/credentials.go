@@ -2,24 +2,24 @@ package redact
 
 import (
 	"encoding/base64"
+	"net/http"
 	"net/url"
 	"slices"
 	"strings"
 )
 
-// credentials returns the keys and the secret parts of the URLs.
-func (s Secrets) credentials() []string {
+// headerSecrets returns the values of h, and the words in them: a token may be
+// quoted without its scheme.
+func headerSecrets(h http.Header) []string {
+	separator := func(r rune) bool { return strings.ContainsRune(" \t,;=\"", r) }
 	var all []string
-	for _, key := range s.Keys {
-		all = append(all, strings.TrimSpace(key)) // as net/http sends it
-	}
-	for _, u := range s.URLs {
-		if u != nil {
-			all = append(all, userinfoSecrets(u.User)...)
-			all = append(all, querySecrets(u.RawQuery)...)
+	for _, values := range h {
+		for _, value := range values {
+			all = append(all, strings.TrimSpace(value))
+			all = append(all, strings.FieldsFunc(value, separator)...)
 		}
 	}
-	return slices.DeleteFunc(all, func(c string) bool { return c == "" })
+	return slices.DeleteFunc(all, func(s string) bool { return len(s) < minWordBytes })
 }
 
 // userinfoSecrets returns user, its parts, and its Basic authentication

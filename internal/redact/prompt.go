@@ -130,7 +130,16 @@ func (w *walk) rename() {
 
 // inPrompt reports whether the string is a value that is addressed to the model.
 func (w *walk) inPrompt() bool {
-	return !w.isName && (w.top == "messages" || w.top == "prompt" || w.top == "suffix")
+	if w.isName {
+		return false
+	}
+	switch w.top {
+	case "messages", "prompt", "suffix", // chat and completions
+		"input", "instructions", // embeddings, moderations and responses
+		"query", "documents", "text_1", "text_2": // rerank and score
+		return true
+	}
+	return false
 }
 
 // isPublic reports whether text, as a role or type, is a word of the API, such

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"net/url"
 	"strings"
 	"testing"
@@ -40,7 +41,7 @@ func TestText_Key(t *testing.T) {
 		{"no key", "", "key", "key"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			got := redact.Secrets{Keys: []string{tc.key}}.Text(t.Context(), tc.text, 1<<10)
+			got := redact.New(redact.Secrets{Keys: []string{tc.key}}).Text(t.Context(), tc.text, 1<<10, nil)
 			if got != tc.want {
 				t.Errorf("got %s, want %s", got, tc.want)
 			}
@@ -53,9 +54,29 @@ func TestText_URL(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := redact.Secrets{URLs: []*url.URL{nil, u}}.Text(t.Context(), "me pass word hidden-1 2024-02-01", 1<<10)
+	got := redact.New(redact.Secrets{URLs: []*url.URL{nil, u}}).Text(t.Context(), "me pass word hidden-1 2024-02-01", 1<<10, nil)
 	if want := "me [redacted] [redacted] 2024-02-01"; got != want {
 		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+func TestText_Header(t *testing.T) {
+	r := redact.New(redact.Secrets{Header: http.Header{
+		"Authorization": {"Bearer token-0123456789"}, "Cookie": {"a=short-01; b=short-02"}, "X-Tier": {"gold", "hunter22"},
+	}})
+	for _, tc := range []struct{ name, text, want string }{
+		{"value", "Bearer token-0123456789", "[redacted]"},
+		{"without the scheme", `{"token":"token-0123456789"}`, `{"token":"[redacted]"}`},
+		{"value of a cookie", `{"cookie":"short-02"}`, `{"cookie":"[redacted]"}`},
+		{"words of less than 8 bytes", "Bearer of gold", "Bearer of gold"},
+		{"second value", "no hunter22", "no [redacted]"},
+		{"cut off", "no token-012", "no [redacted]"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			if got := r.Text(t.Context(), tc.text, 1<<10, nil); got != tc.want {
+				t.Errorf("got %s, want %s", got, tc.want)
+			}
+		})
 	}
 }
 
@@ -63,7 +84,7 @@ func TestText_URL(t *testing.T) {
 func TestText_Cut(t *testing.T) {
 	text := "the key " + key + " is invalid"
 	for n := range len(text) {
-		got := redact.Secrets{Keys: []string{key}}.Text(t.Context(), text[:n], 1<<10)
+		got := redact.New(redact.Secrets{Keys: []string{key}}).Text(t.Context(), text[:n], 1<<10, nil)
 		for m := 4; m <= len(key); m++ {
 			if strings.Contains(got, key[:m]) {
 				t.Fatalf("cut after %d bytes: %q holds %d bytes of the key", n, got, m)
@@ -75,7 +96,11 @@ func TestText_Cut(t *testing.T) {
 func TestText_Request(t *testing.T) {
 	for _, tc := range []struct{ name, request, text, want string }{
 		{"prompt", `{"prompt":"first"}`, "at first", "at [redacted]"},
-		{"other member", `{"input":"first"}`, "at first", "at first"},
+		{"embeddings", `{"input":["zeroth","first"]}`, "at first", "at [redacted]"},
+		{"responses", `{"instructions":"first","input":[{"role":"user","content":"second"}]}`, "first user second", "[redacted] user [redacted]"},
+		{"rerank", `{"query":"first","documents":[{"text":"second"}]}`, "first second", "[redacted] [redacted]"},
+		{"score", `{"text_1":"first","text_2":["second"]}`, "first second", "[redacted] [redacted]"},
+		{"other member", `{"model":"first"}`, "at first", "at first"},
 		{"name that is folded", `{"PROMPT":"first"}`, "at first", "at [redacted]"},
 		{"escaped name", `{"\u0070rompt":"first"}`, "at first", "at [redacted]"},
 		{"nested name", `{"a":{"prompt":"first"}}`, "at first", "at first"},
@@ -90,7 +115,7 @@ func TestText_Request(t *testing.T) {
 		{"not JSON", `{"prompt":"first`, "at first", "at [redacted]"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			got := redact.Secrets{Request: []byte(tc.request)}.Text(t.Context(), tc.text, 1<<10)
+			got := new(redact.Redactor).Text(t.Context(), tc.text, 1<<10, []byte(tc.request))
 			if got != tc.want {
 				t.Errorf("got %s, want %s", got, tc.want)
 			}
@@ -109,10 +134,9 @@ func TestText_PartOfALongPrompt(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	secrets := redact.Secrets{Request: request}
 	for at := 65_000; at < 66_500; at += 7 {
 		part := prompt.String()[at : at+16]
-		if got := secrets.Text(t.Context(), "<"+part+">", 1<<10); got != "<[redacted]>" {
+		if got := new(redact.Redactor).Text(t.Context(), "<"+part+">", 1<<10, request); got != "<[redacted]>" {
 			t.Fatalf("part at %d: got %q, want it redacted", at, got)
 		}
 	}
@@ -145,7 +169,7 @@ func TestText_IsLinear(t *testing.T) {
 			best := time.Hour
 			for range 2 {
 				start := time.Now()
-				redact.Secrets{Request: request}.Text(t.Context(), text, 1<<10)
+				new(redact.Redactor).Text(t.Context(), text, 1<<10, request)
 				best = min(best, time.Since(start))
 			}
 			return best
@@ -169,7 +193,7 @@ func TestText_EndsWithItsContext(t *testing.T) {
 	cancel()
 	for name, request := range largeRequests(16 << 20) {
 		start := time.Now()
-		got := redact.Secrets{Request: request}.Text(ctx, "to be", 1<<10)
+		got := new(redact.Redactor).Text(ctx, "to be", 1<<10, request)
 		if elapsed := time.Since(start); elapsed > time.Second {
 			t.Errorf("%s: took %v after the context was done", name, elapsed)
 		}
@@ -177,8 +201,8 @@ func TestText_EndsWithItsContext(t *testing.T) {
 			t.Errorf("%s: got %q, want %q alone: the rest was not compared", name, got, redact.Mark)
 		}
 	}
-	small := redact.Secrets{Request: []byte(`{"prompt":"first"}`)}
-	if got := small.Text(ctx, "at first", 1<<10); got != "at [redacted]" {
+	small := []byte(`{"prompt":"first"}`)
+	if got := new(redact.Redactor).Text(ctx, "at first", 1<<10, small); got != "at [redacted]" {
 		t.Errorf("small request: got %q, want all of it compared", got)
 	}
 }
@@ -186,7 +210,7 @@ func TestText_EndsWithItsContext(t *testing.T) {
 func BenchmarkText_Body(b *testing.B) {
 	body := strings.Repeat(`{\"a\": \"b\\u003c\"}, `, 64<<10/22)
 	for b.Loop() {
-		redact.Secrets{Keys: []string{key}}.Text(b.Context(), body, len(body))
+		redact.New(redact.Secrets{Keys: []string{key}}).Text(b.Context(), body, len(body), nil)
 	}
 }
 
@@ -196,7 +220,7 @@ func BenchmarkText(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			b.SetBytes(int64(len(request)))
 			for b.Loop() {
-				redact.Secrets{Request: request}.Text(b.Context(), text, 1<<10)
+				new(redact.Redactor).Text(b.Context(), text, 1<<10, request)
 			}
 		})
 	}
