@@ -30,36 +30,62 @@ func (p *pace) quota(n int) int {
 // spend takes n bytes from the current chunk. If that is used up, it waits and
 // begins the next chunk. n must be between 1 and the quota.
 func (p *pace) spend(ctx context.Context, n int) error {
-	if p.chunk == 0 {
+	err := p.begin(ctx)
+	if err == nil {
+		p.left -= n
+	}
+	return err
+}
+
+// begin waits and begins the next chunk if the current one is used up.
+func (p *pace) begin(ctx context.Context) error {
+	if p.chunk == 0 || p.left > 0 {
 		return nil
 	}
-	if p.left == 0 {
-		if p.begun {
-			if err := sleep(ctx, p.every); err != nil {
-				return err
-			}
+	if p.begun {
+		if err := sleep(ctx, p.every); err != nil {
+			return err
 		}
-		p.begun, p.left = true, p.chunk
 	}
-	p.left -= n
+	p.begun, p.left = true, p.chunk
 	return nil
 }
 
-// A responseBody applies the truncation and the pace of a step to the body of a
+// A requestBody applies the pace of a step to the reading of a request body.
+type requestBody struct {
+	io.ReadCloser
+	ctx  context.Context
+	pace pace
+}
+
+func (b *requestBody) Read(p []byte) (int, error) {
+	if len(p) == 0 {
+		return b.ReadCloser.Read(p)
+	}
+	// The source must not be read before the wait.
+	if err := b.pace.begin(b.ctx); err != nil {
+		return 0, err
+	}
+	n, err := b.ReadCloser.Read(p[:b.pace.quota(len(p))])
+	b.pace.left -= n
+	return n, err
+}
+
+// A responseBody applies the ending and the pace of a step to the body of a
 // response.
 type responseBody struct {
 	// ctx is done when the request's context is done, or when the body has
 	// ended, failed or been closed. Read then returns its cause.
-	ctx       context.Context
-	cancel    context.CancelCauseFunc
-	src       io.ReadCloser
-	truncated bool
-	left      int64 // bytes before the truncation
-	pace      pace
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	src    io.ReadCloser
+	ending ending
+	left   int64 // bytes before the ending
+	pace   pace
 }
 
 func newResponseBody(ctx context.Context, src io.ReadCloser, s Step) *responseBody {
-	b := &responseBody{src: src, truncated: s.truncated, left: s.limit, pace: s.pace}
+	b := &responseBody{src: src, ending: s.ending, left: s.limit, pace: s.pace}
 	b.ctx, b.cancel = context.WithCancelCause(ctx)
 	return b
 }
@@ -81,10 +107,10 @@ func (b *responseBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// read reads from the source up to the truncation. There it reads one byte
-// more, because a body that ends there is not truncated.
+// read reads from the source up to the ending. There it reads one byte more,
+// because a body that ends there is whole.
 func (b *responseBody) read(p []byte) (int, error) {
-	if !b.truncated || len(p) == 0 {
+	if b.ending == whole || len(p) == 0 {
 		return b.src.Read(p)
 	}
 	if b.left > 0 {
@@ -93,10 +119,14 @@ func (b *responseBody) read(p []byte) (int, error) {
 		return n, err
 	}
 	n, err := b.src.Read(make([]byte, 1))
-	if n > 0 {
-		return 0, io.ErrUnexpectedEOF
+	switch {
+	case n == 0:
+		return 0, err
+	case b.ending == stalled:
+		<-b.ctx.Done()
+		return 0, context.Cause(b.ctx)
 	}
-	return 0, err
+	return 0, io.ErrUnexpectedEOF
 }
 
 // Close also ends a Read that is waiting for the next chunk.

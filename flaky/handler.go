@@ -13,8 +13,8 @@ import (
 //
 // The handler must be run by an [http.Server], because steps that close the
 // connection panic with [http.ErrAbortHandler] and [Reset] hijacks the
-// connection. It starts no goroutines. [Step.Truncate] and [Step.Slow] wrap the
-// ResponseWriter that next gets. The wrapper implements [http.Flusher] and works
+// connection. It starts no goroutines. [Step.Truncate], [Step.Stall] and
+// [Step.Slow] wrap the ResponseWriter that next gets. The wrapper implements [http.Flusher] and works
 // with [http.ResponseController]. It does not affect writes to a hijacked
 // connection.
 func (s *Script) Handler(next http.Handler) http.Handler {
@@ -29,7 +29,7 @@ type handler struct {
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	step, rec := h.script.meet(r)
 	step = step.orStatus(h.next != nil)
-	r = rec.request(r)
+	r = rec.request(r, step)
 	switch {
 	case step.readsBody() || step.kind == hanging:
 		// The record keeps an error. It does not change the step, as a server
@@ -88,8 +88,7 @@ func (s Step) respond(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// serve calls next and applies the truncation and the pace of the step to its
-// response.
+// serve calls next and applies the ending and the pace of the step to its response.
 func (s Step) serve(next http.Handler, w http.ResponseWriter, r *http.Request) {
 	if !s.shapesBody() || r.Method == http.MethodHead {
 		next.ServeHTTP(w, r)
@@ -127,7 +126,7 @@ func reset(w http.ResponseWriter) {
 	_ = conn.Close()
 }
 
-// A responseWriter applies the truncation and the pace of a step to a response.
+// A responseWriter applies the ending and the pace of a step to a response.
 // The first error of a write is sticky.
 type responseWriter struct {
 	http.ResponseWriter
@@ -169,9 +168,12 @@ func (w *responseWriter) Write(p []byte) (int, error) {
 func (w *responseWriter) writeSome(p []byte) (int, error) {
 	s := &w.step
 	n := s.pace.quota(len(p))
-	if s.truncated {
+	if s.ending != whole {
 		if s.limit == 0 {
 			w.Flush()
+			if s.ending == stalled {
+				<-w.ctx.Done()
+			}
 			w.cancel(http.ErrAbortHandler)
 			return 0, http.ErrAbortHandler
 		}

@@ -560,12 +560,38 @@ func TestHandler_Waits(t *testing.T) {
 	}
 }
 
+// A handler reads a request body at the pace of its step, before it responds or
+// when the handler that it passes the request to reads.
+func TestHandler_SlowsRequest(t *testing.T) {
+	next := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.Copy(w, r.Body) })
+	for name, step := range map[string]flaky.Step{
+		"Status": flaky.Status(200).WithBody("hello").SlowRequest(2, time.Second),
+		"Pass":   flaky.Pass().SlowRequest(2, time.Second),
+	} {
+		t.Run(name, func(t *testing.T) {
+			inVirtualTime(t, flaky.New(step).Handler(next), func(t *testing.T, client *http.Client) {
+				start := time.Now()
+				resp, err := client.Post("http://example.test/", "", strings.NewReader("hello"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				got, err := io.ReadAll(resp.Body)
+				resp.Body.Close()
+				if took := time.Since(start); string(got) != "hello" || err != nil || took != 2*time.Second {
+					t.Errorf("got %q, %v after %v, want hello after 2s", got, err, took)
+				}
+			})
+		})
+	}
+}
+
 // A wait in a handler ends when the client disconnects, so that the server can
 // shut down.
 func TestHandler_WaitEndsWithClient(t *testing.T) {
 	for name, step := range map[string]flaky.Step{
 		"After": flaky.Status(200).After(24 * time.Hour),
 		"Slow":  flaky.Status(200).WithBody("hello").Slow(1, 24*time.Hour),
+		"Stall": flaky.Status(200).WithBody("hello").Stall(1),
 		"Hang":  flaky.Hang(),
 	} {
 		t.Run(name, func(t *testing.T) {

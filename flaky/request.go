@@ -34,7 +34,7 @@ type Request struct {
 	Body     []byte
 	BodySize int64
 
-	// BodyErr is the error of reading the body, nil if there was none. It is
+	// BodyErr is the error of reading the body, or nil if there was none. It is
 	// also set if a Transport read a number of bytes other than ContentLength.
 	BodyErr error
 }
@@ -81,21 +81,27 @@ func (r *record) snapshot() Request {
 	return seen
 }
 
-// request returns a copy of req whose body is recorded as it is read, or req
-// itself if it has no body.
-func (r *record) request(req *http.Request) *http.Request {
+// request returns a copy of req whose body is recorded as it is read, at the pace
+// of s, or req itself if it has no body.
+func (r *record) request(req *http.Request, s Step) *http.Request {
 	if req.Body == nil || req.Body == http.NoBody {
 		return req
 	}
 	out := req.WithContext(req.Context())
-	out.Body = r.body(req.Body)
+	body := func(src io.ReadCloser) io.ReadCloser {
+		if s.requestPace.chunk > 0 {
+			src = &requestBody{src, req.Context(), s.requestPace}
+		}
+		return r.body(src)
+	}
+	out.Body = body(req.Body)
 	if req.GetBody != nil {
 		out.GetBody = func() (io.ReadCloser, error) {
-			body, err := req.GetBody()
+			src, err := req.GetBody()
 			if err != nil {
 				return nil, err
 			}
-			return r.body(body), nil
+			return body(src), nil
 		}
 	}
 	return out

@@ -29,10 +29,20 @@ type Step struct {
 	early  bool          // the request body is not read first
 	delay  time.Duration // before the step takes effect
 
-	truncated bool
-	limit     int64 // of the response body, if truncated
-	pace      pace  // of the response body
+	ending      ending
+	limit       int64 // of the response body, if ending is not whole
+	pace        pace  // of the response body
+	requestPace pace  // of the request body
 }
+
+// An ending is the kind of fault at the limit of a response body.
+type ending uint8
+
+const (
+	whole     ending = iota // there is no limit
+	truncated               // the body fails
+	stalled                 // nothing follows
+)
 
 // A kind identifies the constructor of a step.
 type kind uint8
@@ -50,7 +60,7 @@ const (
 // there is none, it is equivalent to Status(200).
 //
 // It does not read the body in advance. The body is recorded as the RoundTripper
-// or the handler reads it. [Step.After] delays the request before that.
+// or the handler reads it. [Step.After] delays the forwarding.
 func Pass() Step { return Step{} }
 
 // Status responds with the given status code and an empty body. It panics if
@@ -65,9 +75,9 @@ func Status(code int) Step {
 // Refuse simulates a refused connection. The request body is not read.
 //
 // A Transport returns the error of a refused connection, a [*net.OpError] of a
-// dial that wraps [syscall.ECONNREFUSED]. A Handler can't refuse a connection
-// that has been accepted, so it closes it without a response. Unlike a refused
-// connection, that does not tell the client that the request was not processed.
+// dial that wraps [syscall.ECONNREFUSED]. A Handler can't refuse an accepted
+// connection, so it closes the connection without a response. Unlike a refusal,
+// that does not show the client that the request was not processed.
 func Refuse() Step { return Step{kind: refusing} }
 
 // Reset resets the connection after the request was read and before the
@@ -133,10 +143,11 @@ func (s Step) After(d time.Duration) Step {
 	return s
 }
 
-// Truncate truncates the response body after n bytes, that of a [Status] step
-// and that of a response passed through by [Pass]. A body of at most n bytes is
-// not affected. A negative n is treated as 0. Later calls override earlier ones.
-// It has no effect on steps without a response.
+// Truncate truncates the response body after n bytes. It applies to the response of
+// a [Status] step and to one passed through by [Pass]. A body of at most n bytes is
+// not affected. A negative n is treated as 0. Later calls of Truncate and
+// [Step.Stall] override earlier ones. Truncate has no effect on steps without a
+// response.
 //
 // In a Transport, Read returns [io.ErrUnexpectedEOF] in place of byte n+1. A
 // Handler sends n bytes and closes the connection, which an HTTP/1.1 client
@@ -145,26 +156,54 @@ func (s Step) After(d time.Duration) Step {
 // context of its request is canceled, and the connection is closed when it
 // returns.
 func (s Step) Truncate(n int64) Step {
-	s.truncated, s.limit = true, max(n, 0)
+	s.ending, s.limit = truncated, max(n, 0)
 	return s
 }
 
-// Slow slows the response body down, that of a [Status] step and that of a
-// response passed through by [Pass]. The first chunk bytes are sent immediately,
+// Stall stalls the response body after n bytes. It applies to the response of a
+// [Status] step and to one passed through by [Pass]. The connection or stream stays
+// open, and nothing is sent, until the request's context is done. A body of at most
+// n bytes is not affected. A negative n is treated as 0. Later calls of Stall and
+// [Step.Truncate] override earlier ones. Stall has no effect on steps without a
+// response.
+//
+// In a Handler, the context is done when the client has disconnected. A handler
+// called by Pass then gets [http.ErrAbortHandler] from the write of byte n+1.
+func (s Step) Stall(n int64) Step {
+	s.ending, s.limit = stalled, max(n, 0)
+	return s
+}
+
+// Slow slows the response body down. It applies to the response of a [Status] step
+// and to one passed through by [Pass]. The first chunk bytes are sent immediately,
 // and each further chunk after a wait of the duration every. A wait ends early if
 // the request's context is done. A chunk below 1 is treated as 1. Later calls
-// override earlier ones. It has no effect on steps without a response.
+// override earlier ones. Slow has no effect on steps without a response.
 func (s Step) Slow(chunk int, every time.Duration) Step {
 	s.pace = pace{chunk: max(chunk, 1), every: every}
 	return s
 }
 
+// SlowRequest slows the reading of the request body down. The first chunk bytes
+// are read immediately, and each further chunk after a wait of the duration every.
+// With a long wait, the step stalls after the first chunk. A wait ends early if the
+// request's context is done. A chunk below 1 is treated as 1. Later calls override
+// earlier ones. It has no effect on steps that do not read the body. [Step.After]
+// and, in a Transport, the source of the body add to the time.
+//
+// The sockets and net/http buffer several MiB of a body that is not read. Over
+// HTTP/1.1 a Handler can't detect that the client has disconnected while it waits.
+func (s Step) SlowRequest(chunk int, every time.Duration) Step {
+	s.requestPace = pace{chunk: max(chunk, 1), every: every}
+	return s
+}
+
 // Early makes a step take effect without reading the request body, like a server
 // that rejects a large upload. A Transport closes the body unread. A Handler
-// responds while the client may still be sending. It has no effect on [Pass].
+// responds while the client may still be sending. Early has no effect on [Pass].
 //
-// Over HTTP/1.1 a Handler then closes the connection after the response. It can't
-// detect that the client has disconnected while the body is unread, so a delay
+// Over HTTP/1.1 a Handler then closes the connection after the response. The
+// Handler can't detect a disconnected client while the body is unread, so a delay
 // may run its full length.
 func (s Step) Early() Step {
 	s.early = s.kind != passing
@@ -186,8 +225,8 @@ func (s Step) readsBody() bool {
 	return s.kind != passing && s.kind != refusing && !s.early
 }
 
-// shapesBody reports whether the step truncates or slows the response body.
-func (s Step) shapesBody() bool { return s.truncated || s.pace.chunk > 0 }
+// shapesBody reports whether the step truncates, stalls or slows the response body.
+func (s Step) shapesBody() bool { return s.ending != whole || s.pace.chunk > 0 }
 
 // bodyAllowed reports whether a response with this status may have a body
 // (RFC 9110, section 6.4.1).

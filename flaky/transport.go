@@ -35,7 +35,7 @@ type transport struct {
 func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	step, rec := t.script.meet(req)
 	step = step.orStatus(t.base != nil)
-	out := rec.request(req)
+	out := rec.request(req, step)
 	if step.kind == passing {
 		return t.pass(out, req, step)
 	}

@@ -362,6 +362,12 @@ func TestTransport_SlowsBody(t *testing.T) {
 		{"no wait", "every may be 0", flaky.Status(200).WithBody("abc").Slow(1, 0), "abc", 0, nil},
 		{"with Truncate", "they combine", flaky.Status(200).WithBody("abcdefg").Slow(2, time.Second).Truncate(5), "abcde", 2 * time.Second, io.ErrUnexpectedEOF},
 		{"after Pass", "also a response of base", flaky.Pass().Slow(2, time.Second), "hello", 2 * time.Second, nil},
+		{"Stall", "until the context is done", flaky.Status(200).WithBody("abc").Stall(2), "ab", time.Hour, context.DeadlineExceeded},
+		{"Stall after Pass", "also a response of base", flaky.Pass().Stall(0), "", time.Hour, context.DeadlineExceeded},
+		{"Stall at the end", "the body is whole", flaky.Pass().Stall(5), "hello", 0, nil},
+		{"Stall with Slow", "they combine", flaky.Pass().Slow(1, time.Minute).Stall(3), "hel", time.Hour, context.DeadlineExceeded},
+		{"Stall after Truncate", "the later call counts", flaky.Pass().Truncate(1).Stall(3), "hel", time.Hour, context.DeadlineExceeded},
+		{"Truncate after Stall", "the later call counts", flaky.Pass().Stall(1).Truncate(3), "hel", 0, io.ErrUnexpectedEOF},
 	}
 	base := roundTripFunc(func(*http.Request) (*http.Response, error) {
 		return &http.Response{StatusCode: 200, ContentLength: -1, Body: io.NopCloser(iotest.OneByteReader(strings.NewReader("hello")))}, nil
@@ -369,7 +375,9 @@ func TestTransport_SlowsBody(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				resp, err := flaky.New(tt.step).Transport(base).RoundTrip(newRequest(t, "GET", "/", nil))
+				ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+				defer cancel()
+				resp, err := flaky.New(tt.step).Transport(base).RoundTrip(newRequest(t, "GET", "/", nil).WithContext(ctx))
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -381,6 +389,53 @@ func TestTransport_SlowsBody(t *testing.T) {
 				}
 				if took := time.Since(start); took != tt.took {
 					t.Errorf("body (%s): took %v, want %v", tt.reason, took, tt.took)
+				}
+			})
+		})
+	}
+}
+
+// A request body is read at the pace of the step, by the step itself and by base,
+// and also a copy from GetBody.
+func TestTransport_SlowsRequest(t *testing.T) {
+	base := roundTripFunc(func(req *http.Request) (*http.Response, error) {
+		if req.URL.Path == "/copy" {
+			body, err := req.GetBody()
+			if err != nil {
+				return nil, err
+			}
+			req = req.WithContext(req.Context())
+			req.Body = body
+		}
+		if _, err := io.Copy(io.Discard, req.Body); err != nil {
+			return nil, err
+		}
+		return &http.Response{StatusCode: 200, Body: http.NoBody}, nil
+	})
+	tests := []struct {
+		name   string
+		reason string
+		path   string
+		step   flaky.Step
+		took   time.Duration
+		err    error
+	}{
+		{"Status", "a wait between chunks", "/", flaky.Status(200).SlowRequest(2, time.Second), 2 * time.Second, nil},
+		{"Pass", "base reads slowly", "/", flaky.Pass().SlowRequest(1, time.Second), 5 * time.Second, nil},
+		{"GetBody", "a copy is read slowly", "/copy", flaky.Pass().SlowRequest(3, time.Second), time.Second, nil},
+		{"After", "they add up", "/", flaky.Status(200).SlowRequest(2, time.Second).After(time.Second), 3 * time.Second, nil},
+		{"stall", "until the context is done", "/", flaky.Status(200).SlowRequest(2, 2*time.Hour), time.Hour, context.DeadlineExceeded},
+		{"unread", "the body is not read", "/", flaky.Status(200).SlowRequest(2, time.Second).Early(), 0, nil},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+				defer cancel()
+				start := time.Now()
+				_, err := flaky.New(tt.step).Transport(base).RoundTrip(newRequest(t, "PUT", tt.path, strings.NewReader("hello")).WithContext(ctx))
+				if took := time.Since(start); took != tt.took || err != tt.err {
+					t.Errorf("%s: took %v and returned %v, want %v and %v", tt.reason, took, err, tt.took, tt.err)
 				}
 			})
 		})
