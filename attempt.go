@@ -24,8 +24,8 @@ type Attempt struct {
 	// Err is the error of the attempt, or nil if there is a response.
 	Err error
 
-	// Number is 1 for the first attempt and 2 for the first retry. If a
-	// resumed download fails after new bytes, it starts again at 1.
+	// Number is 1 for the first attempt and 2 for the first retry. If a resumed
+	// download fails after new bytes, Number starts again at 1.
 	Number int
 
 	// Verdict is the result of the [Classifier].
@@ -35,9 +35,18 @@ type Attempt struct {
 	// fails after new bytes, since that failure.
 	Elapsed time.Duration
 
-	// Delay is the time that RetryTransport waited before this attempt. It is
-	// 0 for the first attempt.
+	// Delay is the time that RetryTransport waited before this attempt. For the
+	// first attempt it is the time that [RetryTransport.Pacer] required.
 	Delay time.Duration
+
+	// RemoteAddr is the network address of the peer of the attempt's
+	// connection, which may be a proxy. It is set from the first retry on, if
+	// [RetryTransport.OnAttempt] is set and Base supports
+	// [net/http/httptrace]. It is empty if the attempt had no connection.
+	RemoteAddr string
+
+	// ConnReused reports whether an earlier request used that connection.
+	ConnReused bool
 }
 
 // A Decision states whether an [Attempt] is followed by another one.
@@ -45,25 +54,26 @@ type Decision struct {
 	// Retry reports whether another attempt follows.
 	Retry bool
 
-	// Delay is the wait before that attempt. If Retry is false, it is the wait
-	// that would have been necessary, or 0 if none was computed.
+	// Delay is the wait before that attempt, which [RetryTransport.Pacer] may
+	// prolong. If Retry is false, it is the wait that would have been necessary,
+	// or 0 if none was computed.
 	Delay time.Duration
 
-	// Reason is why no other attempt follows. It is empty if one does.
+	// Reason states why no attempt follows. It is empty if Retry is true.
 	Reason Reason
 }
 
 // A Reason states why a call makes no further attempt. Reasons are checked in
-// the order of the constants, and the first that applies is reported, except
-// that a retry whose request body fails gives [ReasonNotReplayable], and that a
-// policy known never to retry gives [ReasonPolicy] also for a body that cannot be
-// replayed.
+// the order of the constants, and the first that applies is reported, with three
+// exceptions. A response that is [Final] gives [ReasonFinal] even if the context
+// is done. A retry whose request body fails gives [ReasonNotReplayable]. A Policy
+// known never to retry gives [ReasonPolicy] even if the body cannot be replayed.
 //
 // A Reason is in snake_case and can be used as the value of a metric label.
 type Reason string
 
 const (
-	// ReasonCanceled: the caller's context is done.
+	// ReasonCanceled: the caller's context is done, and the attempt failed.
 	ReasonCanceled Reason = "canceled"
 
 	// ReasonFinal: the attempt succeeded, or failed permanently.
@@ -100,18 +110,20 @@ type Summary struct {
 	// error of the caller's last Read. It is nil after a success.
 	Err error
 
-	// Attempts is the number of attempts that were made. It is 0 if the
-	// context was done before the first.
+	// Attempts is the number of attempts that were made. It is 0 if the context
+	// was done before the first, or if Pacer would have exceeded the context's
+	// deadline.
 	Attempts int
 
-	// Reason is why the call made no further attempt.
+	// Reason states why the call made no further attempt.
 	Reason Reason
 
 	// Elapsed is the duration of the call, including all waits and, for a
 	// resumed download, the caller's reading of the body.
 	Elapsed time.Duration
 
-	// Waited is the part of Elapsed that was spent waiting for retries.
+	// Waited is the part of Elapsed that was spent waiting for retries and for
+	// [RetryTransport.Pacer].
 	Waited time.Duration
 }
 

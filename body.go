@@ -46,7 +46,7 @@ func (c *call) newBody() body {
 	}
 	limit := c.t.maxReplayBytes()
 	if limit < 0 || req.ContentLength > limit || neverRetries(c.t.policy()) {
-		return newOneShot(req, c.t.AttemptTimeout > 0)
+		return newOneShot(req, c.t.AttemptTimeout > 0 || c.t.IdleTimeout > 0)
 	}
 	return newReplay(req, limit, c.idempotent())
 }

@@ -102,8 +102,8 @@ func orDefault(v, byDefault float64) float64 {
 	return 0
 }
 
-// PerHost returns a Budget that keeps a separate budget for each host, which it
-// makes with newBudget when it first sees the host. Hosts are told apart by
+// PerHost returns a Budget that keeps a separate budget for each host. It calls
+// newBudget for the first request to a host. Hosts are identified by
 // Request.URL.Host, in lower case and without the default port of the URL's
 // scheme: example.com, EXAMPLE.com and, for https, example.com:443 are one host.
 //
@@ -119,15 +119,8 @@ func PerHost(newBudget func(host string) Budget) Budget {
 
 type hostBudgets struct {
 	newBudget func(host string) Budget
-
-	// Both maps are guarded by mu. When recent is full it replaces older. A
-	// host that is found in older returns to recent, so that only hosts that
-	// were not used for a whole generation are dropped.
-	mu            sync.Mutex
-	recent, older map[string]Budget
+	budgets   generations[Budget]
 }
-
-const maxRecentHosts = 4096
 
 // Deposit implements [Budget].
 func (h *hostBudgets) Deposit(req *http.Request) { h.budget(req.URL).Deposit(req) }
@@ -137,20 +130,41 @@ func (h *hostBudgets) Withdraw(a Attempt) bool { return h.budget(a.Request.URL).
 
 func (h *hostBudgets) budget(u *url.URL) Budget {
 	host := canonicalHost(u)
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if b, ok := h.recent[host]; ok {
-		return b
+	return h.budgets.get(host, func() Budget { return h.newBudget(host) })
+}
+
+// generations is a map that keeps the values of a few thousand keys that were used
+// recently.
+type generations[V any] struct {
+	// Both maps are guarded by mu. When recent is full it replaces older. A key
+	// that is found in older returns to recent, so that only keys that were not
+	// used for a whole generation are dropped.
+	mu            sync.Mutex
+	recent, older map[string]V
+}
+
+const maxRecentKeys = 4096
+
+// get returns the value of key. If there is none, it adds the result of make, or
+// returns the zero value if make is nil.
+func (g *generations[V]) get(key string, make func() V) V {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if v, ok := g.recent[key]; ok {
+		return v
 	}
-	b, ok := h.older[host]
+	v, ok := g.older[key]
 	if !ok {
-		b = h.newBudget(host)
+		if make == nil {
+			return v
+		}
+		v = make()
 	}
-	if h.recent == nil || len(h.recent) >= maxRecentHosts {
-		h.recent, h.older = make(map[string]Budget), h.recent
+	if g.recent == nil || len(g.recent) >= maxRecentKeys {
+		g.recent, g.older = map[string]V{}, g.recent
 	}
-	h.recent[host] = b
-	return b
+	g.recent[key] = v
+	return v
 }
 
 // canonicalHost returns the host of u in lower case, with its port unless that

@@ -1,11 +1,14 @@
 package httpretry
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/http"
 	"strconv"
 	"time"
+
+	"github.com/httpretry/httpretry/internal/route"
 )
 
 // A call is one call of RoundTrip and, if its response body is resumed, of the
@@ -15,36 +18,44 @@ type call struct {
 	t       *RetryTransport // with the overrides of the request's context
 	ctx     context.Context // ends attempts and waits: the request's, or a download's
 	req     *http.Request   // the caller's
-	context contextValue    // of its context
+	context *contextValue   // of its context
 	body    body            // nil until the first attempt is prepared
 	start   time.Time       // of the first attempt; zero unless readsClock
 	ended   bool            // nothing is left to be closed
 
 	attempts int           // made so far
 	waited   time.Duration // before them, in all
+	backoff  time.Duration // before the next one, which the Pacer may prolong
+	done     func(Attempt) // the Pacer's, until the attempt is reported to it; nil: none
+	turn     turn          // the same of an AdaptivePacer
 
 	// The current attempt, which is under way or was made last.
-	number   int             // from 1; a download that made progress counts anew
+	number   int             // from 1, again after a download has made progress
 	numbered context.Context // ctx, with number unless AttemptNumber returns that already
 	delay    time.Duration
 	resp     *http.Response // exactly one of resp and err is nil after an attempt
 	err      error
 	buffer   *bufferedBody // the body of resp, if MaxResponseBytes applies to it
+	conn     *usedConn     // nil if it is not traced
 
 	failure error // err, or the error of buffer
 	verdict Verdict
+
+	// If a RoundTripper below chooses a server for each attempt:
+	choice    route.Choice // the latest
+	elsewhere bool         // another server accepts the next attempt without a wait
 
 	// The attempt before it.
 	previous       *http.Response // with the part of its body that was discarded; nil: none, or not needed
 	previousErr    error          // its failure; nil if its status was the failure
 	previousStatus int
+	silent         time.Time // if it timed out: since when; else zero
 }
 
 // roundTrip makes the call.
 func (c *call) roundTrip() (*http.Response, error) {
 	if c.ctx.Err() != nil {
-		// RoundTrip must close the body, also of a request that is not sent.
-		closeBody(c.req)
+		c.closeBody()
 		return c.end(ReasonCanceled, nil, context.Cause(c.ctx))
 	}
 	if c.t.readsClock() {
@@ -55,54 +66,83 @@ func (c *call) roundTrip() (*http.Response, error) {
 		// Deposit panics.
 		c.t.Budget.Deposit(c.req)
 	}
-	c.body = c.newBody()
 	c.number = 1
+	if c.t.Pacer != nil {
+		if err := c.paceFirst(); err != nil {
+			return c.unsent(err)
+		}
+	}
+	c.body = c.newBody()
 	c.attempt()
-	reason, canceled := c.retry()
-	if canceled {
-		return c.canceled()
+	reason, err := c.retry()
+	if err != nil {
+		return c.unsent(err)
 	}
 	return c.result(reason)
 }
 
 // retry makes further attempts after the current one until a decision is against
-// another, and returns the reason. canceled reports whether the context ended a
-// wait.
-func (c *call) retry() (reason Reason, canceled bool) {
+// another, and returns the reason. err is not nil if a wait for an attempt ended
+// without it.
+func (c *call) retry() (reason Reason, err error) {
 	for {
 		c.judge()
+		if c.t.Pacer != nil {
+			c.report()
+		}
 		d := c.decide()
 		if c.t.OnAttempt != nil {
 			c.t.OnAttempt(c.describe(), d)
 		}
 		if !d.Retry {
-			return d.Reason, false
+			return d.Reason, nil
 		}
-		if !c.wait(d.Delay) {
-			return ReasonCanceled, true
+		if err := c.wait(d.Delay); err != nil {
+			return c.unsentReason(), err
 		}
 		c.attempt()
 	}
 }
 
+// numberedContext returns the context of the current attempt.
+func (c *call) numberedContext() context.Context {
+	if !c.ownNumber() {
+		return c.ctx
+	}
+	return context.WithValue(c.ctx, contextKey{}, &contextValue{c.context.override, c.number, cmp.Or(c.silent, c.context.silent)})
+}
+
+// ownNumber reports whether the attempt's context differs from the call's. Also a
+// first attempt has a number of its own if it would inherit that of an attempt of
+// another RetryTransport above.
+func (c *call) ownNumber() bool {
+	return c.number != max(c.context.attempt, 1) || !c.silent.IsZero()
+}
+
 // attempt makes one attempt.
 func (c *call) attempt() {
-	c.resp, c.err, c.buffer = nil, nil, nil
 	c.numbered = c.ctx
-	// Also a first attempt has a number of its own if it would inherit that of
-	// an attempt of another RetryTransport above.
-	ownNumber := c.number != max(c.context.attempt, 1)
+	ownNumber := c.ownNumber()
 	if ownNumber {
-		c.numbered = context.WithValue(c.ctx, contextKey{}, &contextValue{c.context.override, c.number})
+		c.numbered = c.numberedContext()
+	}
+	ctx := c.numbered
+	if c.choice != nil {
+		ctx = route.WithPrevious(ctx, route.Previous{Choice: c.choice, Resuming: c.resuming()})
+	}
+	if c.attempts > 0 && c.t.OnAttempt != nil {
+		// A first attempt is not traced: that would be 4 allocations.
+		c.conn = new(usedConn)
+		ctx = c.conn.trace(ctx)
 	}
 	switch {
-	case c.t.AttemptTimeout > 0:
-		c.attemptWithTimeout()
+	case c.t.AttemptTimeout > 0, c.t.IdleTimeout > 0:
+		c.attemptWithTimeout(ctx)
 	case c.attempts == 0 && !ownNumber && c.body.untouched():
-		c.send(c.req)
+		c.send(c.req, nil)
 	default:
-		if req := c.prepare(c.numbered); req != nil {
-			c.send(req)
+		if req := c.prepare(ctx); req != nil {
+			c.send(req, nil)
 		}
 	}
 }
@@ -124,10 +164,20 @@ func (c *call) prepare(ctx context.Context) *http.Request {
 	return req
 }
 
-// send sends req and receives its response.
-func (c *call) send(req *http.Request) {
+// send sends req and receives its response. cancel cancels the context of req. It
+// is nil if the attempt has no limit.
+func (c *call) send(req *http.Request, cancel context.CancelCauseFunc) {
 	c.attempts++
-	resp, err := c.t.base().RoundTrip(req)
+	var upload *uploadWatch
+	if c.t.IdleTimeout > 0 {
+		upload = c.watchUpload(req, cancel)
+	}
+	resp, err := c.transport().RoundTrip(req)
+	if upload != nil {
+		if stalled := upload.end(); stalled != nil {
+			cancel(stalled)
+		}
+	}
 	switch {
 	case err != nil && resp != nil:
 		// Base broke the contract of http.RoundTripper. http.Client ignores
@@ -137,21 +187,48 @@ func (c *call) send(req *http.Request) {
 		err = errNoResponse
 	case err == nil:
 		c.resp = resp
+		if resp.Request != req {
+			// Only a RoundTripper that chooses servers returns another Request
+			// than it was given.
+			c.choose(resp)
+		}
+		if c.t.IdleTimeout > 0 {
+			c.watchResponse(resp, cancel)
+		}
 		if c.t.MaxResponseBytes > 0 && bufferable(c.req, resp) {
 			c.buffer = bufferBody(req.Context(), resp, c.t.MaxResponseBytes)
 		}
 	}
+	if err != nil {
+		c.chooseFailed(err)
+	}
 	c.err = err
 }
 
-// attemptWithTimeout makes one attempt within AttemptTimeout.
-func (c *call) attemptWithTimeout() {
-	ctx, cancel := context.WithCancelCause(c.numbered)
-	timeout := &timeoutError{c.t.AttemptTimeout}
-	timer := time.AfterFunc(c.t.AttemptTimeout, func() { cancel(timeout) })
+// transport returns the RoundTripper for the attempt.
+func (c *call) transport() http.RoundTripper {
+	base := c.t.base()
+	if t, ok := base.(*http.Transport); ok && (c.ownNumber() || c.context.attempt > 1) {
+		base = freshConnections{t}
+	}
+	if r, ok := c.body.(*remainder); ok {
+		return renewal{hop{base, r.d}}
+	}
+	return base
+}
+
+// attemptWithTimeout makes one attempt within AttemptTimeout, which ends when a
+// body stalls for IdleTimeout.
+func (c *call) attemptWithTimeout(ctx context.Context) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	var timer *attemptTimer
+	if c.t.AttemptTimeout > 0 {
+		timer = newAttemptTimer(c.t.AttemptTimeout, cancel)
+		ctx = route.WithTimer(ctx, timer)
+	}
 	streaming := false // the caller's Reads or Close of the body cancel the context
 	defer func() {
-		timer.Stop()
+		timer.stop()
 		if !streaming {
 			cancel(nil)
 		}
@@ -160,24 +237,31 @@ func (c *call) attemptWithTimeout() {
 	if req == nil {
 		return
 	}
-	c.send(req)
-	expired := !timer.Stop() && c.ctx.Err() == nil
+	c.send(req, cancel)
+	if !timer.stop() {
+		cancel(timer.timeout) // the timer's function may not have done so yet
+	}
+	limit := context.Cause(ctx) // timeout, or the error of a stall
+	expired := limit != nil && c.ctx.Err() == nil
 	switch {
 	case c.resp != nil && (c.buffer.complete() || !hasResponseBody(c.resp)):
 		// All of the response was received in time.
 	case expired && c.err != nil:
-		c.err = timeout
+		// Base may have added its own text, such as the server's name.
+		if !errors.Is(c.err, limit) {
+			c.err = limit
+		}
 	case expired && c.buffer.failure() != nil:
-		c.buffer.err = timeout
+		c.buffer.err = limit
 	case expired && c.resp != nil && withoutContent(c.req, c.resp):
 		// Nothing is missing, but the canceled body may return an error.
 		closeResponse(c.resp)
 		c.resp.Body = http.NoBody
 	case expired:
-		// The response arrived just before the timeout, which has canceled
-		// the rest of its body.
+		// The response arrived just before the limit, which has canceled the
+		// rest of its body.
 		closeResponse(c.resp)
-		c.resp, c.err = nil, timeout
+		c.resp, c.err = nil, limit
 	case c.resp != nil:
 		streaming = true
 		c.resp.Body = newTimedBody(c.resp.Body, cancel)
@@ -186,7 +270,7 @@ func (c *call) attemptWithTimeout() {
 
 // judge classifies the outcome of the attempt.
 func (c *call) judge() {
-	c.failure = c.err
+	c.failure, c.elsewhere = c.err, false
 	if c.err != nil && c.bodyFailed() {
 		// The body would fail again, or there is no copy of it to send.
 		c.verdict = Verdict{Outcome: Final}
@@ -202,6 +286,9 @@ func (c *call) judge() {
 			// (RFC 9113, section 8.7).
 			c.verdict.Outcome = Uncertain
 		}
+	}
+	if c.choice != nil {
+		c.reroute()
 	}
 }
 
@@ -225,6 +312,9 @@ func (c *call) classify(resp *http.Response, err error) Verdict {
 func (c *call) describe() Attempt {
 	a := c.figures()
 	a.Request = requestForHooks(c.req)
+	if c.conn != nil {
+		a.RemoteAddr, a.ConnReused = c.conn.describe()
+	}
 	if c.failure == nil {
 		a.Response = responseForHooks(c.resp, a.Request, c.buffer.preview())
 	}
@@ -245,8 +335,12 @@ func (c *call) decide() Decision {
 	if reason := c.obstacle(); reason != "" {
 		return Decision{Reason: reason}
 	}
-	delay, retry := c.backoff()
+	delay, retry := c.askPolicy()
 	delay = max(delay, 0)
+	if c.elsewhere {
+		// The backoff is meant for the server that failed.
+		delay = 0
+	}
 	if asked := c.verdict.RetryAfter; delay < asked {
 		// Retry-After is a floor under every policy (RFC 9110, section
 		// 10.2.3). But a policy that ignores it must not make a call wait for
@@ -255,6 +349,10 @@ func (c *call) decide() Decision {
 	}
 	if !retry {
 		return Decision{Delay: delay, Reason: ReasonPolicy}
+	}
+	c.backoff = delay
+	if c.t.Pacer != nil {
+		delay = max(delay, c.pacerDelay())
 	}
 	// A wait that ends at the deadline would leave no time for the attempt.
 	if deadline, ok := c.ctx.Deadline(); ok && delay >= time.Until(deadline) {
@@ -267,7 +365,7 @@ func (c *call) decide() Decision {
 	return Decision{Retry: true, Delay: delay}
 }
 
-func (c *call) backoff() (delay time.Duration, retry bool) {
+func (c *call) askPolicy() (delay time.Duration, retry bool) {
 	policy := c.t.policy()
 	if config, ok := policy.(RetryConfig); ok {
 		// It uses neither the request nor the response. Copies for it would
@@ -279,12 +377,17 @@ func (c *call) backoff() (delay time.Duration, retry bool) {
 
 // obstacle returns the reason that rules out a retry whatever the Policy, or "".
 func (c *call) obstacle() Reason {
-	switch outcome := c.verdict.Outcome; {
+	outcome := c.verdict.Outcome
+	final := outcome != Unprocessed && outcome != Uncertain
+	switch {
+	case final && c.failure == nil:
+		// The call has its response, even if its context is done now.
+		return ReasonFinal
 	case c.ctx.Err() != nil:
 		return ReasonCanceled
 	case c.err != nil && c.number > 1 && c.bodyFailed():
 		return ReasonNotReplayable
-	case outcome != Unprocessed && outcome != Uncertain:
+	case final:
 		return ReasonFinal
 	case outcome == Uncertain && !c.idempotent():
 		return ReasonNotIdempotent
@@ -309,30 +412,93 @@ func (c *call) idempotent() bool {
 	return IsIdempotent(c.req)
 }
 
-// wait waits for the next attempt, and meanwhile discards the response. It
-// reports false if the context was done first.
-func (c *call) wait(delay time.Duration) bool {
+// wait waits for the next attempt, which is expected to take as long as delay, and
+// meanwhile discards the response. It returns an error if there is to be no
+// attempt.
+func (c *call) wait(delay time.Duration) error {
 	certain := c.body.stop()
 	resp := c.resp
 	c.previousErr = c.failure
 	if c.failure == nil {
 		c.previousStatus = resp.StatusCode
 	}
+	c.silent = c.silentSince()
 	// Thousands of calls may wait for a long time, so everything that the next
 	// attempt does not need is released first.
 	c.resp, c.buffer, c.previous = nil, nil, nil
 	c.number++
 	c.delay = delay
 	begun := time.Now()
-	defer func() { c.waited += time.Since(begun) }()
-	if resp == nil {
-		return sleep(c.ctx, delay)
+	defer c.hasWaited(begun)
+	if resp == nil || certain && !hasResponseBody(resp) {
+		return c.pace(c.backoff)
 	}
 	// If the body of the next attempt fails, the call returns this response.
-	d := &discard{resp: resp, keep: !certain}
-	ok := d.wait(c.ctx, delay)
+	d := newDiscard(resp, !certain)
+	err := d.during(c.ctx, delay, func() error { return c.pace(c.backoff - time.Since(begun)) })
 	c.previous = d.result()
-	return ok
+	return err
+}
+
+// hasWaited counts a wait that began at begun.
+func (c *call) hasWaited(begun time.Time) {
+	d := time.Since(begun)
+	c.waited += d
+	if c.t.Pacer != nil {
+		c.delay = d // instead of the expected one
+	}
+}
+
+// paceFirst waits for the Pacer before the first attempt.
+func (c *call) paceFirst() error {
+	if p, ok := c.t.Pacer.(*AdaptivePacer); ok && p.idle() {
+		return c.pace(0) // the clock would take longer than all of it
+	}
+	defer c.hasWaited(time.Now())
+	return c.pace(0)
+}
+
+// pace waits for backoff and for the Pacer.
+func (c *call) pace(backoff time.Duration) error {
+	switch p := c.t.Pacer.(type) {
+	case nil:
+		return sleep(c.ctx, backoff)
+	case *AdaptivePacer:
+		// It needs no copies.
+		return p.wait(c.ctx, c.req, max(backoff, 0), &c.turn)
+	}
+	done, err := c.t.Pacer.Wait(c.numberedContext(), requestForHooks(c.req), max(backoff, 0))
+	if err == nil {
+		c.done = done
+	}
+	return err
+}
+
+func (c *call) pacerDelay() time.Duration {
+	if p, ok := c.t.Pacer.(*AdaptivePacer); ok {
+		return p.Delay(c.req)
+	}
+	return c.t.Pacer.Delay(requestForHooks(c.req))
+}
+
+// report reports the result of the attempt to the Pacer, once.
+func (c *call) report() {
+	a := Attempt{Response: c.resp, Err: c.failure, Verdict: c.verdict}
+	done := c.done
+	if done != nil {
+		c.done = nil // abandon must not call it again if it panics
+		a = c.describe()
+	}
+	if c.elsewhere {
+		// As long as another server accepts attempts, the refusal of one is no
+		// reason to slow down all.
+		a.Response, a.Err, a.Verdict = nil, route.ErrElsewhere, Verdict{}
+	}
+	if done != nil {
+		done(a)
+	} else if p, ok := c.t.Pacer.(*AdaptivePacer); ok && c.turn.pending {
+		p.done(&c.turn, c.req, a.Response, a.Err, a.Verdict)
+	}
 }
 
 // previousFailure returns the failure of the attempt before the current one.
@@ -343,12 +509,30 @@ func (c *call) previousFailure() error {
 	return errors.New("HTTP status " + strconv.Itoa(c.previousStatus))
 }
 
-// canceled ends a call whose context was done while it waited.
-func (c *call) canceled() (*http.Response, error) {
-	cause := context.Cause(c.ctx)
-	c.body.settle(true)
-	return c.end(ReasonCanceled, nil,
-		&Error{Attempts: c.attempts, Reason: ReasonCanceled, Err: cause, Last: c.previousFailure()})
+// reportPanic reports an attempt that a panic has ended.
+func (c *call) reportPanic() {
+	c.failure, c.verdict = errPanicked, Verdict{Outcome: Final}
+	c.report()
+}
+
+// unsent ends a call whose wait for an attempt ended with err.
+func (c *call) unsent(err error) (*http.Response, error) {
+	e := &Error{Attempts: c.attempts, Reason: c.unsentReason(), Err: err}
+	if e.Reason == ReasonCanceled {
+		e.Err = context.Cause(c.ctx)
+	}
+	if c.number > 1 {
+		e.Last = c.previousFailure()
+	}
+	c.closeBody()
+	return c.end(e.Reason, nil, e)
+}
+
+func (c *call) unsentReason() Reason {
+	if c.ctx.Err() != nil {
+		return ReasonCanceled
+	}
+	return ReasonDeadline
 }
 
 // result ends the call with the result of the last attempt.
@@ -372,7 +556,7 @@ func (c *call) result(reason Reason) (*http.Response, error) {
 	if c.t.ResumeDownloads && c.buffer.failure() == nil && resumable(c.req, c.resp) {
 		// The call continues in the download, which calls OnDone.
 		c.ended = true
-		c.resp.Body = newDownload(*c)
+		c.resp.Body = newDownload(c)
 		return c.resp, nil
 	}
 	return c.end(reason, c.resp, nil)
@@ -394,9 +578,13 @@ func (c *call) finalError(reason Reason, ownFault bool) error {
 }
 
 // responseRequest returns the request for Response.Request: the caller's or,
-// after retries, a copy whose context has the number of attempts.
+// after retries, a copy whose context has the number of attempts. That of a
+// redirect has the server, which a renewal asks again.
 func (c *call) responseRequest() *http.Request {
-	if c.attempts == 1 {
+	switch {
+	case c.choice != nil && c.resp.StatusCode/100 == 3:
+		return c.req.WithContext(route.WithChoice(c.numbered, c.choice))
+	case c.attempts == 1:
 		return c.req
 	}
 	return c.req.WithContext(c.numbered)
@@ -425,13 +613,17 @@ func (c *call) summarize(reason Reason, resp *http.Response, err error) {
 
 // abandon closes everything that a panic has left open.
 func (c *call) abandon() {
-	if c.ended {
-		return
-	}
+	defer c.closeBody()
 	if c.resp != nil {
-		closeResponse(c.resp)
+		defer closeResponse(c.resp) // may be what has panicked
 	}
+	c.reportPanic()
+}
+
+// closeBody closes the request body of a call that makes no further attempt.
+func (c *call) closeBody() {
 	if c.body == nil {
+		// RoundTrip must close the body, also of a request that is not sent.
 		closeBody(c.req)
 	} else {
 		c.body.settle(true)

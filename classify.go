@@ -53,8 +53,8 @@ type Verdict struct {
 // was buffered. Classify may read it, but must not retain or otherwise modify
 // its arguments. It must be safe for concurrent use.
 //
-// A Classifier judges an attempt by itself and does not receive its number. A
-// decision that depends on the number belongs in a [Policy].
+// A Classifier does not receive the number of the attempt. A decision that
+// depends on the number belongs in a [Policy].
 type Classifier interface {
 	Classify(req *http.Request, resp *http.Response, err error) Verdict
 }
@@ -96,12 +96,12 @@ func (f ClassifierFunc) Classify(req *http.Request, resp *http.Response, err err
 //   - an error of package crypto/x509 or crypto/tls that rejects the server's
 //     certificate, or a TLS alert that rejects the client's;
 //   - a malformed request or response;
-//   - any other response of a proxy to CONNECT, or a SOCKS proxy that rejects
+//   - any other rejection of CONNECT by a proxy, or a SOCKS proxy that rejects
 //     the credentials, the authentication method, the command or the address.
 //
-// All other errors are Uncertain: a timeout, a connection that was reset or
-// closed, also in the middle of the response header, and any error of unknown
-// type. An idempotent request is therefore retried after an error that
+// All other errors are Uncertain: a timeout, a body that stalled, a connection that
+// was reset or closed, also in the middle of the response header, and any error of
+// unknown type. An idempotent request is therefore retried after an error that
 // middleware returned for a reason of its own. Use Permanent to prevent that.
 //
 // The error of a VerifyConnection or VerifyPeerCertificate callback in a
@@ -112,10 +112,10 @@ func (f ClassifierFunc) Classify(req *http.Request, resp *http.Response, err err
 //
 // If a proxy rejects CONNECT, the error of [http.Transport] has only the reason
 // phrase of the response. Phrases that are registered or common are recognized. A
-// missing phrase is Final. So is an unknown phrase if [RetryTransport.Base] is an
-// http.Transport, whose Proxy function shows that a proxy was used. If a proxy
-// sends phrases of its own with 5xx statuses, an OnProxyConnectResponse hook can
-// return a [net.OpError] with Op "proxyconnect" for them, which is Unprocessed.
+// missing phrase is Final. An unknown phrase is Final if [RetryTransport.Base] is
+// an http.Transport, because its Proxy function shows that a proxy was used. If a
+// proxy sends unknown phrases with 5xx statuses, an OnProxyConnectResponse hook
+// can make them Unprocessed by returning a [net.OpError] with Op "proxyconnect".
 //
 // Wrapped errors are considered too. Joined errors are Final if any of them is,
 // and otherwise Uncertain if any of them is.

@@ -50,6 +50,7 @@ func realHeaders(t *testing.T) map[string][]byte {
 
 // A header that a FIN or a reset cuts off at any byte is a broken connection.
 func TestDefaultClassifier_CutOffHeaderIsUncertain(t *testing.T) {
+	t.Parallel()
 	ends := map[string]func(net.Conn){"FIN": func(conn net.Conn) { conn.Close() }, "RST": reset}
 	requests := map[string]func(*testing.T, string) *http.Request{"GET": get, "POST": postOnce}
 	for name, header := range realHeaders(t) {

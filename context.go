@@ -1,21 +1,28 @@
 package httpretry
 
-import "context"
+import (
+	"context"
+	"time"
+)
 
 // A contextValue is the value of this package in a context. It serves both Override
 // and AttemptNumber, so that a call needs one lookup.
 type contextValue struct {
 	override func(*RetryTransport) // nil: there is none
 	attempt  int                   // 0: the context belongs to no attempt
+	silent   time.Time             // if the attempt before timed out: since when; else zero
 }
 
 type contextKey struct{}
 
-func valueOf(ctx context.Context) (v contextValue) {
-	if p, ok := ctx.Value(contextKey{}).(*contextValue); ok {
-		v = *p
+var noValue contextValue
+
+// valueOf returns the value in ctx, which must not be modified.
+func valueOf(ctx context.Context) *contextValue {
+	if v, ok := ctx.Value(contextKey{}).(*contextValue); ok {
+		return v
 	}
-	return v
+	return &noValue
 }
 
 // Override returns a context that changes the settings of its requests. A
@@ -24,14 +31,14 @@ func valueOf(ctx context.Context) (v contextValue) {
 // to [Never], without retries.
 //
 // change is called once for each call of RoundTrip, and must be safe for
-// concurrent use. If ctx already has an override, it is applied first. If several
+// concurrent use. An override that ctx already has is applied first. If several
 // RetryTransports handle a request, each is overridden, so change must not add
 // another RetryTransport. A nil change leaves ctx unchanged.
 func Override(ctx context.Context, change func(*RetryTransport)) context.Context {
 	if change == nil {
 		return ctx
 	}
-	v := valueOf(ctx)
+	v := *valueOf(ctx)
 	if outer := v.override; outer != nil {
 		v.override = func(t *RetryTransport) {
 			outer(t)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"maps"
 	"net/http"
 	"sync"
 	"time"
@@ -26,10 +27,10 @@ func closeResponse(resp *http.Response) {
 	}
 }
 
-// sleep waits for d. It reports false if ctx was done first.
-func sleep(ctx context.Context, d time.Duration) bool {
+// sleep waits for d. It returns an error if ctx was done first.
+func sleep(ctx context.Context, d time.Duration) error {
 	if d <= 0 {
-		return ctx.Err() == nil
+		return ctx.Err()
 	}
 	timer := time.NewTimer(d)
 	defer timer.Stop()
@@ -37,37 +38,50 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	case <-timer.C:
 	case <-ctx.Done():
 	}
-	return ctx.Err() == nil // both may have happened
+	return ctx.Err() // both may have happened
 }
 
 // A discard reads the rest of a response that is not returned and closes it.
 type discard struct {
-	resp *http.Response
-	keep bool // the bytes that are read are buffered, for result
+	source *http.Response // a Read of its body may fill its Trailer; nil: not kept
+	resp   *http.Response // a copy for result
+	size   int64          // of the body; negative: not known
 
-	closing sync.Mutex // held while the body is being closed
-	closed  bool
+	closing sync.Mutex    // held while the body is being closed
+	body    io.ReadCloser // nil when it is or is being closed, so that a long wait does not hold it
 
 	mu      sync.Mutex
 	stopped bool         // nothing more is added to read
-	read    bytes.Buffer // if keep is set, the bytes that were read
+	read    bytes.Buffer // if resp is kept, the bytes that were read
 	err     error        // that ended the reading; nil: it was stopped
 
 	panicked any // the value with which the body has panicked
 }
 
-// wait waits for delay and meanwhile discards the response. It reports false if
-// ctx was done first.
-func (d *discard) wait(ctx context.Context, delay time.Duration) bool {
-	if !hasResponseBody(d.resp) {
-		return sleep(ctx, delay)
+// newDiscard returns a discard of resp. If keep is set, its result is a copy of
+// resp.
+func newDiscard(resp *http.Response, keep bool) *discard {
+	d := &discard{size: resp.ContentLength, body: resp.Body}
+	if keep {
+		kept := *resp
+		kept.Trailer = maps.Clone(resp.Trailer)
+		d.source, d.resp = resp, &kept
+	}
+	return d
+}
+
+// during discards the response during wait, which is expected to take as long as
+// delay and ends when ctx is done. It returns the result of wait.
+func (d *discard) during(ctx context.Context, delay time.Duration, wait func() error) error {
+	if d.body == nil || d.body == http.NoBody {
+		return wait()
 	}
 	if delay < minDiscardTime {
 		// Another goroutine would take longer than most bodies.
-		begun := time.Now()
 		d.runHere(ctx)
-		return sleep(ctx, delay-time.Since(begun))
+		return wait()
 	}
+	body := d.body
 	go func() {
 		defer func() {
 			// A panic of the body is for the caller, who can recover from it.
@@ -76,35 +90,35 @@ func (d *discard) wait(ctx context.Context, delay time.Duration) bool {
 			defer d.mu.Unlock()
 			d.panicked = panicked
 		}()
-		d.run()
+		d.run(body)
 	}()
 	defer d.stop()
-	return sleep(ctx, delay)
+	return wait()
 }
 
 // runHere discards the response in this goroutine. After minDiscardTime, or when
 // ctx is done, the body is closed, which ends a Read of it.
 func (d *discard) runHere(ctx context.Context) {
+	body := d.body // close sets it to nil
 	if ctx.Done() != nil {
 		defer context.AfterFunc(ctx, d.close)()
 	}
 	timer := time.AfterFunc(minDiscardTime, d.close)
 	defer timer.Stop()
-	d.run()
+	d.run(body)
 }
 
-// run reads what is left of the body, or a byte more than maxDiscardBytes, and
-// closes it.
-func (d *discard) run() {
+// run reads the rest of body, or a byte more than maxDiscardBytes, and closes it.
+func (d *discard) run(body io.Reader) {
 	defer d.close()
-	if d.resp.ContentLength > maxDiscardBytes {
+	if d.size > maxDiscardBytes {
 		return
 	}
 	buf := discardBuffers.Get().(*[8 << 10]byte)
 	defer discardBuffers.Put(buf)
 	for left := maxDiscardBytes; left >= 0; {
-		n, err := d.resp.Body.Read(buf[:min(len(buf), left+1)])
-		if d.keep {
+		n, err := body.Read(buf[:min(len(buf), left+1)])
+		if d.resp != nil {
 			d.add(buf[:n], err)
 		}
 		if err != nil {
@@ -122,6 +136,9 @@ func (d *discard) add(p []byte, err error) {
 	if !d.stopped {
 		d.read.Write(p)
 		d.err = err
+		if err == io.EOF {
+			d.resp.Trailer = d.source.Trailer
+		}
 	}
 }
 
@@ -132,7 +149,7 @@ func (d *discard) stop() {
 		return // the body is being closed
 	}
 	defer d.closing.Unlock()
-	if !d.closed {
+	if d.body != nil {
 		go d.close()
 	}
 }
@@ -140,9 +157,10 @@ func (d *discard) stop() {
 func (d *discard) close() {
 	d.closing.Lock()
 	defer d.closing.Unlock()
-	if !d.closed {
-		d.closed = true
-		d.resp.Body.Close()
+	body := d.body
+	d.body = nil
+	if body != nil {
+		body.Close()
 	}
 }
 
@@ -155,16 +173,15 @@ func (d *discard) result() *http.Response {
 	if d.panicked != nil {
 		panic(d.panicked)
 	}
-	if !d.keep {
+	if d.resp == nil {
 		return nil
 	}
-	resp := *d.resp
 	if hasResponseBody(d.resp) {
 		err := d.err
 		if err == nil {
 			err = io.ErrUnexpectedEOF
 		}
-		resp.Body = &bufferedBody{unread: d.read.Bytes(), err: err}
+		d.resp.Body = &bufferedBody{unread: d.read.Bytes(), err: err}
 	}
-	return &resp
+	return d.resp
 }

@@ -14,28 +14,28 @@ import (
 
 const prefix = "httpretry: "
 
-// An Error is returned by [RetryTransport.RoundTrip] when there is no response
-// to return, either because the last of several attempts failed, or because the
-// context was done during the wait after an attempt. It unwraps to Err, and is
-// a [net.Error].
+// An Error is returned by [RetryTransport.RoundTrip] when there is no response to
+// return. Either the last of several attempts failed, or a wait was cut short
+// because the context was done or a [Pacer] would have exceeded the deadline. It
+// unwraps to Err, and is a [net.Error].
 //
 // If the only attempt failed, its error is returned unchanged. A response is
 // returned whatever its status.
 type Error struct {
-	// Attempts is the number of attempts that were made, at least 1.
+	// Attempts is the number of attempts that were made. It is 0 if the wait for
+	// the first one, which a [Pacer] required, was cut short.
 	Attempts int
 
-	// Reason is why no further attempt was made.
+	// Reason states why no further attempt was made.
 	Reason Reason
 
 	// Err is the error of the last attempt or, if a wait was cut short, the
-	// cause given by the context.
+	// cause given by the context or the error of the Pacer.
 	Err error
 
-	// Last is the last failure of the server or the connection, if Err is not
-	// one because a wait was cut short or no copy of the request body could be
-	// sent. If that failure was a response, Last has its status. Otherwise Last
-	// is nil.
+	// Last is the last failure of the server or the connection, after which a
+	// wait was cut short or the request body could not be sent again. For a
+	// response, it states the status. If there was no such failure, it is nil.
 	Last error
 }
 
@@ -43,9 +43,8 @@ type Error struct {
 //
 // It includes no userinfo, query string or header value that net/http puts into
 // an error. Since net/http quotes the bytes that it received, quoted text is
-// replaced with "…", and URLs are reduced to scheme, host and path. The text of an
-// error that middleware has made may contain anything else. Err and Last have
-// the full texts.
+// replaced with "…", and URLs are reduced to scheme, host and path. Other text in
+// the errors of middleware is unchanged. Err and Last have the full texts.
 func (e *Error) Error() string {
 	attempts := "attempts"
 	if e.Attempts == 1 {
@@ -62,8 +61,8 @@ func (e *Error) Error() string {
 // Unwrap returns e.Err.
 func (e *Error) Unwrap() error { return e.Err }
 
-// Timeout reports whether Err is or wraps a timeout. [url.Error.Timeout] calls
-// it, since that does not unwrap errors.
+// Timeout reports whether Err is or wraps a timeout. [url.Error.Timeout], which
+// does not unwrap errors, calls it.
 func (e *Error) Timeout() bool { return isTimeout(e.Err) }
 
 // Temporary reports whether Err is or wraps a temporary error. It exists to
@@ -101,6 +100,7 @@ var (
 	errNotReplayable  = errors.New("httpretry: request body cannot be replayed")
 	errNilBody        = errors.New("GetBody returned no body")
 	errSourcePanicked = errors.New("httpretry: Read of the request body panicked")
+	errPanicked       = errors.New("httpretry: attempt panicked")
 	errInvalidCount   = errors.New("httpretry: request body returned an invalid count from Read")
 )
 
@@ -114,19 +114,25 @@ func (e *replayError) Error() string {
 
 func (e *replayError) Unwrap() error { return e.err }
 
+// A timeout is the part that the timeouts of this package have in common. Timeout
+// and Temporary make them a [net.Error]. Is makes them match
+// [context.DeadlineExceeded], as the timeouts of net/http do.
+type timeout struct{}
+
+func (timeout) Timeout() bool        { return true }
+func (timeout) Temporary() bool      { return true }
+func (timeout) Is(target error) bool { return target == context.DeadlineExceeded }
+
 // A timeoutError is the error of an attempt that exceeded AttemptTimeout.
-type timeoutError struct{ limit time.Duration }
+type timeoutError struct {
+	timeout
+	limit time.Duration
+	begun time.Time // when the attempt began
+}
 
 func (e *timeoutError) Error() string {
 	return fmt.Sprintf("httpretry: attempt timed out after %v", e.limit)
 }
-
-// Timeout and Temporary make it a [net.Error].
-func (e *timeoutError) Timeout() bool   { return true }
-func (e *timeoutError) Temporary() bool { return true }
-
-// Is makes it match [context.DeadlineExceeded], as the timeouts of net/http do.
-func (e *timeoutError) Is(target error) bool { return target == context.DeadlineExceeded }
 
 // redacted returns the text of err without secrets.
 //

@@ -146,6 +146,36 @@ func ExampleRetryTransport_middleware() {
 	// 200 OK
 }
 
+// A retry after a timeout does not use the same connection again, although there
+// is middleware between the RetryTransport and the Transport.
+func ExampleFreshConnections() {
+	server := newUnsteadyServer(1, http.StatusServiceUnavailable)
+	defer server.Close()
+
+	tr := http.DefaultTransport.(*http.Transport).Clone()
+	defer tr.CloseIdleConnections()
+	// Close an HTTP/2 connection on which nothing arrives, not even a ping.
+	tr.HTTP2 = &http.HTTP2Config{SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second}
+	base := httpretry.FreshConnections(tr)
+	signer := middleware(func(req *http.Request) (*http.Response, error) {
+		req = req.Clone(req.Context()) // with the context of the attempt
+		req.Header.Set("X-Signature", "signed")
+		return base.RoundTrip(req)
+	})
+	client := &http.Client{Transport: &httpretry.RetryTransport{
+		Base:           signer,
+		Policy:         soon,
+		AttemptTimeout: 10 * time.Second,
+	}}
+	resp, err := client.Get(server.URL)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer resp.Body.Close()
+	fmt.Println(resp.Status)
+	// Output: 200 OK
+}
+
 // A body that can be read only once is buffered while the first attempt sends it,
 // so that it can be replayed.
 func ExampleRetryTransport_streamedBody() {
@@ -467,6 +497,8 @@ func ExampleLogAttempts() {
 				return slog.Attr{} // differs in each run, as the port does
 			case "url":
 				a.Value = slog.StringValue(strings.ReplaceAll(a.Value.String(), server.URL, "http://example.com"))
+			case "remote_addr":
+				a.Value = slog.StringValue("192.0.2.1:80")
 			}
 			return a
 		},
@@ -482,7 +514,7 @@ func ExampleLogAttempts() {
 	defer resp.Body.Close()
 	// Output:
 	// level=INFO msg="attempt failed, retrying" method=GET url=http://example.com/models attempt=1 status=503 delay=1ms
-	// level=INFO msg="succeeded after retries" method=GET url=http://example.com/models attempt=2 status=200
+	// level=INFO msg="succeeded after retries" method=GET url=http://example.com/models attempt=2 status=200 remote_addr=192.0.2.1:80 conn_reused=true
 }
 
 // If the server asks for a longer wait than MaxRetryAfter, the call returns its
@@ -592,4 +624,20 @@ func ExamplePerHost() {
 	// b.example 1 ""
 	// b.example 2 ""
 	// b.example 3 "budget"
+}
+
+// Calls to a server with a limit are sent at the rate that it accepts.
+func ExampleAdaptivePacer() {
+	client := &http.Client{Transport: &httpretry.RetryTransport{
+		Pacer: &httpretry.AdaptivePacer{MaxInFlight: 100},
+	}}
+	server := newUnsteadyServer(0, http.StatusOK)
+	defer server.Close()
+	resp, err := client.Get(server.URL)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer resp.Body.Close()
+	fmt.Println(resp.StatusCode)
+	// Output: 200
 }

@@ -301,6 +301,7 @@ func TestHTTP2_StreamReset(t *testing.T) {
 // A GOAWAY names the last stream that the server may process. It will not process
 // any later one.
 func TestHTTP2_GoAway(t *testing.T) {
+	t.Parallel()
 	for code := uint32(codeNo); code <= codeHTTP11Required+1; code++ {
 		f, reason := sentAgain, "it does not cover the stream, and net/http reports an error"
 		switch code {

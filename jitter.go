@@ -8,8 +8,8 @@ import (
 )
 
 // A Jitter randomizes waits, so that clients that failed together do not retry
-// together. It is called with the computed backoff and the wait before the
-// previous retry, or 0 if there was none, and returns the wait to use. A negative
+// together. It is called with the computed backoff and the wait before the failed
+// attempt, which is [Attempt.Delay], and returns the wait to use. A negative
 // result counts as 0. It must be safe for concurrent use.
 //
 // The kinds and their names are from Marc Brooker, "Exponential Backoff And
@@ -32,9 +32,9 @@ func EqualJitter(backoff, previous time.Duration) time.Duration {
 func NoJitter(backoff, previous time.Duration) time.Duration { return backoff }
 
 // DecorrelatedJitter returns a [Jitter] that returns a random wait between base
-// and three times the previous wait, but at most limit. Before the first retry,
-// base takes the place of the previous wait. It ignores the computed backoff.
-// Both base and limit must be positive: with a base of 0 there is no wait.
+// and three times the previous wait, but at most limit. A previous wait below
+// base counts as base. It ignores the computed backoff. Both base and limit must
+// be positive: with a base of 0 there is no wait.
 func DecorrelatedJitter(base, limit time.Duration) Jitter {
 	return func(_, previous time.Duration) time.Duration {
 		return jitter.Decorrelated(base, limit, previous, rand.Float64())

@@ -14,10 +14,11 @@ import (
 //   - at Debug, all other attempts.
 //
 // A record has the attributes method, url, attempt and status or error. The record
-// of a failure also has delay, the wait before the next attempt. If there is no
-// next attempt it has reason, and delay if a wait was decided against. Like
-// [Error.Error], a record never includes userinfo, a query string, a header value
-// or quoted text.
+// of a retry also has remote_addr and conn_reused, which are [Attempt.RemoteAddr]
+// and [Attempt.ConnReused]. The record of a failure also has delay, the wait before
+// the next attempt. If there is no next attempt, it has reason instead, and delay
+// only if a wait was computed. Like [Error.Error], a record never includes
+// userinfo, a query string, a header value or quoted text.
 //
 // If l is nil, [slog.Default] is used for each record.
 func LogAttempts(l *slog.Logger) func(Attempt, Decision) {
@@ -57,6 +58,9 @@ func attrs(a Attempt, d Decision) []slog.Attr {
 		as = append(as, slog.String("error", redacted(a.Err)))
 	} else {
 		as = append(as, slog.Int("status", a.Response.StatusCode))
+	}
+	if a.RemoteAddr != "" {
+		as = append(as, slog.String("remote_addr", a.RemoteAddr), slog.Bool("conn_reused", a.ConnReused))
 	}
 	if succeeded(a) && !d.Retry {
 		// A reason would read like a failure.

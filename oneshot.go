@@ -10,8 +10,10 @@ type oneShot struct {
 	lease   *lease
 }
 
-func newOneShot(req *http.Request, timeout bool) *oneShot {
-	return &oneShot{req: req, watched: timeout || req.Context().Done() != nil}
+// newOneShot returns the body of req. limited reports whether attempts have a
+// context of their own.
+func newOneShot(req *http.Request, limited bool) *oneShot {
+	return &oneShot{req: req, watched: limited || req.Context().Done() != nil}
 }
 
 func (b *oneShot) untouched() bool { return !b.watched }

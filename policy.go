@@ -18,8 +18,8 @@ import (
 // use.
 type Policy interface {
 	// Backoff returns how long to wait after attempt a, and whether to retry
-	// at all. A negative delay counts as 0. If retry is false, delay may be
-	// the wait that was decided against; it is reported in [Decision.Delay].
+	// at all. A negative delay counts as 0. If retry is false, delay may be the
+	// wait that was too long. [Decision.Delay] reports it.
 	//
 	// The wait that the server asked for, a.Verdict.RetryAfter, is a floor
 	// under every Policy's delay: RetryTransport waits for the longer of the
@@ -95,8 +95,9 @@ type RetryConfig struct {
 	// Jitter, if not nil, is used instead of JitterFraction.
 	Jitter Jitter
 
-	// MaxElapsed limits how long after the start of the first attempt a retry
-	// may start. If zero, there is no limit.
+	// MaxElapsed limits how long after the start of the call a retry may start,
+	// unless [RetryTransport.Pacer] delays it further. If zero, there is no
+	// limit.
 	MaxElapsed time.Duration
 
 	// MaxRetryAfter is the longest wait that the server may ask for. If it

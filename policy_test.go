@@ -726,9 +726,10 @@ func TestRoundTrip_ClientTimeoutIsADeadline(t *testing.T) {
 	})
 }
 
-// orderedReasons are all reasons, in the order in which they are checked.
+// orderedReasons are all reasons, in the order in which they are checked after a
+// response.
 var orderedReasons = []httpretry.Reason{
-	httpretry.ReasonCanceled, httpretry.ReasonFinal, httpretry.ReasonNotIdempotent,
+	httpretry.ReasonFinal, httpretry.ReasonCanceled, httpretry.ReasonNotIdempotent,
 	httpretry.ReasonNotReplayable, httpretry.ReasonPolicy, httpretry.ReasonDeadline,
 }
 
@@ -773,7 +774,8 @@ func decisionWhen(t *testing.T, holds map[httpretry.Reason]bool) httpretry.Decis
 	return decisions[0]
 }
 
-// If several reasons hold, the first in the order of the constants is reported.
+// If several reasons hold, the first in the order of the constants is reported. A
+// call that has its response is not canceled, though.
 func TestReason_FirstInOrderIsReported(t *testing.T) {
 	for set := range 1 << len(orderedReasons) {
 		want := httpretry.Decision{Retry: true, Delay: time.Hour}
@@ -792,6 +794,24 @@ func TestReason_FirstInOrderIsReported(t *testing.T) {
 				t.Errorf("%v hold: got %+v, want %+v", holds, got, want)
 			}
 		})
+	}
+}
+
+// An attempt that the caller has ended is canceled, although its verdict is Final.
+func TestReason_CanceledAttempt(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var got httpretry.Decision
+	rt := &httpretry.RetryTransport{
+		Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
+			cancel()
+			return nil, req.Context().Err()
+		}),
+		OnAttempt: func(_ httpretry.Attempt, d httpretry.Decision) { got = d },
+	}
+	rt.RoundTrip(newRequest(t, "GET", "http://example.com/", nil).WithContext(ctx))
+	if want := (httpretry.Decision{Reason: httpretry.ReasonCanceled}); got != want {
+		t.Errorf("got %+v, want %+v", got, want)
 	}
 }
 

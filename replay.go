@@ -2,6 +2,7 @@ package httpretry
 
 import (
 	"io"
+	"maps"
 	"net/http"
 	"sync"
 )
@@ -17,6 +18,7 @@ type replay struct {
 	req        *http.Request // the caller's
 	limit      int64         // on the buffer
 	idempotent bool          // attempts have a GetBody
+	trailer    http.Header   // a copy of the caller's before the source, which may fill that, is read
 	run        func()        // fill; a go statement with it does not allocate
 	lease      *lease        // of the current attempt
 	first      struct {      // attempt, in place: 3 allocations instead of 6
@@ -52,7 +54,7 @@ const (
 // Attempts have a GetBody only if the request is idempotent: with one, net/http
 // repeats a request that was possibly processed, after an HTTP/2 PROTOCOL_ERROR.
 func newReplay(req *http.Request, limit int64, idempotent bool) *replay {
-	r := &replay{req: req, limit: limit, idempotent: idempotent}
+	r := &replay{req: req, limit: limit, idempotent: idempotent, trailer: maps.Clone(req.Trailer)}
 	r.changed.L = &r.mu
 	r.run = r.fill
 	return r
@@ -70,6 +72,7 @@ func (r *replay) start(req *http.Request, first bool) error {
 	r.phase, r.sent = sending, c
 	r.mu.Unlock()
 	r.lease = l
+	req.Trailer = r.trailer // a Read of an earlier attempt may be filling the caller's
 	l.begin(r.req, req, true, r)
 	req.Body = l.lend(b)
 	if r.idempotent {
@@ -173,19 +176,18 @@ func (r *replay) closeLocked() error {
 func (r *replay) fill() {
 	r.mu.Lock()
 	room := r.buf.room()
-	room = room[:min(int64(len(room)), r.limit-r.buf.end+1)]
+	room = room[:1+min(int64(len(room))-1, r.limit-r.buf.end)]
 	r.mu.Unlock()
-	var n int
-	var err error
+	// The error remains if Read does not return: it panics, or ends the
+	// goroutine as t.FailNow does.
+	n, err := 0, errSourcePanicked
 	defer func() {
 		// A panic of the source is repeated in the goroutine in which Base
 		// reads, where it can be recovered.
 		panicked := recover()
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		if panicked != nil {
-			r.panicked, err = panicked, errSourcePanicked
-		}
+		r.panicked = panicked
 		r.buf.added(n)
 		r.end = err
 		r.reading = false

@@ -27,16 +27,15 @@ func withoutContent(req *http.Request, resp *http.Response) bool {
 // bufferable reports whether the body of resp, a response to req, may be
 // buffered.
 func bufferable(req *http.Request, resp *http.Response) bool {
-	switch {
-	case !hasResponseBody(resp), withoutContent(req, resp), isEventStream(resp.Header):
-		return false
-	case resp.StatusCode == http.StatusSwitchingProtocols:
-		return false
-	case req.Method == http.MethodConnect && resp.StatusCode/100 == 2:
-		// RFC 9110, section 9.3.6: a tunnel follows.
-		return false
-	}
-	return true
+	return hasResponseBody(resp) && !withoutContent(req, resp) && !isEventStream(resp.Header) && !isTunnel(req, resp)
+}
+
+// isTunnel reports whether the body of resp, a response to req, is a connection of
+// another protocol.
+func isTunnel(req *http.Request, resp *http.Response) bool {
+	// RFC 9110, section 9.3.6: a tunnel follows a 2xx to CONNECT.
+	return resp.StatusCode == http.StatusSwitchingProtocols ||
+		req.Method == http.MethodConnect && resp.StatusCode/100 == 2
 }
 
 func isEventStream(h http.Header) bool { return hasMediaType(h, "text/event-stream") }

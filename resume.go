@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"slices"
 	"strconv"
@@ -20,12 +21,17 @@ var errSurplus = errors.New("httpretry: response body exceeds its declared lengt
 // they are classified, decided and reported like any other.
 type download struct {
 	call  call
-	first *http.Response // the caller's
+	first *http.Response // the caller's; a Read may fill its Trailer
+	begun *http.Response // a copy of it from before the first Read; nil if there is no OnDone
 	tag   validator
-	limit string // the last byte that the caller asked for, or "" for all
+	limit string        // the last byte that the caller asked for, or "" for all
+	root  *http.Request // whose redirects led to first; nil: there were none
 
 	// Only Read uses these.
 	resp     *http.Response // the latest
+	latest   *http.Request  // that resp responds to
+	sent     *http.Request  // the last one of the current attempt
+	expired  bool           // the URL of latest has been rejected since resp failed
 	offset   int64          // of the next byte in the whole representation
 	end      int64          // where the download ends; negative: not known yet
 	total    int64          // length of the whole representation; negative: not known yet
@@ -68,12 +74,17 @@ func resumable(req *http.Request, resp *http.Response) bool {
 }
 
 // newDownload returns the body for c's response, which is resumable.
-func newDownload(c call) *download {
+func newDownload(c *call) *download {
 	resp := c.resp
 	tag, _ := strongValidator(resp.Header)
 	d := &download{
-		call: c, first: resp, resp: resp, body: resp.Body, tag: tag,
+		call: *c, first: resp, resp: resp, body: resp.Body, tag: tag,
+		root: beforeRedirects(c.req), latest: c.req,
 		end: resp.ContentLength, total: resp.ContentLength,
+	}
+	if c.t.OnDone != nil {
+		d.begun = new(*resp)
+		d.begun.Trailer = maps.Clone(resp.Trailer)
 	}
 	if resp.StatusCode == http.StatusPartialContent {
 		r, _ := partOf(resp)
@@ -144,11 +155,11 @@ func (d *download) current() io.ReadCloser {
 // finish makes err the error that Read returns from now on.
 func (d *download) finish(reason Reason, err error) {
 	d.err = err
-	d.release(reason, err)
+	d.release(reason, d.first, err)
 }
 
 // release frees the context of the further attempts and ends the call.
-func (d *download) release(reason Reason, err error) {
+func (d *download) release(reason Reason, resp *http.Response, err error) {
 	d.mu.Lock()
 	if d.cancel != nil {
 		d.cancel()
@@ -160,7 +171,7 @@ func (d *download) release(reason Reason, err error) {
 		err = nil
 	}
 	if first && d.call.t.OnDone != nil {
-		d.call.summarize(reason, d.first, err)
+		d.call.summarize(reason, resp, err)
 	}
 }
 
@@ -175,7 +186,7 @@ func (d *download) Close() error {
 	}
 	d.mu.Unlock()
 	if !resuming {
-		d.release(ReasonFinal, nil)
+		d.release(ReasonFinal, d.begun, nil) // a Read may be in progress
 	}
 	if body == nil {
 		return nil
@@ -206,16 +217,17 @@ func (d *download) resume(failure error) {
 		// and continues to read, it gets an error.
 		if !returned {
 			d.err = failure
+			c.reportPanic()
 		}
 		if c.resp != nil && c.resp != d.resp {
 			closeResponse(c.resp)
 		}
 	}()
-	reason, canceled := c.retry()
+	reason, err := c.retry()
 	returned = true
 	switch {
-	case !canceled && c.resp != nil && d.continues(c.resp) && d.accept(c.resp):
-	case canceled || c.ctx.Err() != nil:
+	case err == nil && c.resp != nil && d.continues(c.resp) && d.accept(c.resp):
+	case c.ctx.Err() != nil:
 		d.finish(ReasonCanceled, d.interruption())
 	default:
 		d.finish(reason, failure)
@@ -239,6 +251,7 @@ func (d *download) begin() bool {
 	}
 	// The failed body is closed before the wait, which frees its connection.
 	body.Close()
+	d.expired = false
 	if d.progress {
 		// A long download may fail many times, but a server that stays down
 		// ends it.
@@ -270,6 +283,7 @@ func (d *download) accept(resp *http.Response) bool {
 	}
 	r, _ := partOf(resp)
 	d.body, d.resp, d.end, d.total = resp.Body, resp, r.last+1, max(d.total, r.total)
+	d.latest = d.sent
 	return true
 }
 
@@ -301,14 +315,20 @@ func (*remainder) stop() bool      { return true }
 func (*remainder) settle(bool)     {}
 func (*remainder) failure() error  { return nil }
 
-// start asks for the missing bytes (RFC 9110, sections 14.2 and 13.1.5).
+// start prepares req to ask for the missing bytes where the latest came from.
 func (r *remainder) start(req *http.Request, _ bool) error {
-	d := r.d
-	req.Header = req.Header.Clone() // the request is a shallow copy of the caller's
+	*req = *r.d.latest.WithContext(req.Context())
+	req.Header = req.Header.Clone()
+	r.d.ask(req)
+	return nil
+}
+
+// ask makes req, whose header is a copy, ask for the missing bytes (RFC 9110,
+// sections 14.2 and 13.1.5).
+func (d *download) ask(req *http.Request) {
 	if req.Header == nil {
 		req.Header = make(http.Header)
 	}
 	req.Header.Set("Range", fmt.Sprintf("bytes=%d-%s", d.offset, d.limit))
 	req.Header.Set("If-Range", d.tag.value)
-	return nil
 }

@@ -15,19 +15,22 @@ import (
 //   - retry-after-ms and x-ms-retry-after-ms, in milliseconds, which OpenAI and
 //     Azure send alongside a rounded-up Retry-After;
 //   - Retry-After (RFC 9110, section 10.2.3), as a number of seconds, possibly
-//     fractional, or a date in any of the forms of section 5.6.7.
+//     fractional, or a date in any of the forms of section 5.6.7;
+//   - X-RateLimit-Reset and RateLimit-Reset, in the same forms, of a 403, 429 or
+//     503 whose X-RateLimit-Remaining or RateLimit-Remaining, respectively, is 0.
 //
-// A Retry-After above 10⁹ is a date too, in seconds since 1970, or above 10¹² in
-// milliseconds. A date is measured against the Date header of the response, so
-// that the client's clock does not matter, or against that clock if there is
-// none. A date in the past yields 0. A number that overflows a Duration yields
-// the largest Duration.
+// A Retry-After or reset above 10⁹ is a date too, in seconds since 1970, or above
+// 10¹² in milliseconds. A date is compared with the Date header of the response
+// or, without one, with the client's clock. A date in the past yields 0. A number
+// that overflows a Duration yields the largest Duration.
 //
 // If a header has several values, in one line or in several, RetryAfter returns
-// the longest of them and ignores those that are malformed.
+// the longest of them and ignores those that are malformed. It also returns the
+// longer of two resets. A limit with several values of Remaining is exhausted
+// only if each of them is 0.
 //
-// The status of resp is not considered. [DefaultClassifier] calls RetryAfter for
-// 429 and 503, and for 408, 500, 502 and 504 too.
+// The status of resp is considered only for the resets. [DefaultClassifier] calls
+// RetryAfter for 429 and 503, and for 408, 500, 502 and 504 too.
 func RetryAfter(resp *http.Response) (time.Duration, bool) {
 	h := resp.Header
 	for _, values := range [...][]string{h["Retry-After-Ms"], h["X-Ms-Retry-After-Ms"]} {
@@ -35,7 +38,48 @@ func RetryAfter(resp *http.Response) (time.Duration, bool) {
 			return d, true
 		}
 	}
-	values := h["Retry-After"]
+	if d, ok := longestWait(h, "Retry-After"); ok {
+		return d, true
+	}
+	switch resp.StatusCode {
+	case http.StatusForbidden, http.StatusTooManyRequests, http.StatusServiceUnavailable:
+		return limitReset(h)
+	}
+	// The last request that a limit allows has a reset and nothing remaining, too.
+	return 0, false
+}
+
+// limitReset returns the longest time until an exhausted limit is reset, and
+// reports whether there is one.
+func limitReset(h http.Header) (wait time.Duration, found bool) {
+	for _, limit := range [...]struct{ remaining, reset string }{
+		{"X-Ratelimit-Remaining", "X-Ratelimit-Reset"},
+		{"Ratelimit-Remaining", "Ratelimit-Reset"},
+	} {
+		if !isZero(h[limit.remaining]) {
+			continue
+		}
+		if d, ok := longestWait(h, limit.reset); ok {
+			wait, found = max(wait, d), true
+		}
+	}
+	return wait, found
+}
+
+// isZero reports whether there are values and each of them is 0.
+func isZero(values []string) bool {
+	for _, value := range values {
+		if !strings.Contains(value, "0") || strings.Trim(value, "0, \t") != "" {
+			return false
+		}
+	}
+	return len(values) > 0
+}
+
+// longestWait returns the longest wait that the named header asks for, and
+// reports whether it asks for one.
+func longestWait(h http.Header, name string) (time.Duration, bool) {
+	values := h[name]
 	if len(values) == 0 {
 		return 0, false
 	}
@@ -43,7 +87,7 @@ func RetryAfter(resp *http.Response) (time.Duration, bool) {
 	if !ok {
 		now = time.Now()
 	}
-	return longest(values, func(s string) (time.Duration, bool) { return parseRetryAfter(s, now) })
+	return longest(values, func(s string) (time.Duration, bool) { return parseWait(s, now) })
 }
 
 // longest returns the longest of the durations that parse finds in values.
@@ -76,8 +120,8 @@ func longest(values []string, parse func(string) (time.Duration, bool)) (d time.
 	return d, found
 }
 
-// parseRetryAfter parses a single value of Retry-After.
-func parseRetryAfter(s string, now time.Time) (time.Duration, bool) {
+// parseWait parses a single value of Retry-After or of a reset.
+func parseWait(s string, now time.Time) (time.Duration, bool) {
 	// A number of ten digits is a date from 2001 to 2286, because as a wait it
 	// would be more than 30 years.
 	const year2001 = 1e9 * time.Second

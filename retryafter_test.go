@@ -205,6 +205,73 @@ func TestRetryAfter_Precedence(t *testing.T) {
 	}
 }
 
+func TestRetryAfter_Resets(t *testing.T) {
+	const (
+		remaining, reset  = "X-RateLimit-Remaining", "X-RateLimit-Reset"
+		remains, resets   = "RateLimit-Remaining", "RateLimit-Reset"
+		ms, ra, date      = "retry-after-ms", "Retry-After", "Date"
+		september, epoch  = "Sun, 09 Sep 2001 01:46:40 GMT", "1000000030"
+		limited, exceeded = http.StatusTooManyRequests, http.StatusForbidden
+	)
+	tests := []struct {
+		name   string
+		status int
+		header http.Header
+		want   time.Duration
+		ok     bool
+		reason string
+	}{
+		{"seconds", limited, headerOf(remaining, "0", reset, "44"), 44 * time.Second, true, "from now"},
+		{"without X", limited, headerOf(remains, "0", resets, "44"), 44 * time.Second, true, "an early IETF draft"},
+		{"fraction", limited, headerOf(remaining, "0", reset, "0.5"), 500 * time.Millisecond, true, "a decimal, as in Retry-After"},
+		{"epoch", limited, headerOf(remaining, "0", reset, epoch, date, september), 30 * time.Second, true, "GitHub"},
+		{"epoch with a fraction", limited, headerOf(remaining, "0", reset, epoch+".5", date, september), 30500 * time.Millisecond, true, "Discord"},
+		{"epoch in milliseconds", limited, headerOf(remaining, "0", reset, epoch+"500", date, september), 30500 * time.Millisecond, true, "OpenRouter"},
+		{"epoch by the client's clock", limited, headerOf(remaining, "0", reset, "1000000000"), 1e9 * time.Second, true, "10⁹ is the largest wait"},
+		{"past", limited, headerOf(remaining, "0", reset, epoch, date, "Sun, 09 Sep 2001 02:46:40 GMT"), 0, true, "it was reset meanwhile"},
+		{"date", limited, headerOf(remaining, "0", reset, rfc1123, date, halfAMinuteBefore), 30 * time.Second, true, "as in Retry-After"},
+		{"spaces", limited, headerOf(remaining, " 0\t", reset, " 44 "), 44 * time.Second, true, "not part of the value"},
+		{"several zeros", limited, headerOf(remaining, "000", reset, "44"), 44 * time.Second, true, "0"},
+		{"far too large", limited, headerOf(remaining, "0", reset, strings.Repeat("9", 30)), math.MaxInt64, true, "saturates"},
+		{"two limits", limited, headerOf(remaining, "0", reset, "44, 60"), time.Minute, true, "the longest"},
+		{"both names", limited, headerOf(remaining, "0", reset, "60", remains, "0", resets, "44"), time.Minute, true, "the longest"},
+		{"one exhausted", limited, headerOf(remaining, "0", reset, "44", remains, "1", resets, "60"), 44 * time.Second, true, "each has its own count"},
+		{"the other's count", limited, headerOf(remaining, "0", resets, "44"), 0, false, "each has its own count"},
+		{"some remain", limited, headerOf(remaining, "1", reset, "44"), 0, false, "another limit was exceeded"},
+		{"some remain of one", limited, headerOf(remaining, "0", remaining, "9", reset, "44"), 0, false, "the reset may be that of the other"},
+		{"some remain of one, in a list", limited, headerOf(remaining, "0, 9", reset, "44, 60"), 0, false, "the reset may be that of the other"},
+		{"none remain of two", limited, headerOf(remaining, "0, 0", reset, "44, 60"), time.Minute, true, "the longest"},
+		{"unknown count", limited, headerOf(reset, "44"), 0, false, "every response has it, also while some remain"},
+		{"empty count", limited, headerOf(remaining, "", reset, "44"), 0, false, "malformed"},
+		{"malformed count", limited, headerOf(remaining, "none", reset, "44"), 0, false, "malformed"},
+		{"negative count", limited, headerOf(remaining, "-1", reset, "44"), 0, false, "some servers mean that there is no limit"},
+		{"malformed reset", limited, headerOf(remaining, "0", reset, "soon"), 0, false, "malformed"},
+		{"negative reset", limited, headerOf(remaining, "0", reset, "-44"), 0, false, "malformed"},
+		{"no reset", limited, headerOf(remaining, "0"), 0, false, "nothing asked"},
+		{"Retry-After", limited, headerOf(remaining, "0", reset, "44", ra, "5"), 5 * time.Second, true, "made for this response"},
+		{"Retry-After of 0", limited, headerOf(remaining, "0", reset, "44", ra, "0"), 0, true, "well-formed, though 0"},
+		{"malformed Retry-After", limited, headerOf(remaining, "0", reset, "44", ra, "soon"), 44 * time.Second, true, "the first that is well-formed"},
+		{"milliseconds", limited, headerOf(remaining, "0", reset, "44", ms, "250"), 250 * time.Millisecond, true, "made for this response"},
+		{"403", exceeded, headerOf(remaining, "0", reset, "44"), 44 * time.Second, true, "GitHub's refusal"},
+		{"403, some remain", exceeded, headerOf(remaining, "1", reset, "44"), 0, false, "no permission"},
+		{"503", http.StatusServiceUnavailable, headerOf(remaining, "0", reset, "44"), 44 * time.Second, true, "a refusal"},
+		{"200", http.StatusOK, headerOf(remaining, "0", reset, "44"), 0, false, "it was the last that was allowed, and succeeded"},
+		{"500", http.StatusInternalServerError, headerOf(remaining, "0", reset, "44"), 0, false, "it failed for another reason"},
+		{"404", http.StatusNotFound, headerOf(remaining, "0", reset, "44"), 0, false, "not refused for its rate"},
+		{"no status", 0, headerOf(remaining, "0", reset, "44"), 0, false, "a fake may leave it 0"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { // for its clock: midnight UTC, 2000-01-01
+				got, ok := httpretry.RetryAfter(&http.Response{StatusCode: tt.status, Header: tt.header})
+				if got != tt.want || ok != tt.ok {
+					t.Errorf("%d %v: got %v, %t, want %v, %t: %s", tt.status, tt.header, got, ok, tt.want, tt.ok, tt.reason)
+				}
+			})
+		})
+	}
+}
+
 // wantExact returns s units, exactly or saturated, or false if s is not a string
 // of digits.
 func wantExact(s string, unit time.Duration) (time.Duration, bool) {
@@ -226,9 +293,10 @@ func TestRetryAfter_HugeHeaderIsCheap(t *testing.T) {
 		strings.Repeat("x,", size/2), strings.Repeat(",", size), strings.Repeat("9", size), strings.Repeat("Sun, ", size/5),
 		strings.Repeat("1.", size/2), strings.Repeat(" ", size) + "soon", strings.Repeat(":60", size/3),
 	} {
-		for _, name := range []string{"Retry-After", "Retry-After-Ms", "Date"} {
+		for _, name := range []string{"Retry-After", "Retry-After-Ms", "Date", "X-RateLimit-Remaining", "X-RateLimit-Reset"} {
+			h := headerOf(name, value, "Retry-After", "soon", "X-RateLimit-Remaining", "0", "X-RateLimit-Reset", "soon")
 			start := time.Now()
-			httpretry.RetryAfter(&http.Response{Header: headerOf(name, value, "Retry-After", "soon")})
+			httpretry.RetryAfter(&http.Response{StatusCode: http.StatusTooManyRequests, Header: h})
 			if d := time.Since(start); d > time.Second {
 				t.Errorf("%s: %q…: took %v, want less than 1s", name, value[:10], d)
 			}
@@ -274,6 +342,32 @@ func FuzzRetryAfter(f *testing.F) {
 			if strings.ContainsAny(unit.value, "0123456789") {
 				return // it may be a decimal
 			}
+		}
+	})
+}
+
+func FuzzRetryAfter_Resets(f *testing.F) {
+	f.Add(429, "0", "44", "", "")
+	f.Add(403, "0", "1000000030", "", "Sun, 09 Sep 2001 01:46:40 GMT")
+	f.Add(503, "0, 0", "1000000030500, 20", "", "")
+	f.Add(429, "00", "9223372037", "soon", "")
+	f.Add(200, "0", "44", "7", "")
+	f.Fuzz(func(t *testing.T, status int, remaining, reset, after, date string) {
+		h := http.Header{"X-Ratelimit-Remaining": {remaining}, "X-Ratelimit-Reset": {reset}, "Retry-After": {after}, "Date": {date}}
+		got, ok := httpretry.RetryAfter(&http.Response{StatusCode: status, Header: h})
+		if got < 0 || !ok && got != 0 {
+			t.Errorf("%d %q: got %d, %t, want no negative wait, and none if nothing is asked", status, h, got, ok)
+		}
+		delete(h, "X-Ratelimit-Reset")
+		asked, askedOK := httpretry.RetryAfter(&http.Response{StatusCode: status, Header: h})
+		refusal := status == 403 || status == 429 || status == 503
+		if (got != asked || ok != askedOK) && (askedOK || !refusal || strings.Trim(remaining, "0 \t,") != "") {
+			t.Errorf("%d %q, reset %q: got %d, %t, want %d, %t: nothing is exhausted, or Retry-After is there",
+				status, h, reset, got, ok, asked, askedOK)
+		}
+		if want, digits := wantExact(reset, time.Second); digits && !askedOK && refusal && remaining == "0" &&
+			want <= 1e9*time.Second && (got != want || !ok) {
+			t.Errorf("%d %q, reset %q: got %d, %t, want %d, true", status, h, reset, got, ok, want)
 		}
 	})
 }

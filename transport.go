@@ -12,6 +12,11 @@
 // The zero RetryTransport sends a GET unchanged. If the first attempt succeeds,
 // it returns the response unchanged and allocates nothing. The same holds for a
 // request with a body whose GetBody was set by [http.NewRequest].
+//
+// Other fields of RetryTransport detect bodies that stall (IdleTimeout), resume
+// downloads (ResumeDownloads), and limit the attempts (Pacer) and the retries
+// (Budget) of all calls together. Package failover provides a Base that sends
+// requests to several servers.
 package httpretry
 
 import (
@@ -38,7 +43,9 @@ import (
 // An [http.Client] calls RoundTrip for every hop of a redirect, so each hop has
 // its own retries.
 type RetryTransport struct {
-	// Base is the RoundTripper used for each attempt.
+	// Base is the RoundTripper used for each attempt. If it is an
+	// [http.Transport], a retry after a timeout does not use the same
+	// connection again; see [FreshConnections].
 	// If nil, [http.DefaultTransport] is used.
 	Base http.RoundTripper
 
@@ -63,6 +70,13 @@ type RetryTransport struct {
 	// [TokenBudget] and [PerHost]. It may be shared between transports.
 	// If nil, retries are not limited.
 	Budget Budget
+
+	// Pacer limits how fast attempts are sent, across all requests; see
+	// [AdaptivePacer]. It delays each attempt, also the first of a call, and
+	// before AttemptTimeout begins. A retry waits for the Pacer and for its
+	// backoff at the same time. It may be shared between transports.
+	// If nil, attempts are not delayed.
+	Pacer Pacer
 
 	// MaxReplayBytes is the maximum number of bytes to buffer of a request
 	// body that can be read only once, so that it can be replayed. The body is
@@ -96,14 +110,47 @@ type RetryTransport struct {
 	// If zero or negative, attempts have no timeout of their own.
 	AttemptTimeout time.Duration
 
+	// IdleTimeout is the longest time without progress of a request or response
+	// body. A body that exceeds it has stalled. Its attempt is canceled and fails
+	// with a timeout error that states the offset of the next byte and matches
+	// [context.DeadlineExceeded]. DefaultClassifier considers it [Uncertain].
+	//
+	// For a response body, time counts only while a Read waits. Read returns the
+	// error, unless MaxResponseBytes makes the body part of the attempt or
+	// ResumeDownloads resumes it. For a request body, time counts only between
+	// two Reads, while Base sends the bytes of the first, and only until the
+	// response header arrives. The error is that of the attempt. A slow caller,
+	// a slow source and a late response header are therefore not stalls.
+	// AttemptTimeout limits the wait for the response header.
+	//
+	// Each HTTP/2 stream is watched separately. Upgraded connections and tunnels
+	// are not watched, nor are request bodies below 64 KiB made by
+	// [http.NewRequest].
+	// If zero or negative, stalls are not detected.
+	IdleTimeout time.Duration
+
+	// MinBytesPerSecond is the least progress of a body, averaged over the time
+	// that counts for IdleTimeout. A slower body has stalled, which is detected
+	// within 1.1 times IdleTimeout. Without IdleTimeout, MinBytesPerSecond has no
+	// effect.
+	// If zero or negative, one byte within IdleTimeout suffices.
+	MinBytesPerSecond int64
+
 	// ResumeDownloads resumes a GET whose response body fails: the missing
 	// bytes are requested by further attempts, subject to the same Policy,
-	// Classifier, Budget and OnAttempt. New bytes reset the number of attempts
+	// Classifier, Budget, Pacer and OnAttempt. New bytes reset the number of attempts
 	// and MaxElapsed. A response can be resumed if it is a 200, or a 206 to a
 	// single range that the caller asked for, and has a strong ETag or a strong
 	// Last-Modified date. It is resumed only with a 206 that matches it in
 	// every respect; otherwise the caller gets the original read error. A body
 	// that exceeds its declared length is an error.
+	//
+	// A server may redirect to a signed URL that expires. If the response to a
+	// request for the missing bytes is a 401, 403, 404 or 410, and redirects led
+	// to the URL, the URL before the redirects is requested again, with the same
+	// range. Redirects are then followed as by an [http.Client], but not from
+	// https to http. These requests are part of one attempt, and are made once
+	// for each read error.
 	// If false, response bodies are not resumed.
 	ResumeDownloads bool
 
@@ -124,19 +171,25 @@ type RetryTransport struct {
 // RoundTrip implements [http.RoundTripper].
 //
 // A request whose context is done is not sent. If the context is done during an
-// attempt, the attempt ends with Base's error for it; if during a wait, the wait
-// ends immediately, with an [*Error] that wraps [context.Cause]. A wait that
-// would end after the context's deadline is not begun; the result of the
-// attempt before it is returned instead.
+// attempt, the attempt ends with Base's error. A wait ends immediately, with an
+// [*Error] that wraps [context.Cause]. A wait that would end after the context's
+// deadline is not begun; the result of the attempt before it is returned instead.
+// If there is none, because Pacer delays the first attempt, or if the Wait of Pacer
+// fails, the call ends with an [*Error].
 //
 // Request.Cancel, which is deprecated, ends an attempt if Base supports it, but
 // not a wait.
 func (t *RetryTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	ctx := req.Context()
-	c := call{t: t, ctx: ctx, req: req, context: valueOf(ctx)}
-	// Runs also if an Override, a hook, a Policy or Base panics: a server
-	// recovers from that and continues.
-	defer c.abandon()
+	var c call // a composite literal is built elsewhere and copied, in 7 ns
+	c.t, c.ctx, c.req, c.context = t, ctx, req, valueOf(ctx)
+	defer func() {
+		if !c.ended {
+			// An Override, a hook, a Policy or Base has panicked. A server
+			// recovers from that and continues.
+			c.abandon()
+		}
+	}()
 	if c.context.override != nil {
 		c.t = t.overridden(c.context.override)
 	}
@@ -176,7 +229,8 @@ func (t *RetryTransport) maxReplayBytes() int64 {
 // takes 40 ns, which is as long as everything else that RetryTransport adds to
 // an attempt that succeeds.
 func (t *RetryTransport) readsClock() bool {
-	if t.Budget != nil || t.OnAttempt != nil || t.OnDone != nil {
+	_, adaptive := t.Pacer.(*AdaptivePacer) // it does not use Elapsed
+	if t.Budget != nil || t.Pacer != nil && !adaptive || t.OnAttempt != nil || t.OnDone != nil {
 		return true
 	}
 	switch p := t.Policy.(type) {

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -27,7 +28,15 @@ import (
 	"github.com/httpretry/httpretry"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	// Tests that wait in real time run at the same time, more of them than there are
+	// processors.
+	flag.Parse()
+	if err := flag.Set("test.parallel", "8"); err != nil {
+		panic(err)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 type roundTripFunc func(*http.Request) (*http.Response, error)
 
@@ -478,6 +487,21 @@ func hang(req *http.Request) (*http.Response, error) {
 	return nil, req.Context().Err()
 }
 
+// A Base may add the name of the server to the error of the context.
+func TestAttemptTimeout_KeepsTextOfBase(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rt := &httpretry.RetryTransport{AttemptTimeout: time.Second, Policy: httpretry.Never, Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
+			<-req.Context().Done()
+			return nil, fmt.Errorf("server a: %w", context.Cause(req.Context()))
+		})}
+		_, err := rt.RoundTrip(newRequest(t, "GET", "http://gateway", nil))
+		const want = "server a: httpretry: attempt timed out after 1s"
+		if err == nil || err.Error() != want || !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("got %v, want %s", err, want)
+		}
+	})
+}
+
 func TestAttemptTimeout_EndsAttempt(t *testing.T) {
 	t.Run("is retried", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
@@ -823,7 +847,9 @@ func TestRoundTrip_ConcurrentCalls(t *testing.T) {
 			w.Write(body)
 		}
 	})
-	client := newClient(t, srv, &httpretry.RetryTransport{Policy: now})
+	// Ten failures in a row of one call are rare, but do happen.
+	retry := httpretry.PolicyFunc(func(a httpretry.Attempt) (time.Duration, bool) { return 0, a.Number < 1000 })
+	client := newClient(t, srv, &httpretry.RetryTransport{Policy: retry})
 	var wg sync.WaitGroup
 	for i := range 8 {
 		wg.Go(func() {

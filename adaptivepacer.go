@@ -1,0 +1,246 @@
+package httpretry
+
+import (
+	"context"
+	"net/http"
+	"sync/atomic"
+	"time"
+)
+
+// An AdaptivePacer is a [Pacer] that finds the limits of servers by itself. Without
+// MaxPerSecond and MaxInFlight, it delays and allocates nothing until a server
+// refuses an attempt. From then on, the calls to that server wait until the time
+// that it named. After that they are sent in the order of their arrival, evenly
+// spaced, at the rate or with the number in flight that the server last accepted.
+//
+// There are two kinds of limits, and the refusal shows which of them was exceeded:
+//
+//   - A rate, after a 429 or another response that is [Unprocessed]. When the
+//     refusals end, the rate is set to the mean rate of the attempts that the
+//     server has accepted since the previous refusals ended. This is correct for
+//     token buckets and for windows. After 3 seconds and 40 attempts, or after 8
+//     seconds, the rate is exceeded by 2 %, then by 4 %, 8 % and so on, in steps
+//     of a second, until a refusal. If the refusals last long, as those of servers
+//     with windows do, a step takes half of that time instead of a second, because
+//     the next refusal may come as late.
+//   - A number of attempts in flight, after a 503, a 529 or a timeout. The number
+//     is set to that of the attempts in flight without the refused one or, after a
+//     timeout, to four fifths of the attempts in flight. After 3 seconds and 100
+//     attempts, or after 13 seconds, the number is raised by 1, then by 2, 4 and so
+//     on, in steps of a second, until a refusal. If 30 times the Retry-After of a
+//     refusal is more than 3 seconds, it replaces them. A second refusal within 3
+//     seconds lowers the number by a fifth.
+//
+// After a refusal of the first kind, or of the only attempt in flight, single
+// attempts are sent, at intervals that double up to 5 seconds, until one is
+// accepted. All refusals of attempts that were sent before the first refusal count
+// as one. If responses have X-RateLimit-Remaining and X-RateLimit-Reset, or the
+// same without X-, and the reset is the end of a window, the rest of the quota is
+// spread over the rest of the window.
+//
+// The constants are the result of simulations; see docs/pacing.md. In a single
+// process they limit refusals to about one attempt in a hundred.
+//
+// An attempt is in flight until its response has been received as described at
+// [Pacer.Wait]. The caller's reading of a streamed body does not count.
+//
+// A call may wait for a long time: until the time that the server named, and until
+// the calls before it have been sent. A context with a deadline ends the wait, and
+// ends it immediately if the call would be sent too late.
+//
+// The zero value is ready to use. An AdaptivePacer is safe for concurrent use. It
+// must not be copied, nor its fields modified, after first use. It keeps the limits
+// of the few thousand keys that were used last.
+type AdaptivePacer struct {
+	// Key returns the key of a request. Requests with the same key share a
+	// limit. It must be safe for concurrent use, and must not retain or modify
+	// the request. If nil, the key is the host, as for [PerHost].
+	Key func(*http.Request) string
+
+	// MinPerSecond is the minimum rate, in attempts per second, except while the
+	// server has asked for a wait. If zero or negative, there is none.
+	MinPerSecond float64
+
+	// MaxPerSecond is the maximum rate, in attempts per second. It is in force
+	// before the first refusal, too. If zero or negative, there is none.
+	MaxPerSecond float64
+
+	// MaxInFlight is the maximum number of attempts in flight. It is in force
+	// before the first refusal, too. If zero or negative, there is none.
+	MaxInFlight int
+
+	limited atomic.Bool        // a server has refused an attempt
+	lanes   generations[*lane] // of the keys that have a limit
+	queued  atomic.Int64       // attempts that had a lane
+
+	// Each attempt without a lane writes these. On one cache line, apart from the
+	// fields above, they cost 10 ns instead of 50 on two cores.
+	_     [64]byte
+	ended atomic.Int64 // number of attempts without a lane that have ended
+	free  history      // of the attempts without a lane
+}
+
+// A turn is the permission to make an attempt. It is not retained, so that a call
+// can have it on its stack.
+type turn struct {
+	pending bool  // it permits an attempt that has not ended
+	arrival int64 // order of arrival of the call; 0: it has not arrived
+	refused int   // attempts of the call that were refused
+
+	lane     *lane     // nil: the key had no limit
+	inFlight int       // attempts in flight, including this one
+	sent     time.Time // zero if lane is nil
+	period   int       // of lane's rate
+}
+
+// Delay implements [Pacer].
+func (p *AdaptivePacer) Delay(req *http.Request) time.Duration {
+	l := p.laneOf(req)
+	if l == nil {
+		return 0
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return max(0, time.Until(l.rate.opens()))
+}
+
+// Wait implements [Pacer].
+func (p *AdaptivePacer) Wait(ctx context.Context, req *http.Request, backoff time.Duration) (func(Attempt), error) {
+	// A retry through another Pacer is a new call here, but must not be taken for a
+	// call that nobody has refused yet.
+	t := &turn{refused: max(0, AttemptNumber(ctx)-1)}
+	if err := p.wait(ctx, req, backoff, t); err != nil {
+		return nil, err
+	}
+	return func(a Attempt) { p.done(t, req, a.Response, a.Err, a.Verdict) }, nil
+}
+
+// wait implements Wait. All attempts of a call use the same t, so that a retry has
+// the place of its call in the queue.
+func (p *AdaptivePacer) wait(ctx context.Context, req *http.Request, backoff time.Duration, t *turn) error {
+	if l := p.laneOf(req); l != nil {
+		if t.arrival == 0 {
+			t.arrival = p.free.started.Load() + p.queued.Add(1)
+		}
+		got, err := l.wait(ctx, backoff, *t)
+		if err == nil {
+			*t = got
+		}
+		return err
+	}
+	if err := sleep(ctx, backoff); err != nil {
+		return err
+	}
+	n := p.free.add()
+	t.pending, t.lane, t.period, t.inFlight = true, nil, 0, int(n-p.ended.Load())
+	if t.arrival == 0 {
+		t.arrival = n
+	}
+	return nil
+}
+
+// done ends the attempt that t permitted.
+func (p *AdaptivePacer) done(t *turn, req *http.Request, resp *http.Response, err error, v Verdict) {
+	t.pending = false
+	s := signalOf(resp, err, v)
+	if s != accepted {
+		t.refused++
+	}
+	l := t.lane
+	if l == nil {
+		p.ended.Add(1)
+		if s == accepted {
+			l = p.laneOf(req) // where a waiter may have its turn now
+		} else {
+			p.free.refused.Add(1)
+			l = p.lanes.get(p.key(req), p.newLane)
+			p.limited.Store(true)
+		}
+	}
+	if l != nil {
+		l.done(*t, s, v.RetryAfter, resp)
+	}
+}
+
+// idle reports whether no key has a limit.
+func (p *AdaptivePacer) idle() bool { return !p.limited.Load() && !p.bounded() }
+
+func (p *AdaptivePacer) bounded() bool { return p.MaxPerSecond > 0 || p.MaxInFlight > 0 }
+
+func (p *AdaptivePacer) key(req *http.Request) string {
+	if p.Key != nil {
+		return p.Key(req)
+	}
+	return canonicalHost(req.URL)
+}
+
+// laneOf returns the lane of req, or nil if its key has no limit.
+func (p *AdaptivePacer) laneOf(req *http.Request) *lane {
+	switch {
+	case p.bounded():
+		return p.lanes.get(p.key(req), p.newLane)
+	case p.limited.Load():
+		return p.lanes.get(p.key(req), nil)
+	}
+	return nil
+}
+
+// A signal is the meaning of an attempt's result for the limits.
+type signal uint8
+
+const (
+	accepted   signal = iota
+	tooFast           // too many in some period
+	overloaded        // too many in flight
+	timedOut          // perhaps because of too many in flight
+)
+
+func signalOf(resp *http.Response, err error, v Verdict) signal {
+	const siteIsOverloaded = 529 // not registered; Anthropic's API uses it
+	switch {
+	case err != nil && v.Outcome == Uncertain && isTimeout(err):
+		return timedOut
+	case err != nil || v.Outcome != Unprocessed:
+		return accepted
+	case resp.StatusCode == http.StatusServiceUnavailable, resp.StatusCode == siteIsOverloaded:
+		return overloaded
+	}
+	return tooFast
+}
+
+// A history counts attempts that were sent without a limit, and has the times of
+// the last few thousand. The first rate is computed from it.
+type history struct {
+	started atomic.Int64
+	refused atomic.Int64
+	times   [256]atomic.Int64 // of every 16th attempt, in nanoseconds since 1970
+}
+
+// Reading the clock takes as long as everything else that an AdaptivePacer adds to
+// an attempt.
+const attemptsPerTime = 16
+
+// add counts an attempt and returns its number, from 1.
+func (h *history) add() int64 {
+	n := h.started.Add(1)
+	if n%attemptsPerTime == 1 {
+		h.times[n/attemptsPerTime%int64(len(h.times))].Store(time.Now().UnixNano())
+	}
+	return n
+}
+
+// rate returns the accepted attempts per second of the period that began before
+// refused, ends at now, and has the highest rate. A burst that was as large as the
+// server's window thus gives the rate of the window.
+func (h *history) rate(refused, now time.Time) float64 {
+	n := h.started.Load()
+	sent := n - h.refused.Load()
+	highest := 0.0
+	for i := (n - 1) / attemptsPerTime; i >= 0 && i > (n-1)/attemptsPerTime-int64(len(h.times)); i-- {
+		begun := time.Unix(0, h.times[i%int64(len(h.times))].Load())
+		if !begun.After(refused) && begun.Before(now) {
+			highest = max(highest, float64(sent-i*attemptsPerTime)/now.Sub(begun).Seconds())
+		}
+	}
+	return highest
+}

@@ -1,0 +1,199 @@
+package httpretry
+
+import (
+	"container/heap"
+	"context"
+	"net/http"
+	"sync"
+	"time"
+)
+
+// A lane has the limits of a key, and the attempts that wait for them. Waiters
+// have no goroutine besides their own. One timer wakes them, one after the other,
+// and is reset whenever a limit changes.
+type lane struct {
+	pacer *AdaptivePacer
+
+	// When the lane was made, free attempts without a lane were in flight, and
+	// ended had ended. Attempts of other keys are among them, but end soon.
+	free, ended int64
+
+	mu       sync.Mutex // guards the fields below
+	rate     rateLimit
+	flight   flightLimit
+	inFlight int // attempts that have the lane
+	waiting  waiters
+	timer    *time.Timer // calls wake; nil until it is needed
+}
+
+func (p *AdaptivePacer) newLane() *lane {
+	l := &lane{pacer: p, ended: p.ended.Load()}
+	l.free = p.free.started.Load() - l.ended
+	l.rate = newRateLimit(&p.free, p.MinPerSecond, p.MaxPerSecond)
+	l.flight = newFlightLimit(p.MaxInFlight)
+	return l
+}
+
+// wait waits for a turn.
+func (l *lane) wait(ctx context.Context, backoff time.Duration, t turn) (turn, error) {
+	// A waiter with a backoff keeps its place, because that depends on its
+	// arrival.
+	if err := sleep(ctx, backoff); err != nil {
+		return turn{}, err
+	}
+	w := &waiter{turn: t, ready: make(chan struct{})}
+	if err := l.join(ctx, w); err != nil {
+		return turn{}, err
+	}
+	select {
+	case <-w.ready:
+		return w.turn, nil
+	case <-ctx.Done():
+		l.leave(w)
+		return turn{}, context.Cause(ctx)
+	}
+}
+
+// join adds w to the queue, unless its turn would come after the deadline of ctx.
+func (l *lane) join(ctx context.Context, w *waiter) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := time.Now()
+	if deadline, ok := ctx.Deadline(); ok {
+		wait := l.rate.opens().Sub(now) + l.rate.duration(len(l.waiting))
+		if now.Add(wait).After(deadline) {
+			return &lateError{wait: wait}
+		}
+	}
+	heap.Push(&l.waiting, w)
+	l.dispatch(now)
+	return nil
+}
+
+// leave removes w, which may have its turn already.
+func (l *lane) leave(w *waiter) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if w.index < 0 {
+		l.inFlight--
+		l.rate.returned(w.turn)
+	} else {
+		heap.Remove(&l.waiting, w.index)
+	}
+	l.dispatch(time.Now())
+}
+
+// dispatch gives turns to the waiters that may send now, and sets the timer for the
+// next one.
+func (l *lane) dispatch(now time.Time) {
+	for len(l.waiting) > 0 && l.allInFlight() < l.flight.limit() {
+		if at := l.rate.ready(now); at.After(now) {
+			if l.timer == nil {
+				l.timer = time.AfterFunc(at.Sub(now), l.wake)
+			} else {
+				l.timer.Reset(at.Sub(now))
+			}
+			return
+		}
+		next := 0
+		if l.rate.probing {
+			next = l.waiting.probe()
+		}
+		w := heap.Remove(&l.waiting, next).(*waiter)
+		l.inFlight++
+		w.pending, w.lane, w.sent, w.period, w.inFlight = true, l, now, l.rate.period, l.allInFlight()
+		more := len(l.waiting) > 0
+		l.rate.send(now, more)
+		l.flight.send(now, more && w.inFlight >= l.flight.limit())
+		close(w.ready)
+	}
+}
+
+func (l *lane) wake() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.dispatch(time.Now())
+}
+
+// allInFlight returns the number of attempts in flight.
+func (l *lane) allInFlight() int {
+	return l.inFlight + int(max(0, l.free-(l.pacer.ended.Load()-l.ended)))
+}
+
+// done ends the attempt that t permitted.
+func (l *lane) done(t turn, s signal, retryAfter time.Duration, resp *http.Response) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := time.Now()
+	if t.lane != nil {
+		l.inFlight--
+	}
+	if s != accepted {
+		l.rate.close(now.Add(retryAfter))
+	}
+	switch {
+	case s == tooFast:
+		l.rate.refuse(t, retryAfter, now, false)
+	case s == accepted:
+		l.rate.accept(t, now)
+	case s == timedOut:
+		l.flight.timeout(t, now)
+	case t.inFlight <= 1:
+		// The limit cannot be lower. The server is down, or others use it.
+		l.rate.refuse(t, retryAfter, now, true)
+	default:
+		l.flight.refuse(t, l.allInFlight(), retryAfter, now)
+	}
+	if resp != nil {
+		l.rate.quota.read(resp.Header, l.allInFlight(), now)
+		l.rate.close(l.rate.quota.exhaustedUntil())
+	}
+	l.dispatch(now)
+}
+
+// A waiter is an attempt that waits for its turn.
+type waiter struct {
+	turn
+	ready chan struct{} // closed when it has its turn
+	index int           // in the heap; negative: it has its turn
+}
+
+// waiters is a heap, ordered by arrival.
+type waiters []*waiter
+
+func (ws waiters) Len() int           { return len(ws) }
+func (ws waiters) Less(i, j int) bool { return ws[i].arrival < ws[j].arrival }
+
+func (ws waiters) Swap(i, j int) {
+	ws[i], ws[j] = ws[j], ws[i]
+	ws[i].index, ws[j].index = i, j
+}
+
+// Push implements [heap.Interface].
+func (ws *waiters) Push(w any) {
+	w.(*waiter).index = len(*ws)
+	*ws = append(*ws, w.(*waiter))
+}
+
+// Pop implements [heap.Interface].
+func (ws *waiters) Pop() any {
+	last := len(*ws) - 1
+	w := (*ws)[last]
+	(*ws)[last] = nil
+	*ws = (*ws)[:last]
+	w.index = -1
+	return w
+}
+
+// probe returns the index of the waiter whose attempt is sent although it may be
+// refused: of those that were refused least, the one that arrived last. Otherwise
+// a few calls would use up their retries.
+func (ws waiters) probe() int {
+	best := 0
+	for i, w := range ws {
+		if b := ws[best]; w.refused < b.refused || w.refused == b.refused && w.arrival > b.arrival {
+			best = i
+		}
+	}
+	return best
+}

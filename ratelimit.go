@@ -1,0 +1,247 @@
+package httpretry
+
+import (
+	"math"
+	"time"
+)
+
+// A rateLimit is a limit on the attempts per second. AdaptivePacer describes how
+// it is found.
+type rateLimit struct {
+	free        *history
+	least, most float64 // bounds; most may be infinite
+
+	base   float64   // the rate that the server accepts; infinite: not known
+	excess float64   // the part of base by which it is exceeded
+	credit float64   // attempts that may be sent faster, because the server accepted earlier than it said
+	next   time.Time // when the rate permits the next attempt
+	closed time.Time // until then nothing is sent, whatever the rate
+	quota  quota
+
+	stepAt   time.Time     // when excess may be raised
+	toStep   int           // attempts to be sent before that, unless they take long
+	feedback time.Duration // how long it may take until the server refuses a rate that is too high
+
+	// A period begins with each refusal that counts. Then single attempts are
+	// sent, the probes, until one is not refused and the limit is opened again.
+	period    int
+	probing   bool
+	probe     time.Time     // when the probe in flight was sent; zero: there is none
+	patience  time.Duration // after which a probe without a response counts as accepted
+	gap       time.Duration // between probes
+	refusedAt time.Time     // the first refusal of the period
+	named     bool          // the server named the time of the opening
+	keepsRate bool          // the refusal says nothing about the rate
+
+	begun  time.Time // when the limit was opened last; zero: never
+	opened time.Time // when the server probably accepted again
+	sent   int       // attempts since begun, without those that were refused
+}
+
+const (
+	firstHold  = 3 * time.Second // time at a rate before it is exceeded
+	holdSent   = 40              // attempts until then
+	longHold   = 5 * time.Second // instead of attempts, if they take longer
+	stepSent   = 8               // attempts until the next step
+	firstStep  = 0.02            // of base
+	leastStep  = 0.05            // attempts per second, so that slow processes catch up
+	firstGap   = 100 * time.Millisecond
+	maxGap     = 5 * time.Second
+	halfLife   = 100 // of feedback, in multiples of it
+	timerSlack = 10 * time.Millisecond
+)
+
+func newRateLimit(free *history, least, most float64) rateLimit {
+	// Both conditions are true for NaN.
+	if !(most > 0) {
+		most = math.Inf(1)
+	}
+	if !(least > 0) {
+		least = 0
+	}
+	return rateLimit{free: free, least: least, most: most, base: math.Inf(1), patience: time.Second}
+}
+
+func (r *rateLimit) perSecond() float64 {
+	return min(max(r.base*(1+r.excess), r.least), r.most)
+}
+
+// duration returns the time that n attempts take.
+func (r *rateLimit) duration(n int) time.Duration { return seconds(float64(n) / r.perSecond()) }
+
+// seconds returns s seconds, at most 30 years.
+func seconds(s float64) time.Duration {
+	return time.Duration(min(s, 1e9) * float64(time.Second))
+}
+
+// opens returns the time before which nothing is sent.
+func (r *rateLimit) opens() time.Time {
+	if r.closed.After(r.next) {
+		return r.closed
+	}
+	return r.next
+}
+
+// close lets nothing be sent before until.
+func (r *rateLimit) close(until time.Time) {
+	if until.After(r.closed) {
+		r.closed = until
+	}
+}
+
+// ready returns when the next attempt may be sent.
+func (r *rateLimit) ready(now time.Time) time.Time {
+	if !r.probe.IsZero() {
+		// A response may take long. A refusal does not.
+		if at := r.probe.Add(r.patience); at.After(now) {
+			return at
+		}
+		r.open(now)
+	}
+	return r.opens()
+}
+
+// send counts an attempt. more reports whether others are waiting.
+func (r *rateLimit) send(now time.Time, more bool) {
+	r.sent++
+	if r.probing {
+		r.probe = now
+		return
+	}
+	rate := r.perSecond()
+	if left := r.quota.perSecond(now); left < rate {
+		rate, more = left, false
+	}
+	if math.IsInf(rate, 1) {
+		return
+	}
+	if r.credit > 0 {
+		const part = 0.2
+		r.credit -= part
+		rate /= 1 - part
+	}
+	// A timer that is late delays only one attempt.
+	if earliest := now.Add(-timerSlack); r.next.Before(earliest) {
+		r.next = earliest
+	}
+	r.next = r.next.Add(seconds(1 / rate))
+	r.toStep--
+	if more && !now.Before(r.stepAt) && (r.toStep <= 0 || now.Sub(r.stepAt) > longHold) {
+		r.excess = max(firstStep, leastStep/r.base, 2*r.excess)
+		r.stepAt, r.toStep = now.Add(r.stepTime()), stepSent
+	}
+}
+
+// stepTime returns the time until the next step.
+func (r *rateLimit) stepTime() time.Duration {
+	if r.quota.isWindow {
+		return time.Second // the quota prevents a rate that is too high
+	}
+	return max(time.Second, r.feedback/2)
+}
+
+// returned takes back a turn that was not used.
+func (r *rateLimit) returned(t turn) {
+	r.sent--
+	if t.period == r.period {
+		r.probe = time.Time{}
+	}
+}
+
+// accept handles an attempt that was not refused.
+func (r *rateLimit) accept(t turn, now time.Time) {
+	if r.probing && t.lane != nil && t.period == r.period {
+		r.open(now)
+	}
+}
+
+// refuse handles a refusal. keepsRate reports whether it says nothing about the
+// rate.
+func (r *rateLimit) refuse(t turn, retryAfter time.Duration, now time.Time, keepsRate bool) {
+	if t.lane != nil && !t.sent.Before(r.begun) {
+		r.sent--
+	}
+	if t.period < r.period {
+		return // it was sent before the first refusal
+	}
+	if t.lane != nil {
+		r.patience = 2 * now.Sub(t.sent)
+	}
+	if r.probing {
+		r.gap = min(2*r.gap, maxGap)
+	} else {
+		r.refusedAt, r.named, r.keepsRate = now, false, keepsRate
+		r.gap = firstGap
+		if rate := r.perSecond(); !math.IsInf(rate, 1) {
+			r.gap = max(seconds(1/rate), r.feedback/32)
+		}
+	}
+	if r.least > 0 {
+		r.gap = min(r.gap, seconds(1/r.least))
+	}
+	r.named = r.named || retryAfter > 0
+	r.probing, r.probe = true, time.Time{}
+	r.period++
+	r.close(now.Add(r.gap))
+}
+
+// open ends the probing: the server accepts again.
+func (r *rateLimit) open(now time.Time) {
+	probe := r.probe
+	r.probing, r.probe = false, time.Time{}
+	opened := now
+	if r.gap > firstGap {
+		// It did so some time after the last probe that was refused.
+		opened = now.Add(-r.gap / 2)
+	}
+	if !r.keepsRate {
+		r.learn(opened, now)
+	}
+	r.begun, r.opened, r.sent = now, opened, 0
+	r.next = probe.Add(r.duration(1))
+	r.stepAt, r.toStep = now.Add(firstHold), holdSent
+}
+
+// learn finds the rate that the server accepts.
+func (r *rateLimit) learn(opened, now time.Time) {
+	closed := now.Sub(r.refusedAt)
+	took := opened.Sub(r.opened).Seconds()
+	if old := r.feedback.Seconds(); old > 0 {
+		r.feedback = seconds(old * math.Exp2(-took/old/halfLife))
+	}
+	r.feedback = max(r.feedback, closed)
+	held := r.refusedAt.Sub(r.begun) > 2*r.feedback
+	switch before := r.base; {
+	case r.begun.IsZero() || math.IsInf(before, 1):
+		r.base = r.free.rate(r.refusedAt, opened)
+		if r.base == 0 {
+			r.base = float64(max(r.sent, 1)) / max(closed, firstGap).Seconds()
+		}
+	case r.excess > 0 && held:
+		// Only the excess was refused. If that was large, the limit has risen,
+		// and an earlier step was accepted, too.
+		r.base = max(before, min(r.measured(took), r.perSecond()))
+		if r.excess > 0.5 {
+			r.base = max(r.base, before*(1+r.excess/4))
+		}
+	default:
+		r.base = min(r.measured(took), r.perSecond())
+		if took < firstHold.Seconds() {
+			r.base = min(r.base, 0.85*before)
+		}
+	}
+	// Nothing is left of the quota, so a rate that is exact would be refused.
+	r.excess, r.credit = -firstStep, 0
+	if r.named {
+		// Retry-After is rounded up to a second, during which the server's
+		// quota grows.
+		r.credit = r.base * min(1, closed.Seconds())
+	}
+}
+
+// measured returns the mean rate of accepted attempts since the limit was opened,
+// took seconds ago. A few attempts at the rate before smooth it.
+func (r *rateLimit) measured(took float64) float64 {
+	const few = 5
+	return float64(r.sent+few) / (took + few/r.base)
+}
