@@ -1,0 +1,553 @@
+package httpretry_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/httpretry/httpretry"
+)
+
+// A pacedServer is a Base that decides about each attempt, and responds after work.
+type pacedServer struct {
+	accept func(now time.Duration, inFlight int) int // status
+	header http.Header                               // of a refusal
+	work   time.Duration
+
+	start time.Time
+
+	mu       sync.Mutex
+	inFlight int
+	most     int
+	sent     []time.Duration // of all attempts
+	refused  []time.Duration
+	paths    []string
+}
+
+func newPacedServer(work time.Duration, accept func(now time.Duration, inFlight int) int) *pacedServer {
+	return &pacedServer{accept: accept, work: work, header: http.Header{}, start: time.Now()}
+}
+
+func (s *pacedServer) RoundTrip(req *http.Request) (*http.Response, error) {
+	s.mu.Lock()
+	now := time.Since(s.start)
+	status := s.accept(now, s.inFlight)
+	s.sent = append(s.sent, now)
+	s.paths = append(s.paths, req.URL.Path)
+	if status == 200 {
+		s.inFlight++
+		s.most = max(s.most, s.inFlight)
+	} else {
+		s.refused = append(s.refused, now)
+	}
+	work := s.work
+	s.mu.Unlock()
+	resp := response(req, status, "")
+	if status != 200 {
+		time.Sleep(time.Millisecond)
+		resp.Header = s.header.Clone()
+		return resp, nil
+	}
+	select {
+	case <-time.After(work):
+	case <-req.Context().Done():
+		return nil, context.Cause(req.Context())
+	}
+	s.mu.Lock()
+	s.inFlight--
+	s.mu.Unlock()
+	return resp, nil
+}
+
+// sentIn returns the number of attempts in a period.
+func (s *pacedServer) sentIn(from, to time.Duration) (n int) {
+	for _, at := range s.sent {
+		if at >= from && at < to {
+			n++
+		}
+	}
+	return n
+}
+
+// bucket accepts rate requests per second, and as many at once.
+func bucket(rate func(now time.Duration) float64) func(time.Duration, int) int {
+	var tokens float64
+	var last time.Duration
+	first := true
+	return func(now time.Duration, _ int) int {
+		r := rate(now)
+		tokens = min(tokens+(now-last).Seconds()*r, r)
+		if last = now; first {
+			first, tokens = false, r
+		}
+		if tokens < 1-1e-9 {
+			return 429
+		}
+		tokens--
+		return 200
+	}
+}
+
+func always(r float64) func(time.Duration) float64 { return func(time.Duration) float64 { return r } }
+
+// work makes n requests with as many goroutines as callers and returns how many
+// failed. The path of a request is its number.
+func work(t *testing.T, rt http.RoundTripper, callers, n int) (failed int) {
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	next := 0
+	for range callers {
+		wg.Go(func() {
+			for {
+				mu.Lock()
+				i := next
+				next++
+				mu.Unlock()
+				if i >= n {
+					return
+				}
+				resp, err := rt.RoundTrip(newRequest(t, "GET", fmt.Sprintf("http://example.com/%d", i), nil))
+				if err != nil || resp.StatusCode != 200 {
+					mu.Lock()
+					failed++
+					mu.Unlock()
+				}
+			}
+		})
+	}
+	wg.Wait()
+	return failed
+}
+
+// After the first refusal, calls are sent at the rate that the server accepts, and
+// few are refused.
+func TestAdaptivePacer_FindsTheRate(t *testing.T) {
+	for _, rate := range []float64{5, 20, 500} {
+		t.Run(fmt.Sprint(rate), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newPacedServer(10*time.Millisecond, bucket(always(rate)))
+				n := int(120 * rate)
+				failed := work(t, &httpretry.RetryTransport{Base: s, Pacer: &httpretry.AdaptivePacer{}}, 64, n)
+				took := time.Since(s.start).Seconds()
+				later := len(slices.DeleteFunc(s.refused, func(at time.Duration) bool { return at < 5*time.Second }))
+				if failed > 0 || took > 1.05*120 || float64(later) > 0.03*float64(n) {
+					t.Errorf("%d calls failed, %d attempts were refused, it took %.1f s: want none, at most 3 %%, and 120 s", failed, later, took)
+				}
+			})
+		})
+	}
+}
+
+// A limit that halves or doubles is found again.
+func TestAdaptivePacer_FollowsTheRate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const sec = time.Second
+		s := newPacedServer(10*time.Millisecond, bucket(func(now time.Duration) float64 {
+			if now > 40*sec && now < 80*sec {
+				return 10
+			}
+			return 20
+		}))
+		failed := work(t, &httpretry.RetryTransport{Base: s, Pacer: &httpretry.AdaptivePacer{}}, 64, 2400)
+		if got := s.sentIn(50*sec, 80*sec); failed > 0 || got < 270 || got > 330 {
+			t.Errorf("%d failed, and %d attempts in 30 s with a limit of 10/s, want about 300", failed, got)
+		}
+		if got := s.sentIn(92*sec, 112*sec); got < 360 || got > 440 {
+			t.Errorf("%d attempts in 20 s with a limit of 20/s, want about 400", got)
+		}
+	})
+}
+
+// Nothing is sent before the time that the server named. Then the calls are sent
+// one after the other, in the order of their arrival.
+func TestAdaptivePacer_ClosesForAllCalls(t *testing.T) {
+	for name, header := range map[string]http.Header{
+		"Retry-After":       {"Retry-After": {"30"}},
+		"X-RateLimit-Reset": {"X-Ratelimit-Remaining": {"0"}, "X-Ratelimit-Reset": {"30"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				accepted := 0
+				s := newPacedServer(time.Millisecond, func(now time.Duration, _ int) int {
+					if accepted++; accepted == 11 {
+						return 429
+					}
+					return 200
+				})
+				s.header = header
+				rt := &httpretry.RetryTransport{Base: s, Pacer: &httpretry.AdaptivePacer{}, Policy: httpretry.RetryConfig{Jitter: httpretry.NoJitter}}
+				work(t, rt, 1, 10)
+				var wg sync.WaitGroup
+				for i := range 40 { // the first is refused
+					wg.Go(func() {
+						rt.RoundTrip(newRequest(t, "GET", fmt.Sprintf("http://example.com/%d", i), nil))
+					})
+					time.Sleep(100 * time.Millisecond)
+				}
+				wg.Wait()
+				sent, paths := s.sent[11:], s.paths[11:]
+				if opened := s.refused[0] + 30*time.Second; sent[0] < opened {
+					t.Errorf("an attempt was sent %v before the named time", opened-sent[0])
+				}
+				for i := 2; i < len(sent); i++ {
+					if sent[i] <= sent[i-1] {
+						t.Errorf("attempts %d and %d were sent at the same time, want them spread", i-1, i)
+					}
+					if a, _ := strconv.Atoi(paths[i-1][1:]); paths[i] != fmt.Sprintf("/%d", a+1) && paths[i-1] != "/0" && paths[i] != "/0" && paths[i] != "/39" && a != 38 {
+						t.Errorf("got order %v, want that of arrival", paths)
+						break
+					}
+				}
+			})
+		})
+	}
+}
+
+// An otherPacer passes each attempt on to the Pacer in it.
+type otherPacer struct{ httpretry.Pacer }
+
+// A call that is always refused does not keep the others from being sent, whether or
+// not another Pacer is in between.
+func TestAdaptivePacer_ProbesWithOtherCalls(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		wrap func(httpretry.Pacer) httpretry.Pacer
+	}{
+		{"alone", func(p httpretry.Pacer) httpretry.Pacer { return p }},
+		{"behind another", func(p httpretry.Pacer) httpretry.Pacer { return otherPacer{p} }},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				base := roundTripFunc(func(req *http.Request) (*http.Response, error) {
+					time.Sleep(10 * time.Millisecond)
+					if req.URL.Path == "/refused" {
+						return response(req, http.StatusTooManyRequests, ""), nil
+					}
+					return response(req, http.StatusOK, ""), nil
+				})
+				untilDone := httpretry.PolicyFunc(func(httpretry.Attempt) (time.Duration, bool) { return 0, true })
+				rt := &httpretry.RetryTransport{Base: base, Pacer: tt.wrap(new(httpretry.AdaptivePacer)), Policy: untilDone}
+				ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+				defer cancel()
+				get := func(path string) error {
+					req, err := http.NewRequestWithContext(ctx, "GET", "http://host.test"+path, nil)
+					if err != nil {
+						return err
+					}
+					resp, err := rt.RoundTrip(req)
+					if err == nil {
+						resp.Body.Close()
+					}
+					return err
+				}
+				var refused, others sync.WaitGroup
+				refused.Go(func() { get("/refused") })
+				time.Sleep(20 * time.Millisecond) // it is refused once or twice
+				start := time.Now()
+				for range 10 {
+					others.Go(func() {
+						if err := get("/"); err != nil {
+							t.Error(err)
+						}
+					})
+				}
+				others.Wait()
+				if took := time.Since(start); took > time.Minute {
+					t.Errorf("10 other calls took %v, want less than a minute", took)
+				}
+				cancel()
+				refused.Wait()
+			})
+		})
+	}
+}
+
+// The number in flight is found, too. It is what limits the calls: if they become
+// faster, more are made. If the server accepts more, that is found.
+func TestAdaptivePacer_FindsTheNumberInFlight(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const sec = time.Second
+		var s *pacedServer
+		s = newPacedServer(sec, func(now time.Duration, inFlight int) int {
+			limit := 20
+			if now > 60*sec {
+				s.work = sec / 2
+			}
+			if now > 90*sec {
+				limit = 40
+			}
+			if inFlight >= limit {
+				return 503
+			}
+			return 200
+		})
+		failed := work(t, &httpretry.RetryTransport{Base: s, Pacer: &httpretry.AdaptivePacer{}}, 64, 1200+1200+3000)
+		if later := len(s.refused) - 44; failed > 0 || later > 100 {
+			t.Errorf("%d calls failed, %d attempts were refused later: want none and at most 100", failed, later)
+		}
+		for _, tt := range []struct {
+			from, to  time.Duration
+			perSecond int
+		}{{10 * sec, 60 * sec, 20}, {62 * sec, 66 * sec, 40}, {110 * sec, 120 * sec, 80}} {
+			want := tt.perSecond * int((tt.to-tt.from)/sec)
+			if got := s.sentIn(tt.from, tt.to); got < want*93/100 || got > want*105/100 {
+				t.Errorf("%d attempts from %v to %v, want about %d", got, tt.from, tt.to, want)
+			}
+		}
+	})
+}
+
+func TestAdaptivePacer_TimeoutsLowerTheNumberInFlight(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		busy := 0
+		s := newPacedServer(0, func(time.Duration, int) int { return 200 })
+		most := 0
+		base := roundTripFunc(func(req *http.Request) (*http.Response, error) {
+			s.mu.Lock()
+			busy++
+			if time.Since(s.start) > 20*time.Second {
+				most = max(most, busy)
+			}
+			d := 100 * time.Millisecond
+			if busy > 20 { // the queue is too long
+				d = time.Minute
+			}
+			s.mu.Unlock()
+			defer func() { s.mu.Lock(); busy--; s.mu.Unlock() }()
+			select {
+			case <-time.After(d):
+				return response(req, 200, ""), nil
+			case <-req.Context().Done():
+				return nil, context.Cause(req.Context())
+			}
+		})
+		rt := &httpretry.RetryTransport{Base: base, AttemptTimeout: time.Second, Pacer: &httpretry.AdaptivePacer{}, Policy: httpretry.RetryConfig{MaxRetries: 20}}
+		if failed := work(t, rt, 64, 5000); failed > 0 || most > 40 {
+			t.Errorf("%d calls failed, and up to %d were in flight, want none and about 20", failed, most)
+		}
+	})
+}
+
+// The rest of a window's quota is spread over the rest of the window, so that nothing
+// is refused.
+func TestAdaptivePacer_SpreadsTheQuotaOfAWindow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const size, window = 100, 10 * time.Second
+		used, current, taken := 0, time.Duration(0), false
+		var refused []time.Duration
+		var mu sync.Mutex
+		start := time.Now()
+		base := roundTripFunc(func(req *http.Request) (*http.Response, error) {
+			mu.Lock()
+			now := time.Since(start)
+			if now/window > current {
+				current, used = now/window, 0
+			}
+			if current == 6 && now > 6*window+5*time.Second && !taken {
+				taken, used = true, size-1 // by others
+			}
+			status := 200
+			if used >= size {
+				status = 429
+				refused = append(refused, now)
+			} else {
+				used++
+			}
+			resp := response(req, status, "")
+			resp.Header.Set("X-RateLimit-Remaining", strconv.Itoa(size-used))
+			resp.Header.Set("X-RateLimit-Reset", strconv.Itoa(int(math.Ceil(((current+1)*window - now).Seconds()))))
+			mu.Unlock()
+			time.Sleep(10 * time.Millisecond)
+			return resp, nil
+		})
+		failed := work(t, &httpretry.RetryTransport{Base: base, Pacer: &httpretry.AdaptivePacer{}}, 32, 12*size)
+		later := slices.DeleteFunc(refused, func(at time.Duration) bool { return at < window })
+		if took := time.Since(start); failed > 0 || len(later) > 0 || took > 132*time.Second {
+			t.Errorf("%d calls failed, attempts were refused at %v, it took %v: want none after the first window, and 125 s", failed, later, took)
+		}
+	})
+}
+
+func TestAdaptivePacer_Bounds(t *testing.T) {
+	run := func(t *testing.T, p *httpretry.AdaptivePacer, status func(time.Duration, int) int, n int) *pacedServer {
+		s := newPacedServer(100*time.Millisecond, status)
+		work(t, &httpretry.RetryTransport{Base: s, Pacer: p}, 50, n)
+		return s
+	}
+	ok := func(time.Duration, int) int { return 200 }
+	synctest.Test(t, func(t *testing.T) {
+		s := run(t, &httpretry.AdaptivePacer{MaxPerSecond: 10}, ok, 300)
+		if got := s.sentIn(0, 10*time.Second); got < 95 || got > 102 {
+			t.Errorf("MaxPerSecond 10: %d attempts in 10 s", got)
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		if s := run(t, &httpretry.AdaptivePacer{MaxInFlight: 7, MinPerSecond: math.NaN(), MaxPerSecond: math.NaN()}, ok, 300); s.most != 7 {
+			t.Errorf("MaxInFlight 7: got %d", s.most)
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		s := run(t, &httpretry.AdaptivePacer{MinPerSecond: 10}, bucket(always(2)), 100)
+		if got := s.sentIn(2*time.Second, 4*time.Second); got < 18 {
+			t.Errorf("MinPerSecond 10: %d attempts in 2 s", got)
+		}
+	})
+}
+
+// Each host has limits of its own, unless Key says otherwise.
+func TestAdaptivePacer_Key(t *testing.T) {
+	for name, key := range map[string]func(*http.Request) string{"": nil, "one key": func(*http.Request) string { return "" }} {
+		synctest.Test(t, func(t *testing.T) {
+			rt := &httpretry.RetryTransport{
+				Pacer: &httpretry.AdaptivePacer{Key: key}, Policy: httpretry.Never,
+				Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
+					resp := response(req, 200, "")
+					if strings.HasPrefix(strings.ToLower(req.URL.Host), "busy") {
+						resp.StatusCode = 429
+						resp.Header.Set("Retry-After", "60")
+					}
+					return resp, nil
+				}),
+			}
+			rt.RoundTrip(newRequest(t, "GET", "http://BUSY.example:80/", nil))
+			start := time.Now()
+			rt.RoundTrip(newRequest(t, "GET", "http://busy.example/", nil))
+			rt.RoundTrip(newRequest(t, "GET", "http://other.example/", nil))
+			want := time.Minute
+			if key != nil {
+				want = 2 * time.Minute // the first of them is refused, too
+			}
+			if got := time.Since(start); got != want {
+				t.Errorf("%q: the calls took %v, want %v", name, got, want)
+			}
+		})
+	}
+}
+
+// A call that would be sent after its deadline fails immediately. A canceled one
+// leaves its turn to the next.
+func TestAdaptivePacer_DeadlineAndCancellation(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		refuse := true
+		rt := &httpretry.RetryTransport{
+			Pacer: &httpretry.AdaptivePacer{}, Policy: httpretry.Never,
+			Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
+				resp := response(req, 200, "")
+				if refuse {
+					refuse = false
+					resp.StatusCode = 429
+					resp.Header.Set("Retry-After", "60")
+				}
+				return resp, nil
+			}),
+		}
+		req := newRequest(t, "GET", "http://example.com/", nil)
+		rt.RoundTrip(req)
+		start := time.Now()
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		defer cancel()
+		_, err := rt.RoundTrip(req.WithContext(ctx))
+		if e, ok := errors.AsType[*httpretry.Error](err); !ok || e.Reason != httpretry.ReasonDeadline || !e.Timeout() || !errors.Is(err, context.DeadlineExceeded) || time.Since(start) > 0 {
+			t.Errorf("got %v after %v, want an immediate error with reason deadline", err, time.Since(start))
+		}
+		canceled, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			if _, err := rt.RoundTrip(req.WithContext(canceled)); !errors.Is(err, context.Canceled) {
+				t.Errorf("got %v, want it canceled", err)
+			}
+		})
+		synctest.Wait()
+		wg.Go(func() {
+			if _, err := rt.RoundTrip(req); err != nil || time.Since(start) != time.Minute {
+				t.Errorf("got %v after %v, want a response after a minute", err, time.Since(start))
+			}
+		})
+		time.Sleep(time.Second)
+		cancel()
+		wg.Wait()
+	})
+}
+
+// Wait fails if the context is done, also if no wait is necessary.
+func TestAdaptivePacer_WaitWithDoneContext(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	req := newRequest(t, "GET", "http://example.com/", nil)
+	for _, p := range []*httpretry.AdaptivePacer{{}, {MaxInFlight: 1}} {
+		for _, backoff := range []time.Duration{0, time.Hour} {
+			if done, err := p.Wait(ctx, req, backoff); done != nil || err != context.Canceled {
+				t.Errorf("MaxInFlight %d, backoff %v: got error %v, want %v", p.MaxInFlight, backoff, err, context.Canceled)
+			}
+		}
+	}
+}
+
+// A canceled call neither takes its turn nor blocks those behind it.
+func TestAdaptivePacer_CanceledCallLeavesTheQueue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newPacedServer(10*time.Second, func(time.Duration, int) int { return 200 })
+		rt := &httpretry.RetryTransport{Base: s, Pacer: &httpretry.AdaptivePacer{MaxInFlight: 1}}
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		req := newRequest(t, "GET", "http://example.com/", nil)
+		var wg sync.WaitGroup
+		for _, ctx := range []context.Context{t.Context(), ctx, t.Context()} {
+			wg.Go(func() { rt.RoundTrip(req.WithContext(ctx)) })
+			synctest.Wait()
+		}
+		wg.Wait()
+		if want := []time.Duration{0, 10 * time.Second}; !slices.Equal(s.sent, want) {
+			t.Errorf("attempts were sent at %v, want %v", s.sent, want)
+		}
+	})
+}
+
+// Until a server refuses an attempt, an AdaptivePacer allocates nothing, and it keeps
+// nothing about the hosts that refuse none.
+func TestAdaptivePacer_CostsNothingBeforeTheFirstRefusal(t *testing.T) {
+	req := newRequest(t, "GET", "http://example.com/", nil)
+	resp := response(req, 200, "")
+	rt := &httpretry.RetryTransport{
+		Pacer: &httpretry.AdaptivePacer{},
+		Base:  countedFunc(func(*http.Request) (*http.Response, error) { return resp, nil }),
+	}
+	if got := testing.AllocsPerRun(100, func() { rt.RoundTrip(req) }); got != 0 {
+		t.Errorf("got %v allocations, want none", got)
+	}
+}
+
+// The limits of keys that were not used for long are dropped.
+func TestAdaptivePacer_MemoryIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		i := 0
+		rt := &httpretry.RetryTransport{
+			Pacer: &httpretry.AdaptivePacer{Key: func(*http.Request) string { return strconv.Itoa(i) }}, Policy: httpretry.Never,
+			Base: statuses(429),
+		}
+		req := newRequest(t, "GET", "http://example.com/", nil)
+		for i = range 20_000 {
+			rt.RoundTrip(req)
+		}
+		for _, tt := range []struct {
+			key  int
+			kept bool
+		}{{1, false}, {19_999, true}} {
+			i = tt.key
+			start := time.Now()
+			rt.RoundTrip(req)
+			if took := time.Since(start); took > 0 != tt.kept {
+				t.Errorf("key %d of 20000 has a limit that lets a call wait for %v, want it kept: %t", i, took, tt.kept)
+			}
+		}
+	})
+}

@@ -1,0 +1,31 @@
+package httpretry
+
+import (
+	"testing"
+	"time"
+)
+
+// Attempts that were sent simultaneously may arrive in any order, so that the first
+// of them may be refused. What is still in flight then shows the limit.
+func TestFlightLimit_BearsAnyOrderOfABurst(t *testing.T) {
+	f := newFlightLimit(0)
+	now := time.Now()
+	for _, r := range []struct{ sent, inFlight, want int }{{36, 63, 63}, {20, 40, 40}, {2, 33, 33}, {60, 32, 32}, {1, 32, 32}} {
+		f.refuse(turn{inFlight: r.sent}, r.inFlight, 0, now)
+		if got := f.limit(); got != r.want {
+			t.Errorf("number %d of a burst is refused, %d are in flight: got limit %d, want %d", r.sent, r.inFlight, got, r.want)
+		}
+	}
+}
+
+// Accepted attempts may end before the last of a burst is refused. The limit is then
+// at least the number that were in flight before any was refused.
+func TestFlightLimit_BearsFastResponsesInABurst(t *testing.T) {
+	f := newFlightLimit(0)
+	for _, r := range []struct{ sent, inFlight int }{{21, 40}, {30, 25}, {64, 3}} {
+		f.refuse(turn{inFlight: r.sent}, r.inFlight, 0, time.Now())
+	}
+	if got := f.limit(); got != 20 {
+		t.Errorf("got limit %d after a burst whose number 21 was refused first, want 20", got)
+	}
+}
