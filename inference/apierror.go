@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"compress/gzip"
 	"encoding/json"
-	"errors"
 	"io"
 	"net/http"
 	"regexp"
@@ -12,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/httpretry/httpretry/internal/rawjson"
 )
 
 // maxErrorBytes limits the length of a body that is searched for an error. Real
@@ -53,7 +54,8 @@ func (w *word) UnmarshalJSON(value []byte) error {
 	*w = ""
 	switch first := value[0]; {
 	case first == '"':
-		return json.Unmarshal(value, (*string)(w))
+		text, _ := rawjson.String(value)
+		*w = word(text)
 	case first == '-' || '0' <= first && first <= '9':
 		*w = word(value)
 	}
@@ -115,11 +117,15 @@ func unzipped(body []byte) []byte {
 	return plain
 }
 
-// unframed returns the data of the first event of body, if it is an event
-// stream, else body without a byte order mark.
+// unframed returns the data of the first event of body that is not a keep-alive, if
+// it is an event stream, else body without a byte order mark.
 func unframed(body []byte) []byte {
 	if events := newEventReader(bytes.NewReader(body)); events.beginsLikeEvents() {
-		if ev, err := events.next(); err == nil {
+		ev, err := events.next()
+		for err == nil && ev.isKeepAlive() {
+			ev, err = events.next()
+		}
+		if err == nil {
 			return ev.data
 		}
 	}
@@ -136,7 +142,7 @@ func parseAPIErrors(body []byte) []apiError {
 		Error errorValue `json:"error"`
 	}
 	var errs []apiError
-	list, _ := oneOrFew[struct {
+	list := oneOrFew[struct {
 		apiError
 		failed
 		Choices few[failed]   `json:"choices"`
@@ -159,18 +165,20 @@ func parseAPIErrors(body []byte) []apiError {
 }
 
 // oneOrFew decodes an object, or the first objects of an array: Gemini wraps its
-// error in one. It reports whether data is valid JSON.
-func oneOrFew[T any](data []byte) (list few[T], valid bool) {
-	var err error
-	if bytes.HasPrefix(bytes.TrimLeft(data, " \t\r\n"), []byte("[")) {
-		err = json.Unmarshal(data, &list)
+// error in one. On a type mismatch, it still decodes the other members.
+func oneOrFew[T any](data []byte) (list few[T]) {
+	if isList(data) {
+		_ = json.Unmarshal(data, &list)
 	} else {
 		list = make(few[T], 1)
-		err = json.Unmarshal(data, &list[0])
+		_ = json.Unmarshal(data, &list[0])
 	}
-	// On a type mismatch, Unmarshal fails but still decodes the other members.
-	_, invalid := errors.AsType[*json.SyntaxError](err)
-	return list, !invalid
+	return list
+}
+
+// isList reports whether JSON is an array.
+func isList(data []byte) bool {
+	return bytes.HasPrefix(bytes.TrimLeft(data, " \t\r\n"), []byte("["))
 }
 
 // An errorValue is the value of "error": an object, or a string.

@@ -3,10 +3,11 @@ package inference
 import (
 	"bytes"
 	"encoding/json"
-	"iter"
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/httpretry/httpretry/internal/rawjson"
 )
 
 // An eventKind classifies an event.
@@ -41,7 +42,7 @@ func (e rawEvent) interpret() (eventKind, chunk) {
 		return eventError, chunk{}
 	case len(chunks) != 1 || !chunks[0].belongs():
 		return eventNoise, chunk{}
-	case slices.ContainsFunc(chunks[0].Choices, choice.hasContent):
+	case slices.ContainsFunc(chunks[0].choices, choice.hasContent):
 		return eventContent, chunks[0]
 	}
 	return eventAside, chunks[0]
@@ -56,7 +57,7 @@ func (e rawEvent) isWhole() bool {
 	case eventAside:
 		return true
 	case eventContent:
-		return slices.ContainsFunc(c.Choices, choice.isFinished)
+		return slices.ContainsFunc(c.choices, choice.isFinished)
 	}
 	return false
 }
@@ -89,6 +90,16 @@ func isAPIName(name string) bool {
 	return false
 }
 
+// isKeepAlive reports whether the event, of a refusal, only shows that the server is
+// alive.
+func (e rawEvent) isKeepAlive() bool {
+	if isKeepAlive(e.name) || isKeepAlive(e.data) {
+		return true
+	}
+	cs, _ := parse(e.data)
+	return len(cs) == 1 && isKeepAlive(cs[0].Type)
+}
+
 // isKeepAlive reports whether an event with this data or type only shows that the
 // server is alive.
 func isKeepAlive[T ~string | []byte](name T) bool {
@@ -106,61 +117,130 @@ func isKeepAlive[T ~string | []byte](name T) bool {
 // examines: a piece of the answer, and errors in the various places where gateways
 // put them. Members of unexpected types are ignored.
 type chunk struct {
-	apiError
-	Error   json.RawMessage `json:"error"`
-	Errors  json.RawMessage `json:"errors"`
-	Detail  json.RawMessage `json:"detail"`
-	Object  word            `json:"object"`
-	Choices choices         `json:"choices"`
-	Usage   json.RawMessage `json:"usage"`
-	Filter  json.RawMessage `json:"prompt_filter_results"` // Azure's; an empty list counts
-	Success json.RawMessage `json:"success"`               // Cloudflare's
-	MiniMax apiError        `json:"base_resp"`
-	Groq    struct {
-		Error json.RawMessage `json:"error"`
-	} `json:"x_groq"`
+	apiError // only the members that identify it, and its message
+	object   word
+	choices  []choice // the first maxChoices
+	usage    json.RawMessage
+	filter   json.RawMessage // prompt_filter_results, Azure's; an empty list counts
+
+	failure json.RawMessage // the member error
+	errors  json.RawMessage
+	detail  json.RawMessage
+	success json.RawMessage // Cloudflare's
+	groq    json.RawMessage // the error in x_groq
+	miniMax word            // the status_code in base_resp
 }
 
 // chunks are the chunk that a JSON object is, or the first of those in an array.
 type chunks []chunk
 
 // parse parses the data of an event, or a body, and reports whether it is valid
-// JSON. If not, it returns none.
+// JSON. If not, it returns none. It decodes no text, because it is called for each
+// answer, which may be long.
 func parse(data []byte) (cs chunks, valid bool) {
-	list, valid := oneOrFew[chunk](data)
-	if !valid {
+	if !rawjson.Valid(data) {
 		return nil, false
 	}
-	return chunks(list), true
+	if !isList(data) {
+		return chunks{parseChunk(data)}, true
+	}
+	for element := range rawjson.Elements(data) {
+		if len(cs) == maxErrors {
+			break
+		}
+		cs = append(cs, parseChunk(element))
+	}
+	return cs, true
 }
 
-// bodyErrors returns the errors that the body of a 2xx response describes, nil if
-// it describes none or is larger than maxErrorBytes. Beside an answer, an error is
-// only a warning, unless it is that of a choice.
-func bodyErrors(body []byte) []apiError {
-	if len(body) > maxErrorBytes {
-		return nil
+func parseChunk(object json.RawMessage) (c chunk) {
+	for name, value := range rawjson.Members(object) {
+		switch string(folded(name)) {
+		case "choices":
+			if c.choices == nil { // if the member is repeated, only the first is used
+				c.choices = parseChoices(value)
+			}
+		case "usage":
+			c.usage = value
+		case "prompt_filter_results":
+			c.filter = value
+		case "error":
+			c.failure = value
+		case "errors":
+			c.errors = value
+		case "detail":
+			c.detail = value
+		case "success":
+			c.success = value
+		case "object":
+			c.object = wordOf(value)
+		case "x_groq":
+			c.groq = member(value, "error")
+		case "base_resp":
+			c.miniMax = wordOf(member(value, "status_code"))
+		case "code":
+			c.Code = wordOf(value)
+		case "status_code":
+			c.StatusCode = wordOf(value)
+		case "type":
+			c.Type = wordOf(value)
+		case "error_type":
+			c.ErrorType = wordOf(value)
+		case "status":
+			c.Status = wordOf(value)
+		case "message":
+			c.Message, _ = rawjson.String(value)
+		}
 	}
-	body = trimMark(body)
-	if cs, _ := parse(body); !cs.isFailure() {
+	return c
+}
+
+// folded returns name in lower case: servers written in Go or .NET ignore the case
+// of names.
+func folded(name []byte) []byte {
+	for _, c := range name {
+		if 'A' <= c && c <= 'Z' {
+			return bytes.ToLower(name)
+		}
+	}
+	return name
+}
+
+// member returns the last member of an object that has this name, or nil.
+func member(object json.RawMessage, name string) (value json.RawMessage) {
+	for n, v := range rawjson.Members(object) {
+		if string(folded(n)) == name {
+			value = v
+		}
+	}
+	return value
+}
+
+func wordOf(value json.RawMessage) (w word) {
+	if len(value) > 0 {
+		_ = w.UnmarshalJSON(value) // ignore values of other types
+	}
+	return w
+}
+
+// errors returns the errors that body, of a 2xx response whose chunks are cs,
+// describes, or nil. Beside an answer, an error is only a warning, unless it is that
+// of a choice. Classifier, Generate and Stream find errors in this way.
+func (cs chunks) errors(body []byte) []apiError {
+	if !cs.isFailure() {
 		return nil
 	}
 	return parseAPIErrors(body)
 }
 
 // isVoid reports whether body, which is valid JSON and not an answer, is empty, has
-// only empty members, or has a list of choices.
+// only empty members, has a list of choices, or is neither an object nor an array.
 func isVoid(body []byte) bool {
 	body = bytes.TrimSpace(body)
-	if isBlank(body) {
+	if isBlank(body) || body[0] != '{' && body[0] != '[' {
 		return true
 	}
-	for name := range members(body) {
-		if name == "choices" {
-			return true
-		}
-	}
-	return false
+	return member(body, "choices") != nil
 }
 
 // isError reports whether one of cs describes an error.
@@ -171,17 +251,17 @@ func (cs chunks) isFailure() bool { return cs.isError() && (!cs.isAnswer() || cs
 
 // isAnswer reports whether one of cs has a choice that is an answer.
 func (cs chunks) isAnswer() bool {
-	return slices.ContainsFunc(cs, func(c chunk) bool { return slices.ContainsFunc(c.Choices, choice.isAnswer) })
+	return slices.ContainsFunc(cs, func(c chunk) bool { return slices.ContainsFunc(c.choices, choice.isAnswer) })
 }
 
 // hasFailed reports whether one of cs has a choice that failed.
 func (cs chunks) hasFailed() bool {
-	return slices.ContainsFunc(cs, func(c chunk) bool { return slices.ContainsFunc(c.Choices, choice.hasFailed) })
+	return slices.ContainsFunc(cs, func(c chunk) bool { return slices.ContainsFunc(c.choices, choice.hasFailed) })
 }
 
 // belongs reports whether c is part of an answer.
 func (c chunk) belongs() bool {
-	return len(c.Choices) > 0 || !isEmpty(c.Usage) || len(c.Filter) > 0 && string(c.Filter) != "null"
+	return len(c.choices) > 0 || !isEmpty(c.usage) || len(c.filter) > 0 && string(c.filter) != "null"
 }
 
 // isError reports whether c describes an error: it has an error member, a choice
@@ -189,18 +269,18 @@ func (c chunk) belongs() bool {
 // without the envelope.
 func (c chunk) isError() bool {
 	// Some gateways send choices along with an error whose members are all empty.
-	noError := isEmpty(c.Error) || len(c.Choices) > 0 && isBlank(c.Error)
+	noError := isEmpty(c.failure) || len(c.choices) > 0 && isBlank(c.failure)
 	switch {
-	case c.Object == "error", c.Type == "error", !noError, !isEmpty(c.Groq.Error):
+	case c.object == "error", c.Type == "error", !noError, !isEmpty(c.groq):
 		return true
-	case slices.ContainsFunc(c.Choices, choice.isError):
+	case slices.ContainsFunc(c.choices, choice.isError):
 		return true
-	case c.MiniMax.StatusCode != "" && c.MiniMax.StatusCode != "0":
+	case c.miniMax != "" && c.miniMax != "0":
 		return true
 	case c.belongs(), isKeepAlive(c.Type):
 		return false
 	}
-	return !isEmpty(c.Errors) || !isEmpty(c.Detail) || string(c.Success) == "false" || c.Message != "" && c.isNamed()
+	return !isEmpty(c.errors) || !isEmpty(c.detail) || string(c.success) == "false" || c.Message != "" && c.isNamed()
 }
 
 // isNamed reports whether e's code, type or status identifies it as an error. A
@@ -216,99 +296,115 @@ func (e apiError) isNamed() bool {
 	})
 }
 
-// choices holds the first maxChoices choices of an event: a list of empty objects
-// would take fifty times the memory of its text. If the member is repeated, only
-// the first is used.
-type choices []choice
-
-// maxChoices is more than a request may ask for: OpenAI allows 128.
+// maxChoices is more than a request may ask for: OpenAI allows 128. A list of empty
+// objects would take fifty times the memory of its text.
 const maxChoices = 1024
 
-// UnmarshalJSON implements [json.Unmarshaler].
-func (cs *choices) UnmarshalJSON(value []byte) error {
-	if *cs == nil {
-		*cs = firstOf[choice](value, maxChoices)
+func parseChoices(list json.RawMessage) (cs []choice) {
+	for element := range rawjson.Elements(list) {
+		if len(cs) == maxChoices {
+			break
+		}
+		cs = append(cs, parseChoice(element))
 	}
-	return nil
+	return cs
 }
 
 type choice struct {
-	Index        int             `json:"index"`
-	FinishReason finishReason    `json:"finish_reason"`
-	Text         string          `json:"text"`
-	Delta        delta           `json:"delta"`
-	Message      delta           `json:"message"` // of a whole answer
-	Error        json.RawMessage `json:"error"`
+	index        int
+	finishReason finishReason
+	text         json.RawMessage
+	delta        delta
+	message      delta // of a whole answer
+	failure      json.RawMessage
+}
+
+func parseChoice(object json.RawMessage) (c choice) {
+	for name, value := range rawjson.Members(object) {
+		switch string(folded(name)) {
+		case "index":
+			if n, err := strconv.Atoi(string(value)); err == nil {
+				c.index = n
+			}
+		case "finish_reason":
+			c.finishReason = parseFinishReason(value)
+		case "text":
+			c.text = value
+		case "delta":
+			c.delta.read(value)
+		case "message":
+			c.message.read(value)
+		case "error":
+			c.failure = value
+		}
+	}
+	return c
 }
 
 // hasContent reports whether the choice has content or a finish reason.
 func (c choice) hasContent() bool { return c.isFinished() || c.says() }
 
-func (c choice) isFinished() bool { return c.FinishReason != "" }
+func (c choice) isFinished() bool { return c.finishReason != "" }
 
 // says reports whether the choice has content.
-func (c choice) says() bool { return c.Text != "" || c.Delta.says || c.Message.says }
+func (c choice) says() bool {
+	return isText(c.text) && !isEmpty(c.text) || c.delta.says || c.message.says
+}
 
 // isAnswer reports whether the choice of a whole answer is usable: it has content,
 // or finished without an error.
-func (c choice) isAnswer() bool { return c.says() || c.FinishReason != "" && !c.isError() }
+func (c choice) isAnswer() bool { return c.says() || c.finishReason != "" && !c.isError() }
 
 // isError reports whether the choice ended in an error: it has an error, or the
 // finish reason of one.
-func (c choice) isError() bool { return c.FinishReason.isError() || !isBlank(c.Error) }
+func (c choice) isError() bool { return c.finishReason.isError() || !isBlank(c.failure) }
 
 // hasFailed reports whether the choice ended in an error that it describes. Its
 // content is then incomplete.
-func (c choice) hasFailed() bool { return c.FinishReason.isError() && !isBlank(c.Error) }
+func (c choice) hasFailed() bool { return c.finishReason.isError() && !isBlank(c.failure) }
 
 // A finishReason is the finish reason of a choice, empty if the choice has not
-// finished. KoboldCpp writes null in quotes.
+// finished.
 type finishReason string
+
+func parseFinishReason(value json.RawMessage) finishReason {
+	text, _ := rawjson.String(value)
+	if text == "null" {
+		return "" // KoboldCpp writes it in quotes
+	}
+	return finishReason(text)
+}
 
 // isError reports whether OpenRouter, Mistral, DeepSeek or Z.ai use r for errors.
 func (r finishReason) isError() bool {
 	return r == "error" || r == "insufficient_system_resource" || r == "network_error"
 }
 
-// UnmarshalJSON implements [json.Unmarshaler].
-func (r *finishReason) UnmarshalJSON(value []byte) error {
-	var text string
-	_ = json.Unmarshal(value, &text) // ignore values that are not strings
-	if text == "null" {
-		text = ""
-	}
-	*r = finishReason(text)
-	return nil
-}
-
 // A delta is a choice's addition to its message.
 type delta struct {
-	read    bool
-	content string
+	members bool // it has been read
+	content json.RawMessage
 	says    bool // it has members other than role
 }
 
-// UnmarshalJSON implements [json.Unmarshaler]. If the member is repeated, the first
-// is used.
-func (d *delta) UnmarshalJSON(value []byte) error {
-	if d.read {
-		return nil
+// read reads the delta. If the member is repeated, the first is used.
+func (d *delta) read(object json.RawMessage) {
+	if d.members {
+		return
 	}
-	d.read = true
-	for name, member := range members(value) {
-		if name == "content" {
-			d.content = contentText(member)
+	d.members = true
+	for name, value := range rawjson.Members(object) {
+		if string(name) == "content" {
+			d.content = value
 		}
-		d.says = d.says || name != "role" && !isEmpty(member)
+		d.says = d.says || string(name) != "role" && !isEmpty(value)
 	}
-	return nil
 }
 
 // contentText returns the text of content: a string, or a list of parts, with
 // which Mistral separates reasoning from text.
-func contentText(content json.RawMessage) (text string) {
-	if content[0] == '"' {
-		_ = json.Unmarshal(content, &text)
+func contentText(content json.RawMessage) string {
+	if text, ok := rawjson.String(content); ok {
 		return text
 	}
 	type part struct {
@@ -324,25 +420,8 @@ func contentText(content json.RawMessage) (text string) {
 	return b.String()
 }
 
-// members yields up to 64 members of a JSON object; a delta has a dozen. For other
-// values it yields nothing. Each value is valid only until the next is yielded.
-func members(object json.RawMessage) iter.Seq2[string, json.RawMessage] {
-	const maxMembers = 64
-	return func(yield func(string, json.RawMessage) bool) {
-		d := json.NewDecoder(bytes.NewReader(object))
-		if start, _ := d.Token(); start != json.Delim('{') {
-			return
-		}
-		var value json.RawMessage
-		for range maxMembers {
-			token, _ := d.Token()
-			name, ok := token.(string)
-			if !ok || d.Decode(&value) != nil || !yield(name, value) {
-				return
-			}
-		}
-	}
-}
+// isText reports whether value is a string.
+func isText(value json.RawMessage) bool { return len(value) > 0 && value[0] == '"' }
 
 // isEmpty reports whether value, which must have no surrounding space, is absent,
 // null, false, 0 or empty.
@@ -362,7 +441,7 @@ func isBlank(value json.RawMessage) bool {
 	if isEmpty(value) {
 		return true
 	}
-	for _, member := range members(value) {
+	for _, member := range rawjson.Members(value) {
 		if !isEmpty(member) {
 			return false
 		}
@@ -374,14 +453,17 @@ func isBlank(value json.RawMessage) bool {
 func (e rawEvent) event(c chunk) StreamEvent {
 	ev := StreamEvent{Data: e.data}
 	var text strings.Builder
-	for _, choice := range c.Choices {
-		if choice.Index == 0 {
-			text.WriteString(choice.Text)
-			text.WriteString(choice.Delta.content)
-			text.WriteString(choice.Message.content)
-			if choice.FinishReason != "" {
-				ev.FinishReason = string(choice.FinishReason)
-			}
+	for _, choice := range c.choices {
+		if choice.index != 0 {
+			continue
+		}
+		if isText(choice.text) {
+			text.WriteString(contentText(choice.text))
+		}
+		text.WriteString(contentText(choice.delta.content))
+		text.WriteString(contentText(choice.message.content))
+		if choice.finishReason != "" {
+			ev.FinishReason = string(choice.finishReason)
 		}
 	}
 	ev.Text = text.String()

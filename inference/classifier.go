@@ -20,14 +20,14 @@ import (
 // Errors, and statuses not listed here, are classified as by
 // [httpretry.DefaultClassifier].
 //
-//   - A 2xx whose body describes an error, and holds no answer beside it, or in
-//     which a choice ended in an error, is classified as the status that the API documents for that error, or as 500
-//     if it is unknown. Some gateways must send a status before they know the
-//     outcome.
+//   - A 2xx is classified as an error if its body has an error and no answer, or a choice
+//     that ended in an error. The status is the one that the API documents for that
+//     error, or 500 if it is unknown. Some gateways must send a status before they know
+//     the outcome.
 //   - An x-should-retry header takes precedence for statuses of 400 and above:
 //     true is [httpretry.Unprocessed], false is [httpretry.Final].
-//   - 429 is Final if the body says that a quota is exhausted that waiting does
-//     not refill: its code, type or plain-string error is insufficient_quota,
+//   - 429 is Final if the body reports that a quota that waiting does not refill
+//     is exhausted: its code, type or plain-string error is insufficient_quota,
 //     exceeded_current_quota_error, credit_balance_exhausted,
 //     billing_hard_limit_reached or billing_not_active, a quotaId contains
 //     PerDay, or the message contains free-models-per-day. Any other 429 is a
@@ -38,8 +38,8 @@ import (
 //     lock will be released. Any other 409 is Final.
 //   - 402 is Unprocessed if it has a Retry-After, and Final otherwise.
 //   - 520 to 524, which Cloudflare returns if it got no valid response from the
-//     origin, are [httpretry.Uncertain]. Although 521 and 523 mean that there was no
-//     connection, 522 does not, and none of these is standardized.
+//     origin, are [httpretry.Uncertain]. They are not Unprocessed, because only 521
+//     and 523 mean that there was no connection, and none is standardized.
 //
 // Most requests to these APIs are POSTs, which are not retried after an Uncertain
 // attempt. To retry them anyway, at the risk of paying twice, set
@@ -55,6 +55,10 @@ import (
 // from RateLimit (draft-ietf-httpapi-ratelimit-headers). Times are compared with
 // the response's Date. Malformed values are ignored, as is a RateLimit field of
 // more than 4 KiB.
+//
+// A 429 may also mean that the request needs more than remains. If no limit is
+// exhausted, the reset is the x-ratelimit-reset-* of the unit that the error
+// names, such as tokens, or else of the limit with the smallest share remaining.
 //
 // The body is available only if [httpretry.RetryTransport.MaxResponseBytes] is
 // set and the response is not an event stream; otherwise every 429 is taken for a
@@ -105,7 +109,9 @@ func classify(req *http.Request, resp *http.Response, body []byte) httpretry.Ver
 	}
 	switch {
 	case resp.StatusCode/100 == 2:
-		if errs := bodyErrors(body); errs != nil {
+		body = trimMark(body)
+		cs, _ := parse(body)
+		if errs := cs.errors(body); errs != nil {
 			return verdict(req, statusCode(errs), resp.Header, errs)
 		}
 		return httpretry.Verdict{}
@@ -126,7 +132,7 @@ func verdict(req *http.Request, status int, h http.Header, errs []apiError) http
 	if o == httpretry.Final {
 		return httpretry.Verdict{}
 	}
-	return httpretry.Verdict{Outcome: o, RetryAfter: retryAfter(h, errs)}
+	return httpretry.Verdict{Outcome: o, RetryAfter: retryAfter(status, h, errs)}
 }
 
 const (
@@ -165,12 +171,15 @@ func outcome(status int, h http.Header, errs []apiError) httpretry.Outcome {
 }
 
 // retryAfter returns the minimum wait that the server asked for.
-func retryAfter(h http.Header, errs []apiError) time.Duration {
+func retryAfter(status int, h http.Header, errs []apiError) time.Duration {
 	if d, asked := httpretry.RetryAfter(&http.Response{Header: h}); asked {
 		return d
 	}
 	if d := askedWait(errs, h); d > 0 {
 		return d
 	}
-	return limitReset(h)
+	if d := limitReset(h); d > 0 || status != http.StatusTooManyRequests {
+		return d
+	}
+	return scarceReset(h, errs)
 }

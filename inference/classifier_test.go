@@ -338,6 +338,35 @@ func TestClassifierWait(t *testing.T) {
 	}
 }
 
+// A 429 although something remains of every limit is about the unit that the error
+// names, or else about the limit that is nearly exhausted.
+func TestClassifierWait_SomethingRemains(t *testing.T) {
+	const (
+		s      = time.Second
+		limits = "x-ratelimit-limit-requests: 100\nx-ratelimit-remaining-requests: 60\nx-ratelimit-reset-requests: 7s\n" +
+			"x-ratelimit-limit-tokens: 9000\nx-ratelimit-remaining-tokens: 800\nx-ratelimit-reset-tokens: 4s\n"
+	)
+	named := func(typ, message string) string {
+		return fmt.Sprintf(`{"error":{"type":%q,"message":%q,"code":"rate_limit_exceeded"}}`, typ, message)
+	}
+	for _, tc := range []askedWait{
+		{"smallest share", limits, "", 4 * s},
+		{"type names requests", limits, named("requests", "Slow down"), 7 * s},
+		{"message names requests", limits, named("", "Rate limit reached on requests per min (RPM): Limit 100, Used 60, Requested 1"), 7 * s},
+		{"message names tokens", limits, named("", "Limit on tokens per min (TPM): Limit 9000, Requested 2000"), 4 * s},
+		{"name that no limit has", limits, named("images", "Slow down"), 4 * s},
+		{"longest of the named", limits + "x-ratelimit-reset-requests-day: 9s\n", named("requests", ""), 9 * s},
+		{"an exhausted limit first", limits + "x-ratelimit-remaining-images: 0\nx-ratelimit-reset-images: 1s", "", s},
+		{"limit not told", "x-ratelimit-remaining-tokens: 5\nx-ratelimit-reset-tokens: 4s", "", 0},
+		{"limit of 0", "x-ratelimit-limit-tokens: 0\nx-ratelimit-remaining-tokens: 5\nx-ratelimit-reset-tokens: 4s", "", 0},
+		{"all remains", "x-ratelimit-limit-tokens: 5\nx-ratelimit-remaining-tokens: 5\nx-ratelimit-reset-tokens: 4s", "", 0},
+		{"Retry-After", limits + "Retry-After: 2", "", 2 * s},
+	} {
+		t.Run(tc.name, func(t *testing.T) { checkVerdict(t, newResponse(429, tc.header, tc.body), unprocessed(tc.want)) })
+	}
+	checkVerdict(t, newResponse(503, limits, ""), unprocessed(0))
+}
+
 // TestClassifier_LargeHeader has headers of 10 MiB, the limit of http.Transport.
 func TestClassifier_LargeHeader(t *testing.T) {
 	const size = 10 << 20

@@ -20,10 +20,10 @@ type InferenceClient interface {
 	Generate(ctx context.Context, req *InferenceRequest) (*InferenceResponse, *InferenceError)
 }
 
-// An HTTPInferenceClient sends requests to one gateway over HTTP. Create it with
-// [NewHTTPInferenceClient]. It is safe for concurrent use, and should be reused,
-// because it keeps idle connections open. The zero value fails every request with
-// [ErrCategoryInvalidReq].
+// An HTTPInferenceClient sends requests to one or several gateways over HTTP.
+// Create it with [NewHTTPInferenceClient]. It is safe for concurrent use, and
+// should be reused, because it keeps idle connections open. The zero value fails
+// every request with [ErrCategoryInvalidReq].
 type HTTPInferenceClient struct {
 	// state is nil in the zero value. It is a func because for some verbs, and in
 	// unexported fields, package fmt prints all that it can reach without calling
@@ -36,6 +36,8 @@ type gateway struct {
 	invalid     error // the fault of the configuration
 	base        *url.URL
 	apiKey      string
+	header      http.Header // of each request, in canonical form
+	redactor    *redact.Redactor
 	client      *http.Client
 	idle        time.Duration
 	omitRawData bool
@@ -43,8 +45,8 @@ type gateway struct {
 
 var _ InferenceClient = (*HTTPInferenceClient)(nil)
 
-// NewHTTPInferenceClient returns a client for the gateway at config.BaseURL. It
-// always returns a client. If config is invalid, every request fails with
+// NewHTTPInferenceClient returns a client for the gateways of config. It always
+// returns a client. If config is invalid, every request fails with
 // [ErrCategoryInvalidReq] and nothing is sent; call
 // [HTTPInferenceClientConfig.Validate] to check it beforehand.
 func NewHTTPInferenceClient(config HTTPInferenceClientConfig) *HTTPInferenceClient {
@@ -57,11 +59,14 @@ func newGateway(config HTTPInferenceClientConfig) gateway {
 		return gateway{invalid: err}
 	}
 	base, err := config.baseURL()
+	header := config.header()
 	return gateway{
 		invalid:     err,
 		base:        base,
 		apiKey:      config.APIKey,
-		client:      &http.Client{Transport: config.retryTransport(), CheckRedirect: keepMethod},
+		header:      header,
+		redactor:    redact.New(config.secrets(base)),
+		client:      &http.Client{Transport: config.retryTransport(), CheckRedirect: keepMethod(header)},
 		idle:        config.streamIdleTimeout(),
 		omitRawData: config.OmitRawData,
 	}
@@ -75,7 +80,7 @@ func (c HTTPInferenceClient) gateway() gateway {
 }
 
 // Generate sends req to the gateway and returns the complete response. It retries
-// as configured, until it succeeds, gives up, or ctx is done.
+// as configured, until it succeeds, no retry is allowed, or ctx is done.
 //
 // Exactly one of the two results is nil. The second is a concrete pointer type:
 // assigned to a variable of type error, a nil *InferenceError becomes an error
@@ -84,16 +89,19 @@ func (c HTTPInferenceClient) gateway() gateway {
 // A 2xx response without an answer counts as a failed attempt. If its body is an
 // error, such as {"error": {…}} without choices, or a choice ended in an error, it
 // is retried like the status that the API documents for that error. The error may
-// also arrive as the first server-sent event, within 256 KiB and 5 seconds. It is
-// retried too if its body is not JSON, is cut off, has no member with a value, or
-// has an empty list of choices. Of a body larger than 256 KiB, only its syntax is
+// also arrive as the first server-sent event, within 256 KiB and 5 seconds. A body
+// that is not JSON or is cut off is retried too. So is one that has no member with
+// a value, or an empty list of choices, if an answer must have choices; see
+// [InferenceRequest.Path]. Only the syntax of a body larger than 256 KiB is
 // checked. Empty lines before an answer are ignored.
 //
-// req is not modified, and not used after Generate has returned.
+// req is not modified and, except for its Body, not used after Generate has
+// returned.
 //
-// Redirects that preserve the method (307 and 308) are followed, up to ten times;
-// the API key is sent only to the original domain and its subdomains. Other
-// redirects, and redirects from https to http, are errors.
+// Redirects that preserve the method, as 307 and 308 do, are followed, up to ten
+// times; the API key is sent only to the original domain and its subdomains, and
+// [HTTPInferenceClientConfig.Header] only to the original host. Other redirects, and
+// redirects from https to http, are errors.
 //
 // With [httpretry.Override], ctx can change the retries of a request. The change
 // may wrap the Base of the RetryTransport, but must not replace it.
@@ -139,6 +147,9 @@ func (c HTTPInferenceClient) String() string {
 	if base == nil {
 		return "inference client without a gateway"
 	}
+	if base.Host == logicalHost {
+		return "inference client for several gateways"
+	}
 	public := url.URL{Scheme: base.Scheme, Host: base.Host, Path: base.Path}
 	return "inference client for " + public.String()
 }
@@ -181,11 +192,7 @@ func (g gateway) prepare(ctx context.Context, req *InferenceRequest, stream bool
 	if err != nil {
 		return nil, nil, invalidRequest(err.Error(), err)
 	}
-	x := &exchange{
-		ctx:     ctx,
-		secrets: redact.Secrets{Keys: []string{g.apiKey}, URLs: []*url.URL{g.base}, Request: body},
-		stream:  stream,
-	}
+	x := &exchange{ctx: ctx, redactor: g.redactor, request: body, stream: stream, completion: req.isCompletion()}
 	httpReq, err := g.newRequest(context.WithValue(ctx, exchangeKey{}, x), req, body)
 	if err != nil {
 		return nil, nil, invalidRequest(err.Error(), err)
@@ -196,22 +203,28 @@ func (g gateway) prepare(ctx context.Context, req *InferenceRequest, stream bool
 	return httpReq, x, nil
 }
 
-// keepMethod is a CheckRedirect that returns the redirect response rather than
+// keepMethod returns a CheckRedirect that returns the redirect response rather than
 // turn a POST into a GET, as [http.Client] does for 301, 302 and 303, or downgrade
-// from https to http.
-func keepMethod(req *http.Request, via []*http.Request) error {
-	exposed := via[len(via)-1].URL.Scheme == "https" && req.URL.Scheme != "https"
-	if req.Method != via[0].Method || exposed || len(via) > 10 {
-		return http.ErrUseLastResponse
+// from https to http. Another host does not get header.
+func keepMethod(header http.Header) func(req *http.Request, via []*http.Request) error {
+	return func(req *http.Request, via []*http.Request) error {
+		exposed := via[len(via)-1].URL.Scheme == "https" && req.URL.Scheme != "https"
+		if req.Method != via[0].Method || exposed || len(via) > 10 {
+			return http.ErrUseLastResponse
+		}
+		req.Header.Del("Referer") // it would disclose the BaseURL's query
+		if req.URL.Host != via[0].URL.Host {
+			for name := range header {
+				req.Header.Del(name)
+			}
+		}
+		return nil
 	}
-	req.Header.Del("Referer") // it would disclose the BaseURL's query
-	return nil
 }
 
 // retryTransport returns the RetryTransport that c configures.
 func (c HTTPInferenceClientConfig) retryTransport() *httpretry.RetryTransport {
-	return &httpretry.RetryTransport{
-		Base:       receiver{c.transport()},
+	t := &httpretry.RetryTransport{
 		Policy:     c.policy(),
 		Classifier: exchangeClassifier{},
 		// Generating has no side effect, so a POST may be processed twice.
@@ -219,4 +232,10 @@ func (c HTTPInferenceClientConfig) retryTransport() *httpretry.RetryTransport {
 		AttemptTimeout: c.timeout(),
 		OnAttempt:      c.onAttempt(),
 	}
+	if len(c.Endpoints) > 0 {
+		t.Base = c.spread()
+	} else {
+		t.Base, t.Pacer = receiver{c.transport()}, c.Pacer
+	}
+	return t
 }

@@ -571,6 +571,37 @@ func TestRedirectsKeepSecrets(t *testing.T) {
 	}
 }
 
+// TestRedirects_HeaderStaysWithItsHost has redirects of a client with a Header.
+func TestRedirects_HeaderStaysWithItsHost(t *testing.T) {
+	for _, tc := range []struct {
+		location string
+		sent     bool
+	}{
+		{"/elsewhere", true},
+		{"https://gateway.test/elsewhere", true},
+		{"http://gateway.test:8080/", false},
+		{"http://sub.gateway.test/", false},
+		{"http://other.test/", false},
+	} {
+		t.Run(tc.location, func(t *testing.T) {
+			script := flaky.New(flaky.Status(307).WithHeader("Location", tc.location), ok())
+			client := newClient(t, inference.HTTPInferenceClientConfig{
+				BaseURL: fakeURL, Header: http.Header{"x-key": {"secret"}}, Transport: script.Transport(nil),
+			})
+			if _, err := client.Generate(t.Context(), question()); err != nil {
+				t.Fatal(err)
+			}
+			second := script.Requests()[1]
+			if sent := second.Header.Get("X-Key") != ""; sent != tc.sent {
+				t.Errorf("header sent: got %t, want %t", sent, tc.sent)
+			}
+			if second.Header.Get("X-Request-ID") == "" || second.Header.Get("Content-Type") == "" {
+				t.Errorf("got %v, want the client's own fields", second.Header)
+			}
+		})
+	}
+}
+
 func TestZeroClient(t *testing.T) {
 	var client inference.HTTPInferenceClient
 	_, err := client.Generate(t.Context(), question())
@@ -676,6 +707,40 @@ func generateMany(t *testing.T, client *inference.HTTPInferenceClient, n int) {
 		})
 	}
 	wg.Wait()
+}
+
+// TestDeadConnectionIsClosed fails if an HTTP/2 connection whose peer no longer
+// responds to anything is used until Timeout.
+func TestDeadConnectionIsClosed(t *testing.T) {
+	original := http.DefaultTransport
+	t.Cleanup(func() { http.DefaultTransport = original })
+	for _, tc := range []struct {
+		name   string
+		config *http.HTTP2Config // of http.DefaultTransport
+		want   time.Duration
+	}{
+		{"pings", nil, 45 * time.Second},
+		{"pings of http.DefaultTransport", &http.HTTP2Config{SendPingTimeout: time.Second, PingTimeout: time.Second}, 2 * time.Second},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				protocols := new(http.Protocols)
+				protocols.SetUnencryptedHTTP2(true)
+				http.DefaultTransport = &http.Transport{Protocols: protocols, HTTP2: tc.config,
+					DialContext: func(context.Context, string, string) (net.Conn, error) {
+						client, server := net.Pipe()
+						go io.Copy(io.Discard, server)
+						return client, nil
+					}}
+				client := newClient(t, inference.HTTPInferenceClientConfig{BaseURL: fakeURL})
+				start := time.Now()
+				_, err := client.Generate(t.Context(), question())
+				if got := time.Since(start); err == nil || err.Category != inference.ErrCategoryServer || got != tc.want {
+					t.Errorf("got %v after %v, want a server error after %v", err, got, tc.want)
+				}
+			})
+		})
+	}
 }
 
 func TestIdleConnectionsAreClosed(t *testing.T) {

@@ -4,32 +4,45 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/httpretry/httpretry"
+	"github.com/httpretry/httpretry/failover"
+	"github.com/httpretry/httpretry/internal/headerfield"
 	"github.com/httpretry/httpretry/internal/redact"
 )
 
 // HTTPInferenceClientConfig configures an [HTTPInferenceClient]. Only BaseURL is
-// required. Retries are disabled unless MaxRetries is set; the backoff fields are
-// those of [httpretry.RetryConfig].
+// required, or Endpoints in its place. Retries are disabled unless MaxRetries is
+// set; the backoff fields are those of [httpretry.RetryConfig].
 //
-// A config holds the API key. Package fmt does not print it, except with %p and %w
-// and for a config in an unexported field of another value.
+// A config holds secrets: the APIKey, and the values of Header and of those of
+// Endpoints. Package fmt does not print them, except with %p and %w and for a config
+// in an unexported field of another value.
 type HTTPInferenceClientConfig struct {
-	// BaseURL is the http or https URL of the gateway. /v1/chat/completions or
-	// /v1/completions is appended to its path; a query is preserved. Userinfo is
-	// sent as Basic authentication if APIKey is empty.
+	// BaseURL is the http or https URL of the gateway. The path of the request,
+	// such as /v1/chat/completions, is appended to its path; a query is preserved.
+	// It must not have a fragment. Userinfo is sent as Basic authentication if
+	// APIKey is empty.
 	BaseURL string
+
+	// Endpoints are equivalent gateways that share the requests, in place of the
+	// one at BaseURL, which must be empty; see [failover.Transport]. Each gets the
+	// APIKey and Header unless its own Header replaces them. Its Header may have an
+	// Authorization, but no other field that is invalid in Header. A retry is sent
+	// to another endpoint if possible.
+	Endpoints []failover.Endpoint
 
 	// Timeout limits the duration of one attempt, from connecting to the end of
 	// the response body. An attempt that exceeds it is retried. To limit all
 	// attempts together, pass Generate a context with a deadline. For Stream, it
-	// limits the time until the first content. If zero, 5 minutes.
+	// limits the time until the first content. If zero, it is 5 minutes.
 	Timeout time.Duration
 
 	// StreamIdleTimeout limits the wait for content of a Stream after its first
@@ -38,37 +51,50 @@ type HTTPInferenceClientConfig struct {
 	// an event does not count. If zero, Timeout is used.
 	StreamIdleTimeout time.Duration
 
-	// MaxIdleConns is the maximum number of idle connections to keep. If zero,
-	// 100. It is ignored if Transport is set.
+	// MaxIdleConns is the maximum number of idle connections to keep. If zero, it
+	// is 100. It is ignored if Transport is set.
 	MaxIdleConns int
 
-	// IdleConnTimeout is how long an idle connection is kept. If zero, 90
-	// seconds. It is ignored if Transport is set.
+	// IdleConnTimeout limits how long an idle connection is kept. If zero, it is
+	// 90 seconds. It is ignored if Transport is set.
 	IdleConnTimeout time.Duration
 
 	// APIKey is sent as "Authorization: Bearer <APIKey>". If empty, no such
 	// header is sent.
 	APIKey string
 
-	// MaxRetries is the maximum number of retries after the first attempt. If
-	// zero, none.
+	// Header is added to each request, for gateways that route or bill by header.
+	// Its values are as secret as the APIKey: they are redacted in errors, if they
+	// have 8 bytes or more, and redirects to another host are sent without them.
+	// Host sets the host of the request. The fields Accept, Accept-Encoding,
+	// Content-Type, Content-Length, Transfer-Encoding, Trailer and X-Request-ID are
+	// invalid, and so is Authorization beside an APIKey.
+	Header http.Header
+
+	// MaxRetries is the maximum number of retries. If zero, there are none.
 	MaxRetries int
 
-	// InitialBackoff is the wait before the first retry. If zero, 1 second.
+	// InitialBackoff is the wait before the first retry. If zero, it is 1 second.
 	InitialBackoff time.Duration
 
 	// MaxBackoff limits the wait before jitter, and the longest Retry-After to
 	// honor; if the gateway asks for more, its response is returned without a
-	// retry. If zero, 60 seconds.
+	// retry. If zero, it is 60 seconds.
 	MaxBackoff time.Duration
 
 	// BackoffFactor multiplies the wait from each retry to the next. It must be
-	// at least 1. If zero, 2.
+	// at least 1. If zero, it is 2.
 	BackoffFactor float64
 
 	// JitterFraction is the fraction, at most 1, by which a wait is randomly
-	// longer or shorter. If zero, 0.1. If negative, none.
+	// lengthened or shortened. If zero, it is 0.1. If negative, there is no
+	// jitter.
 	JitterFraction float64
+
+	// Pacer limits how fast attempts are sent. With Endpoints, it is given
+	// requests with their URLs, so that an [httpretry.AdaptivePacer] finds a
+	// limit for each. If nil, attempts are not delayed.
+	Pacer httpretry.Pacer
 
 	// OmitRawData leaves [InferenceResponse.RawData] nil. Decoding a response
 	// takes many times the memory of its text. If false, responses are decoded.
@@ -76,16 +102,19 @@ type HTTPInferenceClientConfig struct {
 
 	// Transport makes each attempt. If nil, a copy of [http.DefaultTransport]
 	// with MaxIdleConns (in total and per host) and IdleConnTimeout is used, or
-	// http.DefaultTransport itself if it is not an *http.Transport.
+	// http.DefaultTransport itself if it is not an *http.Transport. The copy
+	// sends a ping over an HTTP/2 connection on which nothing arrives for 30
+	// seconds, and closes it if there is no response within 15 seconds.
 	Transport http.RoundTripper
 
 	// Logger, if not nil, receives a record of each retry, and of each success
 	// after retries, at slog.Level(-3), which corresponds to klog's V(3). The
 	// attributes are request_id, delay (before the retry), attempt (the number of
-	// the retry, or the number of retries before the success), max (MaxRetries)
-	// and category (of the failure). Records never contain the API key, the
-	// prompt, or text from the gateway. Failures that are not retried are
-	// returned, not logged. If nil, nothing is logged.
+	// the retry, or the number of retries before the success), max (MaxRetries),
+	// category (of the failure) and status (of its response, if there was one).
+	// Records never contain the API key, the prompt, or text from the gateway.
+	// Failures that are not retried are returned, not logged. If nil, nothing is
+	// logged.
 	Logger *slog.Logger
 
 	// OnAttempt, if not nil, is called after each attempt, including the last,
@@ -104,6 +133,9 @@ const (
 	defaultTimeout         = 5 * time.Minute
 	defaultMaxIdleConns    = 100
 	defaultIdleConnTimeout = 90 * time.Second
+
+	sendPingTimeout = 30 * time.Second
+	pingTimeout     = 15 * time.Second
 )
 
 // Validate returns an error that describes the first invalid field, or nil. The
@@ -123,18 +155,49 @@ func (c HTTPInferenceClientConfig) Validate() error {
 		return negative("IdleConnTimeout", c.IdleConnTimeout)
 	case c.MaxRetries < 0:
 		return negative("MaxRetries", c.MaxRetries)
-	case !validHeaderValue(c.APIKey):
+	case !headerfield.IsValue(c.APIKey):
 		return errors.New("inference: APIKey contains a control character")
 	}
+	if err := validateHeader(c.Header); err != nil {
+		return fmt.Errorf("inference: invalid Header: %w", err)
+	}
+	if len(c.header().Values("Authorization")) > 0 && c.APIKey != "" {
+		return errors.New("inference: invalid Header: Authorization is set by the client, from the APIKey")
+	}
 	return c.retryConfig().Validate()
+}
+
+// validateHeader returns an error that holds no value of h.
+func validateHeader(h http.Header) error {
+	for _, name := range slices.Sorted(maps.Keys(h)) {
+		if err := headerfield.Check(name, h[name]); err != nil {
+			return err
+		}
+		switch canonical := http.CanonicalHeaderKey(name); canonical {
+		case "Accept", "Accept-Encoding", "Content-Type", "X-Request-Id":
+			return headerfield.SetByClient(canonical)
+		}
+	}
+	return nil
+}
+
+// header returns a copy of the Header in canonical form.
+func (c HTTPInferenceClientConfig) header() http.Header {
+	h := make(http.Header, len(c.Header))
+	for name, values := range c.Header {
+		for _, value := range values {
+			h.Add(name, value)
+		}
+	}
+	return h
 }
 
 func negative(name string, value any) error {
 	return fmt.Errorf("inference: invalid %s %v: must not be negative", name, value)
 }
 
-// String returns the settings without the APIKey, and BaseURL without userinfo and
-// query.
+// String returns the settings without the APIKey and the values of Header, and
+// BaseURL without userinfo and query.
 func (c HTTPInferenceClientConfig) String() string {
 	type plain HTTPInferenceClientConfig // has no methods
 	p := plain(c)
@@ -142,6 +205,8 @@ func (c HTTPInferenceClientConfig) String() string {
 	if p.APIKey != "" {
 		p.APIKey = redact.Mark
 	}
+	p.Header = withoutValues(c.Header)
+	p.Endpoints = c.publicEndpoints()
 	return fmt.Sprintf("%+v", p)
 }
 
@@ -149,8 +214,11 @@ func (c HTTPInferenceClientConfig) String() string {
 // String, in quotes for %q.
 func (c HTTPInferenceClientConfig) Format(s fmt.State, verb rune) { format(s, verb, c.String()) }
 
-// baseURL returns the parsed BaseURL.
+// baseURL returns the parsed BaseURL, or the one that stands for the Endpoints.
 func (c HTTPInferenceClientConfig) baseURL() (*url.URL, error) {
+	if len(c.Endpoints) > 0 {
+		return c.logicalURL(), c.validateEndpoints()
+	}
 	u, err := url.Parse(c.BaseURL)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" {
 		// The error of url.Parse may quote a part of a password.
@@ -159,6 +227,9 @@ func (c HTTPInferenceClientConfig) baseURL() (*url.URL, error) {
 	}
 	if !validPort(u) {
 		return nil, fmt.Errorf("inference: invalid BaseURL %q: port must be from 1 to 65535", withoutCredentials(c.BaseURL))
+	}
+	if strings.Contains(c.BaseURL, "#") {
+		return nil, fmt.Errorf("inference: invalid BaseURL %q: must not have a fragment", withoutCredentials(c.BaseURL))
 	}
 	return u, nil
 }
@@ -186,12 +257,6 @@ func withoutCredentials(rawURL string) string {
 		rawURL = "…" + rawURL[at:]
 	}
 	return rawURL
-}
-
-// validHeaderValue reports whether s is a valid value of a header field (RFC 9110,
-// section 5.5).
-func validHeaderValue(s string) bool {
-	return !strings.ContainsFunc(s, func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f })
 }
 
 func (c HTTPInferenceClientConfig) timeout() time.Duration {
@@ -234,6 +299,14 @@ func (c HTTPInferenceClientConfig) transport() http.RoundTripper {
 	own.MaxIdleConns = c.maxIdleConns()
 	own.MaxIdleConnsPerHost = c.maxIdleConns()
 	own.IdleConnTimeout = c.idleConnTimeout()
+	if own.HTTP2 == nil {
+		own.HTTP2 = new(http.HTTP2Config)
+	}
+	if own.HTTP2.SendPingTimeout == 0 {
+		// Without pings, requests to a peer that has disappeared wait until
+		// Timeout, and later ones use the same connection (golang.org/issue/36026).
+		own.HTTP2.SendPingTimeout, own.HTTP2.PingTimeout = sendPingTimeout, pingTimeout
+	}
 	return own
 }
 

@@ -3,6 +3,7 @@ package inference_test
 import (
 	"fmt"
 	"math"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -38,6 +39,15 @@ func TestValidateBaseURL(t *testing.T) {
 	}
 }
 
+// A fragment is not sent.
+func TestValidateBaseURL_Fragment(t *testing.T) {
+	for url, shown := range map[string]string{
+		"http://localhost#secret": `"http://localhost…"`, "http://me:secret@host/path?key=secret#": `"…@host/path…"`,
+	} {
+		checkConfig(t, inference.HTTPInferenceClientConfig{BaseURL: url}, "inference: invalid BaseURL "+shown+": must not have a fragment")
+	}
+}
+
 func TestValidatePort(t *testing.T) {
 	for _, tc := range []struct {
 		name, url string
@@ -68,6 +78,7 @@ func TestValidatePort(t *testing.T) {
 func TestSecretsInPrintedValues(t *testing.T) {
 	config := inference.HTTPInferenceClientConfig{
 		BaseURL: "http://me:password@gateway.test/path?token=hidden", APIKey: secretKey, MaxRetries: 7,
+		Header: http.Header{"X-Key": {"header-secret"}},
 	}
 	client := inference.NewHTTPInferenceClient(config)
 	for name, v := range map[string]any{
@@ -78,7 +89,7 @@ func TestSecretsInPrintedValues(t *testing.T) {
 	} {
 		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q"} {
 			got := fmt.Sprintf(verb, v)
-			for _, secret := range []string{secretKey, "password", "hidden"} {
+			for _, secret := range []string{secretKey, "password", "hidden", "header-secret"} {
 				if strings.Contains(got, secret) {
 					t.Errorf("%s as %s holds %q: %s", name, verb, secret, got)
 				}
@@ -88,7 +99,7 @@ func TestSecretsInPrintedValues(t *testing.T) {
 			}
 		}
 	}
-	if got := config.String(); !strings.Contains(got, "MaxRetries:7") || !strings.Contains(got, "APIKey:[redacted]") {
+	if got := config.String(); !strings.Contains(got, "MaxRetries:7") || !strings.Contains(got, "APIKey:[redacted]") || !strings.Contains(got, "X-Key") {
 		t.Errorf("got %s, want the other settings, and that there is a key", got)
 	}
 }
@@ -98,6 +109,7 @@ func TestSecretsInPrintedValues(t *testing.T) {
 func TestClient_NoVerbPrintsTheKey(t *testing.T) {
 	config := inference.HTTPInferenceClientConfig{
 		BaseURL: "http://me:password@gateway.test/path?token=hidden", APIKey: secretKey,
+		Header: http.Header{"X-Key": {"hidden-0123"}},
 	}
 	client := inference.NewHTTPInferenceClient(config)
 	type inner struct {
@@ -151,6 +163,9 @@ func TestValidate(t *testing.T) {
 		change(&c)
 		return c
 	}
+	header := func(name, value string) config {
+		return with(func(c *config) { c.Header = http.Header{name: {value}} })
+	}
 	for _, tc := range []struct {
 		name   string
 		config config
@@ -182,6 +197,17 @@ func TestValidate(t *testing.T) {
 		{
 			"APIKey from a file with its line break", with(func(c *config) { c.APIKey = "sk-secret\n" }),
 			`inference: APIKey contains a control character`,
+		},
+		{"Header", header("X-Tenant", "a\tb"), ""},
+		{"Header with a name that is not a token", header("X Tenant", "a"), `inference: invalid Header: a name is not a token`},
+		{"Header without a name", header("", "a"), `inference: invalid Header: a name is not a token`},
+		{"Header with a line break", header("X-Tenant", "secret\r\nA: b"), `inference: invalid Header: X-Tenant contains a control character`},
+		{"Header of net/http", header("transfer-encoding", "a"), `inference: invalid Header: Transfer-Encoding is set by the client`},
+		{"Header of the client", header("content-type", "a"), `inference: invalid Header: Content-Type is set by the client`},
+		{"Authorization", header("Authorization", "Basic YQ=="), ""},
+		{
+			"Authorization beside an APIKey", with(func(c *config) { c.APIKey, c.Header = "sk-1", http.Header{"authorization": {"Basic YQ=="}} }),
+			`inference: invalid Header: Authorization is set by the client, from the APIKey`,
 		},
 	} {
 		t.Run(tc.name, func(t *testing.T) { checkConfig(t, tc.config, tc.want) })

@@ -2,9 +2,10 @@
 // gateways such as vLLM, llm-d, LiteLLM and the OpenAI service itself.
 //
 // [HTTPInferenceClient] is an [http.Client] with an [httpretry.RetryTransport].
-// It builds requests and sorts failures into a few categories; the
-// RetryTransport retries. [HTTPInferenceClient.Generate] returns a complete
-// response, [HTTPInferenceClient.Stream] a sequence of events.
+// The client builds requests and sorts failures into categories; the RetryTransport
+// retries. [HTTPInferenceClient.Generate] returns a complete response, and
+// [HTTPInferenceClient.Stream] returns a sequence of events. With
+// [HTTPInferenceClientConfig.Endpoints], requests are spread over several gateways.
 //
 // [Classifier] decides which failures are retried. It can be used with other
 // clients of such APIs too.

@@ -40,18 +40,19 @@ type InferenceError struct {
 
 	// Message describes the failure: "HTTP 429: …" with the API's error message
 	// or else the body, "request cancelled", "request timeout", "failed to
-	// execute request: …", or the fault of the request. Of text from the gateway
-	// it has at most 1 KiB.
+	// execute request: …", or the fault of the request. It has at most 1 KiB of
+	// text from the gateway.
 	//
 	// Gateways often quote the request. In text that comes from the gateway,
-	// "[redacted]" replaces the API key, the userinfo and query of BaseURL, and
-	// every string in the request's messages, prompt and suffix (other than role
-	// and type names), as well as any part of these of 16 bytes or more.
-	// Quotations are recognized verbatim and with JSON escapes, nested up to
-	// three levels. Paraphrases, other encodings and strings shorter than 4 bytes
-	// are not redacted, nor are user names and query values shorter than 8 bytes
-	// on their own, nor api-version. If the context is done, and the request is
-	// larger than 256 KiB, "[redacted]" may replace all text from the gateway.
+	// "[redacted]" replaces the API key, the userinfo and query of BaseURL, the
+	// values of Header, and every string in the request's messages, prompt, suffix,
+	// input, instructions, query, documents, text_1 and text_2 (other than role and
+	// type names), as well as any part of these of 16 bytes or more. Quotations are
+	// recognized verbatim and with JSON escapes, nested up to three levels.
+	// Paraphrases, other encodings and strings shorter than 4 bytes are not
+	// redacted, nor are user names, query values and header values shorter than 8
+	// bytes on their own, nor api-version. If the context is done, and the request
+	// is larger than 256 KiB, "[redacted]" may replace all text from the gateway.
 	Message string
 
 	// RawError is the underlying error: a [*StatusError] if the gateway
@@ -81,8 +82,8 @@ func (e *InferenceError) Unwrap() error {
 }
 
 // IsRetryable reports whether the same request may succeed later. It is true for
-// [ErrCategoryRateLimit] and [ErrCategoryServer]. It considers only the category;
-// [Classifier], which decides what is retried, considers more. It is false for a
+// [ErrCategoryRateLimit] and [ErrCategoryServer]. It considers only the category.
+// [Classifier], which decides about retries, considers more. It is false for a
 // nil e.
 func (e *InferenceError) IsRetryable() bool {
 	return e != nil && (e.Category == ErrCategoryRateLimit || e.Category == ErrCategoryServer)
@@ -94,11 +95,12 @@ type StatusError struct {
 	// 2xx response.
 	StatusCode int
 
-	// Body is the response body, at most its first 64 KiB. It is not part of the
-	// error's text, because it may quote the prompt. For an event stream it is
-	// the data of the failing event; without such an event, nil from Stream and the
-	// bytes read from Generate. It is nil if the body exceeds 16 MiB, and incomplete
-	// if reading it failed.
+	// Body is the response body without a byte order mark, at most its first 64
+	// KiB. It is not part of the error's text, because it may quote the prompt or
+	// the API key. For an event stream it is the data of the failing event. If there
+	// is no such event, Stream leaves it nil, and Generate sets it to the bytes
+	// received. It is nil if the body exceeds 16 MiB, and incomplete if reading it
+	// failed.
 	Body []byte
 }
 

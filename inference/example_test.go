@@ -2,6 +2,7 @@ package inference_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http/httptest"
@@ -96,6 +97,28 @@ func ExampleHTTPInferenceClient_customBackoff() {
 	// attempt 2: 503 Service Unavailable, next in about 6ms
 	// attempt 3: 503 Service Unavailable, next in about 10ms
 	// done
+}
+
+// A request can be sent to any path of the gateway.
+func ExampleInferenceRequest_path() {
+	gateway := httptest.NewServer(flaky.New(
+		flaky.Status(200).WithBody(`{"object":"list","data":[{"index":0,"embedding":[0.25,-0.5]}]}`),
+	).Handler(nil))
+	defer gateway.Close()
+
+	client := inference.NewHTTPInferenceClient(inference.HTTPInferenceClientConfig{BaseURL: gateway.URL})
+	defer client.CloseIdleConnections()
+
+	resp, err := client.Generate(context.Background(), &inference.InferenceRequest{
+		Path: "/v1/embeddings",
+		Body: json.RawMessage(`{"model":"small","input":"two plus two"}`),
+	})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Printf("%s\n", resp.Response)
+	// Output: {"object":"list","data":[{"index":0,"embedding":[0.25,-0.5]}]}
 }
 
 // Category classifies an error, and RawError has the details.

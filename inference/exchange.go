@@ -18,9 +18,11 @@ import (
 // the previous one. Attempts follow one another in one goroutine, so there is no
 // lock. It travels in the context of the request.
 type exchange struct {
-	ctx     context.Context // the caller's
-	secrets redact.Secrets
-	stream  bool
+	ctx        context.Context // the caller's
+	redactor   *redact.Redactor
+	request    []byte // the body of the request
+	stream     bool
+	completion bool // the answer must have choices
 
 	received bool         // an attempt was made by the receiver
 	body     []byte       // the body of the last attempt's response; nil for a stream
@@ -82,6 +84,7 @@ func (x *exchange) receive(ctx context.Context, resp *http.Response) error {
 	switch {
 	case resp.StatusCode/100 != 2:
 		x.body, x.err = readFailure(resp)
+		x.body = trimMark(x.body)
 		if ctx.Err() != nil {
 			return x.err
 		}
@@ -166,7 +169,7 @@ func (x *exchange) readAnswer(resp *http.Response, r io.Reader, fault string) er
 		return err
 	}
 	x.body = trimMark(body)
-	return checkAnswer(resp, x.body, fault)
+	return x.checkAnswer(resp, fault)
 }
 
 const (
@@ -237,12 +240,12 @@ func isEventStream(resp *http.Response) bool {
 const maxFailureTime = 5 * time.Second
 
 // readFailure reads the body of a response that is not a 2xx. An event stream may
-// never end; of that it reads the first event.
+// never end; of that it reads the first event that is not a keep-alive.
 func readFailure(resp *http.Response) ([]byte, error) {
 	if !isEventStream(resp) {
 		return readBody(resp.Body, resp.ContentLength)
 	}
-	return readEvents(resp, resp.Body, func(rawEvent) bool { return false })
+	return readEvents(resp, resp.Body, rawEvent.isKeepAlive)
 }
 
 // readEvents reads events from r, which reads the body of resp, as long as more

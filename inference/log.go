@@ -3,6 +3,7 @@ package inference
 import (
 	"errors"
 	"log/slog"
+	"slices"
 
 	"github.com/httpretry/httpretry"
 )
@@ -32,8 +33,12 @@ func (c HTTPInferenceClientConfig) log(a httpretry.Attempt, d httpretry.Decision
 	limit := slog.Int("max", c.MaxRetries)
 	switch {
 	case d.Retry: // the retry that follows attempt n is the nth
-		c.Logger.LogAttrs(ctx, levelRetry, "inference attempt failed, retrying", id,
-			slog.Duration("delay", d.Delay), slog.Int("attempt", a.Number), limit, slog.String("category", string(attemptCategory(a))))
+		attrs := []slog.Attr{id, slog.Duration("delay", d.Delay), slog.Int("attempt", a.Number), limit,
+			slog.String("category", string(attemptCategory(a)))}
+		if status := attemptStatus(a); status > 0 {
+			attrs = slices.Insert(attrs, 0, slog.Int("status", status))
+		}
+		c.Logger.LogAttrs(ctx, levelRetry, "inference attempt failed, retrying", attrs...)
 	case a.Number > 1 && a.Err == nil && a.Response.StatusCode/100 == 2:
 		c.Logger.LogAttrs(ctx, levelRetry, "inference request succeeded after retries", id,
 			slog.Int("attempt", a.Number-1), limit)
@@ -49,4 +54,16 @@ func attemptCategory(a httpretry.Attempt) ErrorCategory {
 		return f.category
 	}
 	return ErrCategoryServer
+}
+
+// attemptStatus returns the status of a failed attempt, which for an error in a 2xx
+// response is that of the error, or 0 if there was no response.
+func attemptStatus(a httpretry.Attempt) int {
+	if a.Err == nil {
+		return a.Response.StatusCode
+	}
+	if f, ok := errors.AsType[*failure](a.Err); ok {
+		return f.status
+	}
+	return 0
 }

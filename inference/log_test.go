@@ -29,10 +29,12 @@ func newLogger(b *bytes.Buffer, level slog.Level) *slog.Logger {
 }
 
 func TestLog(t *testing.T) {
+	const retrying = `level=DEBUG+1 msg="inference attempt failed, retrying" `
 	retry := func(attempt, delay, category string) string {
-		return `level=DEBUG+1 msg="inference attempt failed, retrying" request_id=request-1 delay=` + delay +
-			` attempt=` + attempt + ` max=3 category=` + category
+		return `request_id=request-1 delay=` + delay + ` attempt=` + attempt + ` max=3 category=` + category
 	}
+	refused := func(status, retry string) string { return retrying + "status=" + status + " " + retry }
+	failed := func(retry string) string { return retrying + retry }
 	const success = `level=DEBUG+1 msg="inference request succeeded after retries" request_id=request-1 attempt=`
 	for _, tc := range []struct {
 		name  string
@@ -45,22 +47,25 @@ func TestLog(t *testing.T) {
 		{
 			"success after retries", -3,
 			[]flaky.Step{flaky.Status(429), flaky.Status(500), flaky.Reset(), ok()},
-			[]string{retry("1", "1s", "RATE_LIMIT"), retry("2", "2s", "SERVER_ERROR"), retry("3", "4s", "SERVER_ERROR"), success + "3 max=3"},
+			[]string{
+				refused("429", retry("1", "1s", "RATE_LIMIT")), refused("500", retry("2", "2s", "SERVER_ERROR")),
+				failed(retry("3", "4s", "SERVER_ERROR")), success + "3 max=3",
+			},
 		},
 		{
 			"truncated and hanging", -3,
 			[]flaky.Step{ok().Truncate(9), flaky.Hang(), ok()},
-			[]string{retry("1", "1s", "SERVER_ERROR"), retry("2", "2s", "SERVER_ERROR"), success + "2 max=3"},
+			[]string{failed(retry("1", "1s", "SERVER_ERROR")), failed(retry("2", "2s", "SERVER_ERROR")), success + "2 max=3"},
 		},
 		{
 			"failure after retries", -3,
 			[]flaky.Step{flaky.Status(503), flaky.Status(400)},
-			[]string{retry("1", "1s", "SERVER_ERROR")},
+			[]string{refused("503", retry("1", "1s", "SERVER_ERROR"))},
 		},
 		{
 			"truncated to the end", -3,
 			[]flaky.Step{ok().Truncate(9), ok().Truncate(9), ok().Truncate(9), ok().Truncate(9)},
-			[]string{retry("1", "1s", "SERVER_ERROR"), retry("2", "2s", "SERVER_ERROR"), retry("3", "4s", "SERVER_ERROR")},
+			[]string{failed(retry("1", "1s", "SERVER_ERROR")), failed(retry("2", "2s", "SERVER_ERROR")), failed(retry("3", "4s", "SERVER_ERROR"))},
 		},
 		{"quiet at the level above", -2, []flaky.Step{flaky.Status(503), ok()}, nil},
 	} {

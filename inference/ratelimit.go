@@ -44,6 +44,55 @@ func limitReset(h http.Header) (longest time.Duration) {
 	return max(longest, draftReset(h.Values("Ratelimit")))
 }
 
+// scarceReset returns the time until the reset of the limit that a 429 is about,
+// although something remains of it: that of the unit which errs name, otherwise
+// the one with the smallest share remaining.
+func scarceReset(h http.Header, errs []apiError) (wait time.Duration) {
+	if len(h) > maxFields {
+		return 0
+	}
+	least, named := 1.0, false // of the limit in wait
+	for name := range h {
+		unit, ok := strings.CutPrefix(name, "X-Ratelimit-Reset-")
+		if !ok {
+			continue
+		}
+		reset, ok := parseWait(h.Get(name))
+		share := shareOf(h.Get("X-Ratelimit-Remaining-"+unit), h.Get("X-Ratelimit-Limit-"+unit))
+		isNamed := namesUnit(errs, unit)
+		switch {
+		case !ok || named && !isNamed:
+		case isNamed && !named, !named && share < least:
+			wait, least, named = reset, share, isNamed
+		case isNamed, share == least && share < 1:
+			wait = max(wait, reset) // since the order of a map is random
+		}
+	}
+	return wait
+}
+
+// shareOf returns the quotient of two numbers, or 1 if that is not a share.
+func shareOf(remaining, limit string) float64 {
+	r, err := strconv.ParseFloat(strings.TrimSpace(remaining), 64)
+	l, err2 := strconv.ParseFloat(strings.TrimSpace(limit), 64)
+	if share := r / l; err == nil && err2 == nil && share >= 0 && share < 1 {
+		return share
+	}
+	return 1
+}
+
+// namesUnit reports whether an error is about a limit of that unit, such as
+// "Tokens" or "Tokens-Minute".
+func namesUnit(errs []apiError, unit string) bool {
+	word, _, _ := strings.Cut(strings.ToLower(unit), "-")
+	for _, e := range errs {
+		if string(e.Type) == word || strings.Contains(strings.ToLower(e.Message), word+" per ") {
+			return true
+		}
+	}
+	return false
+}
+
 func isZero(remaining string) bool {
 	n, err := strconv.Atoi(strings.TrimSpace(remaining))
 	return err == nil && n == 0

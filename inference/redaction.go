@@ -16,7 +16,7 @@ const maxMessageBytes = 1024
 
 // redact returns the beginning of text without secrets.
 func (x *exchange) redact(text string) string {
-	return x.secrets.Text(x.ctx, text, maxMessageBytes)
+	return x.redactor.Text(x.ctx, text, maxMessageBytes, x.request)
 }
 
 // redactError returns err without secrets in its text, and in those of the errors
@@ -26,16 +26,16 @@ func (x *exchange) redactError(err error) error {
 	if err == context.Canceled || err == context.DeadlineExceeded {
 		return err // the most common ones once ctx is done
 	}
-	secrets := x.secrets
+	secrets := x.redactor
 	if other, ok := errors.AsType[*url.Error](err); ok {
 		if u, parseErr := url.Parse(other.URL); parseErr == nil {
-			secrets.URLs = append(slices.Clip(secrets.URLs), u)
+			secrets = secrets.With(u)
 		}
 	}
 	// All texts together, since comparing them with a long prompt takes time.
 	const separator = "\x00\n\x00"
 	texts := appendTexts(nil, err, 0)
-	redacted := strings.Split(secrets.Text(x.ctx, strings.Join(texts, separator), maxFailureBytes), separator)
+	redacted := strings.Split(secrets.Text(x.ctx, strings.Join(texts, separator), maxFailureBytes, x.request), separator)
 	r := make(redactor)
 	for i, text := range texts {
 		r[text] = redact.Mark

@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/http"
 	"net/url"
 	"strconv"
 	"strings"
@@ -117,6 +118,18 @@ func TestSecretsInEveryForm(t *testing.T) {
 			checkError(t, err, inference.ErrCategoryInvalidReq, "HTTP 400: "+tc.want)
 		})
 	}
+}
+
+// TestSecretsOfOtherPaths has secrets in a configured header and in a Body.
+func TestSecretsOfOtherPaths(t *testing.T) {
+	client := newClient(t, inference.HTTPInferenceClientConfig{
+		BaseURL: fakeURL, Header: http.Header{"api-key": {secretKey}},
+		Transport: flaky.New(flaky.Status(400).WithBody("bad key " + secretKey + " for: a diagnosis")).Transport(nil),
+	})
+	_, err := client.Generate(t.Context(), &inference.InferenceRequest{
+		Path: "/v1/embeddings", Body: json.RawMessage(`{"model":"small","input":["a diagnosis"]}`),
+	})
+	checkError(t, err, inference.ErrCategoryInvalidReq, "HTTP 400: bad key [redacted] for: [redacted]")
 }
 
 // encoding/json writes JSON that it cannot decode.

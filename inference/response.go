@@ -7,6 +7,8 @@ import (
 	"io"
 	"net/http"
 	"strings"
+
+	"github.com/httpretry/httpretry/internal/rawjson"
 )
 
 // An InferenceResponse is the gateway's response to an [InferenceRequest]: a 2xx
@@ -101,25 +103,24 @@ func tooLarge(resp *http.Response) *failure {
 	}
 }
 
-// checkAnswer returns the failure if the body of a 2xx response has no answer. If
-// the body is not JSON, it is described as fault.
-func checkAnswer(resp *http.Response, body []byte, fault string) error {
-	var cs chunks
-	valid, large := false, len(body) > maxErrorBytes
-	if large {
-		valid = json.Valid(body)
-	} else {
-		cs, valid = parse(body)
+// checkAnswer returns the failure if x.body, of a 2xx response, has no answer. If it
+// is not JSON, it is described as fault.
+func (x *exchange) checkAnswer(resp *http.Response, fault string) error {
+	if len(x.body) > maxErrorBytes {
+		if !rawjson.Valid(x.body) {
+			return noAnswer(resp, x.body, fault)
+		}
+		return nil
 	}
+	cs, valid := parse(x.body)
+	errs := cs.errors(x.body)
 	switch {
 	case !valid:
-		return noAnswer(resp, body, fault)
-	case large:
-		return nil
-	case cs.isFailure():
-		return describedError(resp, body, parseAPIErrors(body))
-	case !cs.isAnswer() && isVoid(body):
-		return noAnswer(resp, body, "response has no answer")
+		return noAnswer(resp, x.body, fault)
+	case errs != nil:
+		return describedError(resp, x.body, errs)
+	case x.completion && !cs.isAnswer() && isVoid(x.body):
+		return noAnswer(resp, x.body, "response has no answer")
 	}
 	return nil
 }

@@ -107,6 +107,28 @@ func TestErrorBody(t *testing.T) {
 	}
 }
 
+// TestErrorBody_ContentType has the same error under each Content-Type, as JSON and as
+// an event.
+func TestErrorBody_ContentType(t *testing.T) {
+	const refusal = `{"error":{"message":"slow down","code":429}}`
+	for _, mediaType := range []string{
+		"", "application/json", "application/problem+json; charset=utf-8", "text/plain", "text/html", "text/event-stream",
+		"Text/Event-Stream;charset=utf-8", "application/x-ndjson", "application/octet-stream", "no/such type; ;",
+	} {
+		for _, body := range []string{refusal, "\uFEFF" + refusal, "\n" + refusal + "\n", sse(refusal), "\uFEFF\r\nevent: error\r\ndata: " + refusal + "\r\n\r\n", "data: " + refusal} {
+			for _, status := range []int{200, 429} {
+				for method, ask := range methods {
+					step := flaky.Status(status).WithHeader("Content-Type", mediaType).WithBody(body)
+					client := newClient(t, inference.HTTPInferenceClientConfig{BaseURL: fakeURL, Transport: flaky.New(step).Transport(nil)})
+					if err := ask(t, client); err == nil || err.Category != inference.ErrCategoryRateLimit || err.Message != "HTTP 429: slow down" {
+						t.Errorf("%s, %d, %q, %q: got %v, want HTTP 429: slow down", method, status, mediaType, body, err)
+					}
+				}
+			}
+		}
+	}
+}
+
 func TestTruncatedErrorBodyKeepsItsStatus(t *testing.T) {
 	_, err := generate(t, flaky.Status(401).WithBody("key has expired").Truncate(3))
 	checkError(t, err, inference.ErrCategoryAuth, "HTTP 401: key")
@@ -168,6 +190,8 @@ func TestGenerate_RetriesASuccessWithoutAnAnswer(t *testing.T) {
 		{"empty body", ok(""), noJSON, 3},
 		{"empty object", ok("{}"), noAnswer, 3},
 		{"null", ok("null"), noAnswer, 3},
+		{"string", ok(`"x"`), noAnswer, 3},
+		{"number", ok("1"), noAnswer, 3},
 		{"list", ok("[ ]"), noAnswer, 3},
 		{"empty string", ok(`""`), noAnswer, 3},
 		{"no choices", ok(`{"id":"1","choices":[],"usage":{"total_tokens":1}}`), noAnswer, 3},
@@ -201,6 +225,51 @@ func TestGenerate_RetriesASuccessWithoutAnAnswer(t *testing.T) {
 					t.Errorf("took %v, want %v", elapsed, wait)
 				}
 			})
+		})
+	}
+}
+
+// TestGenerate_AnswersOfOtherPaths has answers without choices. Of a path whose
+// answers are not known, all JSON is an answer, unless it describes an error.
+func TestGenerate_AnswersOfOtherPaths(t *testing.T) {
+	const noJSON = "HTTP 200: response is not JSON (application/json)"
+	for _, tc := range []struct {
+		name, path, body string
+		message          string // "": an answer
+	}{
+		{"embeddings", "/v1/embeddings", `{"object":"list","data":[{"object":"embedding","index":0,"embedding":[1]}],"usage":{"total_tokens":1}}`, ""},
+		{"responses", "/v1/responses", `{"object":"response","status":"completed","error":null,"output":[]}`, ""},
+		{"moderations", "/v1/moderations", `{"id":"1","results":[{"flagged":false}]}`, ""},
+		{"rerank", "/v1/rerank", `{"results":[]}`, ""},
+		{"score", "/score?a=b", `{"data":[]}`, ""},
+		{"list", "/pooling", `[]`, ""},
+		{"empty object", "/v1/x", `{}`, ""},
+		{"null", "/v1/x", `null`, ""},
+		{"choices", "/v1/x", `{"choices":[]}`, ""},
+		{"error", "/v1/embeddings", `{"error":{"message":"no","code":503}}`, "HTTP 503: no"},
+		{"error that the status of a response tells", "/v1/responses", `{"status":"failed","error":{"message":"no","code":"server_error"},"output":[]}`, "HTTP 500: no"},
+		{"empty body", "/v1/embeddings", ``, noJSON},
+		{"cut off", "/v1/embeddings", `{"object":"list","data":[`, noJSON},
+		{"chat", "/v1/chat/completions", `{"choices":[]}`, "HTTP 200: response has no answer (application/json)"},
+		{"chat of a deployment", "/openai/deployments/m/chat/completions?api-version=1", `{}`, "HTTP 200: response has no answer (application/json)"},
+		{"completions", "/v1/completions", `null`, "HTTP 200: response has no answer (application/json)"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			script := repeat(flaky.Status(200).WithHeader("Content-Type", "application/json").WithBody(tc.body))
+			client := newClient(t, inference.HTTPInferenceClientConfig{
+				BaseURL: fakeURL, MaxRetries: 1, InitialBackoff: 1, Transport: script.Transport(nil),
+			})
+			got, err := client.Generate(t.Context(), &inference.InferenceRequest{Path: tc.path})
+			if tc.message == "" {
+				if err != nil || string(got.Response) != tc.body {
+					t.Errorf("got %v, want the body as it came", err)
+				}
+				return
+			}
+			checkError(t, err, inference.ErrCategoryServer, tc.message)
+			if n := len(script.Requests()); n != 2 {
+				t.Errorf("got %d attempts, want 2", n)
+			}
 		})
 	}
 }
@@ -507,6 +576,9 @@ func TestGenerate_ByteOrderMark(t *testing.T) {
 	checkError(t, err, inference.ErrCategoryServer, "HTTP 529: Overloaded")
 	_, err = generate(t, flaky.Status(400).WithBody("\uFEFF"+`{"error":{"message":"no"}}`))
 	checkError(t, err, inference.ErrCategoryInvalidReq, "HTTP 400: no")
+	if status, ok := errors.AsType[*inference.StatusError](err); !ok || status.Body[0] != '{' {
+		t.Errorf("got %#v, want a body without the mark", err.RawError)
+	}
 }
 
 // TestGenerate_LargeNumbers has numbers that JSON allows and float64 does not.
@@ -550,6 +622,7 @@ func TestRefusalAsAnEventStream(t *testing.T) {
 		{"an event without its end", frame("data: " + openAIQuota), quota, "data: " + openAIQuota, []time.Duration{0}},
 		{"an event, and the stream stays open", frame(sse(openAIQuota)+": ping\n").Slow(len(sse(openAIQuota)), time.Hour), quota, sse(openAIQuota), []time.Duration{0}},
 		{"JSON, and the stream stays open", frame(openAIQuota+" ").Slow(len(openAIQuota), time.Hour), quota, openAIQuota, []time.Duration{0}},
+		{"an event after keep-alives", frame(": ping\n\nevent: ping\ndata: {}\n\n" + sse(`{"type":"ping"}`) + sse(openAIQuota)), quota, ": ping\n\nevent: ping\ndata: {}\n\n" + sse(`{"type":"ping"}`) + sse(openAIQuota), []time.Duration{0}},
 		{"when to come back", frame(sse(geminiRate)), "Quota exceeded", sse(geminiRate), []time.Duration{0, 34070 * time.Millisecond}},
 		{"text", frame("slow down"), "slow down", "slow down", []time.Duration{0, s}},
 		{"nothing", frame(""), "Too Many Requests", "", []time.Duration{0, s}},

@@ -1,6 +1,7 @@
 package inference
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -9,6 +10,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"github.com/httpretry/httpretry/internal/stall"
 )
 
 // Stream sends req to the gateway, with the parameter "stream" set to true, and
@@ -109,8 +112,8 @@ type stream struct {
 	unwatch func() bool // stops closing resp when own is done
 	resp    *http.Response
 
-	idle    *idleError    // the cause of canceling own after idle.limit without content
-	waited  time.Duration // for content, since the last content
+	watch   *stall.Watch // of content; cancels own with an idleError
+	usage   []byte       // the last one that an event had
 	yielded bool
 	text    strings.Builder
 	ended   map[int]bool // the choices seen, by index, and whether each has a finish reason
@@ -129,13 +132,15 @@ func (g gateway) openStream(ctx context.Context, req *InferenceRequest) (*stream
 		cancel(nil)
 		return nil, failed
 	}
+	idle := func(int64, bool) error { return &idleError{g.idle} }
 	return &stream{
 		exchange: x, own: own, cancel: cancel, unwatch: closeWhenDone(own, resp), resp: resp,
-		idle: &idleError{g.idle}, ended: make(map[int]bool),
+		watch: stall.NewWatch(stall.Limits{Idle: g.idle}, idle, cancel), ended: make(map[int]bool),
 	}, nil
 }
 
 func (s *stream) close() {
+	s.watch.End()
 	s.unwatch()
 	s.resp.Body.Close()
 	s.cancel(nil)
@@ -169,12 +174,11 @@ func (s *stream) next() (StreamEvent, error) {
 var errCutShort = fmt.Errorf("event stream ended without [DONE] or a finish reason: %w", io.ErrUnexpectedEOF)
 
 // read returns the next event that is not noise. Its error is io.EOF at the end of
-// the stream, or the context's cause if own is done. An event without content does
-// not restart the idle time: some gateways send empty chunks as keep-alives.
+// the stream, or the context's cause if own is done.
 func (s *stream) read() (ev rawEvent, kind eventKind, c chunk, err error) {
-	start := time.Now()
-	timer := time.AfterFunc(s.idle.limit-s.waited, func() { s.cancel(s.idle) })
-	defer timer.Stop()
+	progress := 0
+	s.watch.Start(0)
+	defer func() { s.watch.Stop(progress) }()
 	for kind == eventNoise {
 		// Don't return buffered events after the context is done.
 		if s.own.Err() != nil {
@@ -189,9 +193,10 @@ func (s *stream) read() (ev rawEvent, kind eventKind, c chunk, err error) {
 		}
 		kind, c = ev.interpret()
 	}
-	s.waited += time.Since(start)
-	if kind == eventContent || !isEmpty(c.Usage) {
-		s.waited = 0
+	// Some gateways send empty chunks, or the same usage again, as keep-alives.
+	if kind == eventContent || !isEmpty(c.usage) && !bytes.Equal(c.usage, s.usage) {
+		progress = 1
+		s.usage = append(s.usage[:0], c.usage...)
 	}
 	return ev, kind, c, nil
 }
@@ -200,10 +205,10 @@ func (s *stream) read() (ev rawEvent, kind eventKind, c chunk, err error) {
 func (s *stream) add(c chunk, text string) {
 	s.yielded = true
 	s.text.WriteString(text[:min(len(text), maxResponseBytes-s.text.Len())])
-	for _, choice := range c.Choices {
-		ended, known := s.ended[choice.Index]
+	for _, choice := range c.choices {
+		ended, known := s.ended[choice.index]
 		if known || len(s.ended) < maxChoices {
-			s.ended[choice.Index] = ended || choice.FinishReason != ""
+			s.ended[choice.index] = ended || choice.finishReason != ""
 		}
 	}
 }

@@ -858,6 +858,11 @@ func TestStreamTimes(t *testing.T) {
 	const s = time.Second
 	size := len(sse(begin, fo)) // the first content comes at once
 	empty := `{"choices":[{"index":0,"delta":{"content":""},"finish_reason":null}]}`
+	var growing string // in events as large as fo
+	for n := range 4 {
+		ev := fmt.Sprintf(`{"choices":[],"usage":{"completion_tokens":%d}}`, n+3)
+		growing += sse(ev + strings.Repeat(" ", len(fo)-len(ev)))
+	}
 	pings := sse(fo) + strings.Repeat(": \n\n\n", len(sse(fo))) + four
 	for _, tc := range []struct {
 		name          string
@@ -877,6 +882,8 @@ func TestStreamTimes(t *testing.T) {
 		{"comments are no events", 20 * s, 6 * s, eventStream(pings).Slow(len(sse(fo)), s), 0, true, 6 * s},
 		{"empty chunks are no content", 20 * s, 6 * s, eventStream(sse(fo)+strings.Repeat(sse(empty), 20)).Slow(len(sse(empty)), s), 0, true, 7 * s},
 		{"roles are no content", 20 * s, 6 * s, eventStream(sse(fo)+strings.Repeat(sse(begin), 20)).Slow(len(sse(begin)), s), 0, true, 6 * s},
+		{"the same usage again is no content", 20 * s, 6 * s, eventStream(sse(fo)+strings.Repeat(sse(usage), 20)).Slow(len(sse(usage)), s), 0, true, 8 * s},
+		{"a usage that grows is content", 20 * s, 6 * s, eventStream(sse(fo)+growing+sse("[DONE]")).Slow(len(sse(fo)), 5*s), 0, false, 25 * s},
 		{"content among empty chunks", 20 * s, 6 * s, eventStream(strings.Repeat(sse(empty, empty, empty, fo+"  "), 3)+sse("[DONE]")).Slow(len(sse(empty)), s), 0, false, 12 * s},
 		{"the caller's time does not count", 5 * s, 5 * s, eventStream(four), 10 * s, false, 50 * s},
 	} {
@@ -1517,7 +1524,7 @@ func TestStreamIsLogged(t *testing.T) {
 		if _, _, err := collect(t, client.Stream(t.Context(), question())); err != nil {
 			t.Fatal(err)
 		}
-		want := `level=DEBUG+1 msg="inference attempt failed, retrying" request_id=request-1 delay=34.07s attempt=1 max=3 category=RATE_LIMIT
+		want := `level=DEBUG+1 msg="inference attempt failed, retrying" status=429 request_id=request-1 delay=34.07s attempt=1 max=3 category=RATE_LIMIT
 level=DEBUG+1 msg="inference attempt failed, retrying" request_id=request-1 delay=2s attempt=2 max=3 category=SERVER_ERROR
 level=DEBUG+1 msg="inference request succeeded after retries" request_id=request-1 attempt=2 max=3
 `
