@@ -1,23 +1,29 @@
 package compat_test
 
 import (
+	"context"
+	"errors"
+	"io"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/httpretry/httpretry"
 	"github.com/httpretry/httpretry/flaky"
+	"github.com/httpretry/httpretry/inference"
 	"github.com/openai/openai-go/v3"
 	"github.com/openai/openai-go/v3/option"
 	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
 )
 
-// Every Go snippet of README.md and of the pages compiles. A fragment stands,
+// Every Go snippet of the pages and of README.md files compiles. A fragment stands,
 // line for line, in a test of this module. A whole program passes go vet, and
 // prints the text of its output comment if it has one, as an Example does.
 func TestDocs(t *testing.T) {
@@ -26,7 +32,7 @@ func TestDocs(t *testing.T) {
 		t.Fatalf("got pages %v, %v, want those in docs", pages, err)
 	}
 	tests := readTests(t)
-	for _, page := range append(pages, "../README.md") {
+	for _, page := range append(pages, "../README.md", "../inference/README.md", "../flaky/README.md") {
 		text, err := os.ReadFile(page)
 		if err != nil {
 			t.Fatal(err)
@@ -40,6 +46,48 @@ func TestDocs(t *testing.T) {
 			}
 		}
 	}
+}
+
+// Every link between the pages leads to a file and, if it has an anchor, to a
+// heading.
+func TestDocs_Links(t *testing.T) {
+	var pages []string
+	for _, pattern := range []string{"../*.md", "../docs/*.md", "../*/README.md", "../cmd/*/README.md"} {
+		found, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pages = append(pages, found...)
+	}
+	link := regexp.MustCompile(`\]\(([^)#:]*)(?:#([^)]*))?\)`)
+	for _, page := range pages {
+		text, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		prose := regexp.MustCompile("(?ms)^```.*?^```$").ReplaceAllString(string(text), "")
+		for _, m := range link.FindAllStringSubmatch(prose, -1) {
+			target := page
+			if m[1] != "" {
+				target = filepath.Join(filepath.Dir(page), m[1])
+			}
+			content, err := os.ReadFile(target)
+			if err != nil {
+				t.Errorf("%s: %s: %v", page, m[0], err)
+			} else if m[2] != "" && !slices.Contains(anchors(string(content)), m[2]) {
+				t.Errorf("%s: %s: got no such heading in %s", page, m[0], target)
+			}
+		}
+	}
+}
+
+// anchors returns the names that GitHub gives to the headings of a page.
+func anchors(page string) (names []string) {
+	for _, h := range regexp.MustCompile(`(?m)^#+ (.*)$`).FindAllStringSubmatch(page, -1) {
+		name := regexp.MustCompile(`[^\w \p{L}-]`).ReplaceAllString(strings.ToLower(h[1]), "")
+		names = append(names, strings.ReplaceAll(name, " ", "-"))
+	}
+	return names
 }
 
 // readTests returns the code of this module's tests, without indentation.
@@ -95,6 +143,33 @@ func newDownloadClient() *http.Client {
 	return client
 }
 
+func newWatchedTransport() *httpretry.RetryTransport {
+	watched := &httpretry.RetryTransport{
+		IdleTimeout:       30 * time.Second, // without a byte
+		MinBytesPerSecond: 1000,             // on average over IdleTimeout; without it, a byte suffices
+		AttemptTimeout:    60 * time.Second, // to the end of the response header
+	}
+	return watched
+}
+
+// A response that falls silent fails after 30 s.
+func TestDownloads_WatchedTransport(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		watched := newWatchedTransport()
+		watched.Base = flaky.New(flaky.Status(200).WithBody("hello").Stall(2)).Transport(nil)
+		resp, err := (&http.Client{Transport: watched}).Get("http://example.com/")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		start := time.Now()
+		got, err := io.ReadAll(resp.Body)
+		if took := time.Since(start); string(got) != "he" || !errors.Is(err, context.DeadlineExceeded) || took != 30*time.Second {
+			t.Errorf("got %q, %v after %v, want a timeout after 2 bytes and 30s", got, err, took)
+		}
+	})
+}
+
 func newStrictClassifier() httpretry.Classifier {
 	strict := httpretry.ClassifierFunc(func(req *http.Request, resp *http.Response, err error) httpretry.Verdict {
 		v := httpretry.DefaultClassifier.Classify(req, resp, err)
@@ -104,6 +179,24 @@ func newStrictClassifier() httpretry.Classifier {
 		return v
 	})
 	return strict
+}
+
+func newInferenceClient() *inference.HTTPInferenceClient {
+	client := inference.NewHTTPInferenceClient(inference.HTTPInferenceClientConfig{
+		BaseURL:    "http://localhost:8000",
+		MaxRetries: 3, // 0, the default, turns retries off
+	})
+	return client
+}
+
+func newFlakyClient() (*http.Client, *flaky.Script) {
+	script := flaky.New(
+		flaky.Status(503).WithHeader("Retry-After", "1"), // the first request
+		flaky.Reset(), // the second
+		flaky.Pass(),  // the third, and all later ones
+	)
+	client := &http.Client{Transport: &httpretry.RetryTransport{Base: script.Transport(nil)}}
+	return client, script
 }
 
 // The three ways of README.md to use a RetryTransport.
@@ -139,6 +232,24 @@ func TestReadme_ThreeWays(t *testing.T) {
 
 // Fragments that belong to no SDK do what their pages say.
 func TestFragments(t *testing.T) {
+	t.Run("inference client", func(t *testing.T) {
+		if got := newInferenceClient().String(); !strings.Contains(got, "localhost:8000") {
+			t.Errorf("got %s, want a client of the gateway", got)
+		}
+	})
+	t.Run("flaky client", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			client, script := newFlakyClient()
+			resp, err := client.Get("http://example.com")
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp.Body.Close()
+			if got := len(script.Requests()); got != 3 {
+				t.Errorf("got %d requests, want 3: one for each step", got)
+			}
+		})
+	})
 	t.Run("strict classifier", func(t *testing.T) {
 		script := flaky.New(flaky.Status(http.StatusServiceUnavailable))
 		retry := &httpretry.RetryTransport{Base: script.Transport(nil), Classifier: newStrictClassifier()}

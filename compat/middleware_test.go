@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -20,6 +21,7 @@ import (
 	"github.com/httpretry/httpretry"
 	"github.com/klauspost/compress/gzhttp"
 	"github.com/sony/gobreaker/v2"
+	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
 	"golang.org/x/oauth2"
 	"golang.org/x/time/rate"
 )
@@ -37,6 +39,42 @@ func get(ctx context.Context, rt http.RoundTripper, url string) (string, error) 
 	defer resp.Body.Close()
 	body, err := io.ReadAll(resp.Body)
 	return string(body), errors.Join(err, want("status", resp.StatusCode, http.StatusOK))
+}
+
+// Tracing middleware passes the attempt's context to FreshConnections. The first
+// attempt times out, so the second one opens another connection.
+func TestFreshConnections(t *testing.T) {
+	t.Parallel()
+	var mu sync.Mutex
+	var addrs []string // of the clients
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		addrs = append(addrs, r.RemoteAddr)
+		n := len(addrs)
+		mu.Unlock()
+		if n == 2 {
+			<-r.Context().Done()
+		}
+	}))
+	srv.EnableHTTP2 = true
+	srv.StartTLS()
+	defer srv.Close()
+	retry := &httpretry.RetryTransport{AttemptTimeout: 500 * time.Millisecond, Policy: httpretry.RetryConfig{InitialBackoff: time.Millisecond}}
+	tr := http.DefaultTransport.(*http.Transport).Clone()
+	tr.HTTP2 = &http.HTTP2Config{SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second}
+	retry.Base = otelhttp.NewTransport(httpretry.FreshConnections(tr))
+	defer tr.CloseIdleConnections()
+	tr.TLSClientConfig = srv.Client().Transport.(*http.Transport).TLSClientConfig.Clone()
+	for range 2 {
+		if _, err := get(t.Context(), retry, srv.URL); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if len(addrs) != 3 || addrs[0] != addrs[1] || addrs[1] == addrs[2] {
+		t.Errorf("got requests from %q, want two from one connection and one from another", addrs)
+	}
 }
 
 // Below the RetryTransport, oauth2 gets a token for each attempt, so that none

@@ -3,13 +3,17 @@
 package compat_test
 
 import (
+	"context"
+	"crypto/md5"
 	"crypto/sha256"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -42,6 +46,14 @@ http {
 		location /dated/ {
 			alias %[1]s/html/;
 			etag off;
+		}
+		location /signed/ {
+			alias %[1]s/html/;
+			secure_link $arg_md5,$arg_expires;
+			secure_link_md5 "$secure_link_expires$uri secret";
+			if ($secure_link != "1") {
+				return 410;
+			}
 		}
 	}
 }
@@ -204,5 +216,67 @@ func TestNginxWithAnotherFile(t *testing.T) {
 	got = append(got, rest...)
 	if err == nil || len(got) == size || string(got) != string(before[:len(got)]) {
 		t.Errorf("got %d bytes and error %v, want less than the %d of the first file and an error", len(got), err, size)
+	}
+}
+
+// A signed URL of nginx expires while nginx is dead. The hub, which requires
+// credentials that nginx must not get, is asked for another one.
+func TestNginxSignedURL(t *testing.T) {
+	const size = 4 << 20
+	n, want := newNginx(t, size)
+	var expires []time.Time // of all URLs
+	hub := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") != "Bearer secret" {
+			t.Errorf("the hub got Authorization %q, want the caller's", r.Header.Get("Authorization"))
+		}
+		end := time.Now().Truncate(time.Second).Add(2 * time.Second) // valid at the last second before it
+		expires = append(expires, end)
+		sum := md5.Sum(fmt.Appendf(nil, "%d/signed/large secret", end.Unix()-1))
+		http.Redirect(w, r, fmt.Sprintf("http://%s/signed/large?md5=%s&expires=%d",
+			n.addr, base64.RawURLEncoding.EncodeToString(sum[:]), end.Unix()-1), http.StatusFound)
+	}))
+	defer hub.Close()
+	tr := &http.Transport{DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+		if addr == "hub.example:80" {
+			addr = hub.Listener.Addr().String()
+		}
+		return new(net.Dialer).DialContext(ctx, network, addr)
+	}}
+	defer tr.CloseIdleConnections()
+	rejected := 0
+	base := roundTripFunc(func(req *http.Request) (*http.Response, error) {
+		if req.URL.Host == n.addr && req.Header.Get("Authorization") != "" {
+			t.Error("nginx got the credentials of the hub")
+		}
+		resp, err := tr.RoundTrip(req)
+		if err == nil && resp.StatusCode == http.StatusGone {
+			rejected++
+		}
+		return resp, err
+	})
+	client := &http.Client{Transport: &httpretry.RetryTransport{Base: base, ResumeDownloads: true}}
+	req, err := http.NewRequestWithContext(t.Context(), "GET", "http://hub.example/large", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer secret")
+	resp, err := client.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	hash := sha256.New()
+	if _, err := io.CopyN(hash, resp.Body, size/2); err != nil {
+		t.Fatal(err)
+	}
+	n.kill()
+	time.Sleep(time.Until(expires[0])) // nginx measures in seconds
+	n.start()
+	_, err = io.Copy(hash, resp.Body)
+	if err != nil || [sha256.Size]byte(hash.Sum(nil)) != want {
+		t.Errorf("got error %v and SHA-256 %x, want the file's %x", err, hash.Sum(nil), want)
+	}
+	if rejected != 1 || len(expires) != 2 {
+		t.Errorf("%d rejections and %d requests to the hub, want 1 and 2", rejected, len(expires))
 	}
 }

@@ -6,8 +6,12 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"os"
 	"slices"
@@ -129,6 +133,40 @@ func (f roundTripFunc) RoundTrip(req *http.Request) (*http.Response, error) { re
 
 // The log of a failure that is not retried is the one that the page shows, and
 // the remedy of the page helps.
+// Each Reason has a section on the page and a test.
+func TestReasons_AreAllExplained(t *testing.T) {
+	page, err := os.ReadFile("../docs/observability.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	source, err := parser.ParseFile(token.NewFileSet(), "../attempt.go", nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := 0
+	ast.Inspect(source, func(n ast.Node) bool {
+		spec, ok := n.(*ast.ValueSpec)
+		if !ok || len(spec.Values) != 1 || fmt.Sprint(spec.Type) != "Reason" {
+			return true
+		}
+		found++
+		reason, err := strconv.Unquote(spec.Values[0].(*ast.BasicLit).Value)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(string(page), "\n### "+reason+"\n") {
+			t.Errorf("docs/observability.md: got no section %q", reason)
+		}
+		if !slices.ContainsFunc(notRetriedFor, func(n notRetried) bool { return string(n.reason) == reason }) {
+			t.Errorf("got no test of the section %q", reason)
+		}
+		return true
+	})
+	if found == 0 {
+		t.Error("got no constants of the type Reason in attempt.go")
+	}
+}
+
 func TestReasons(t *testing.T) {
 	page, err := os.ReadFile("../docs/observability.md")
 	if err != nil {
@@ -304,33 +342,37 @@ func attributeOf(span sdktrace.ReadOnlySpan, key attribute.Key) string {
 func otelMetrics(retry *httpretry.RetryTransport, meter metric.Meter) error {
 	retries, err1 := meter.Int64Counter("http.client.retries", metric.WithUnit("{retry}"))
 	givenUp, err2 := meter.Int64Counter("http.client.given_up", metric.WithUnit("{request}"))
-	waited, err3 := meter.Float64Histogram("http.client.retry.wait", metric.WithUnit("s"),
+	waited, err3 := meter.Float64Histogram("http.client.wait.duration", metric.WithUnit("s"),
 		metric.WithExplicitBucketBoundaries(0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300))
 	attempts, err4 := meter.Int64Histogram("http.client.request.attempts", metric.WithUnit("{attempt}"),
 		metric.WithExplicitBucketBoundaries(1, 2, 3, 4, 5, 8))
 	retry.OnAttempt = func(a httpretry.Attempt, d httpretry.Decision) {
 		if d.Retry {
 			host := semconv.ServerAddress(a.Request.URL.Hostname())
-			retries.Add(a.Request.Context(), 1, metric.WithAttributes(host, attribute.String("cause", cause(a))))
+			retries.Add(a.Request.Context(), 1, metric.WithAttributes(host, semconv.ErrorTypeKey.String(errorType(a))))
 		}
 	}
 	retry.OnDone = func(s httpretry.Summary) {
 		ctx, host := s.Request.Context(), semconv.ServerAddress(s.Request.URL.Hostname())
 		attempts.Record(ctx, int64(s.Attempts), metric.WithAttributes(host))
-		if s.Attempts > 1 {
+		if s.Waited > 0 {
 			waited.Record(ctx, s.Waited.Seconds(), metric.WithAttributes(host))
 		}
 		if s.Reason != httpretry.ReasonFinal {
-			givenUp.Add(ctx, 1, metric.WithAttributes(host, attribute.String("reason", string(s.Reason))))
+			givenUp.Add(ctx, 1, metric.WithAttributes(host, attribute.String("httpretry.reason", string(s.Reason))))
 		}
 	}
 	return errors.Join(err1, err2, err3, err4)
 }
 
-// cause returns why an attempt is retried, as a label with few values.
-func cause(a httpretry.Attempt) string {
-	if a.Err != nil {
-		return "error"
+// errorType returns why an attempt is retried. It has few values.
+func errorType(a httpretry.Attempt) string {
+	timeout, ok := errors.AsType[net.Error](a.Err)
+	switch {
+	case ok && timeout.Timeout():
+		return "timeout"
+	case a.Err != nil:
+		return semconv.ErrorTypeOther.Value.AsString()
 	}
 	return strconv.Itoa(a.Response.StatusCode)
 }
@@ -338,24 +380,26 @@ func cause(a httpretry.Attempt) string {
 // promMetrics makes the transport record the same metrics for Prometheus.
 func promMetrics(retry *httpretry.RetryTransport, reg prometheus.Registerer) {
 	retries := prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "http_client_retries_total", Help: "Retries, by cause."}, []string{"host", "cause"})
+		Name: "http_client_retries_total", Help: "Retries."}, []string{"server_address", "error_type"})
 	givenUp := prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "http_client_given_up_total", Help: "Calls that ended without a final result, by reason."}, []string{"host", "reason"})
+		Name: "http_client_given_up_total", Help: "Calls that ended without a final result."},
+		[]string{"server_address", "httpretry_reason"})
 	waited := prometheus.NewHistogramVec(prometheus.HistogramOpts{
-		Name: "http_client_retry_wait_seconds", Help: "Time that a call with retries spent waiting.",
-		Buckets: []float64{0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300}}, []string{"host"})
+		Name: "http_client_wait_duration_seconds", Help: "Time that a call spent waiting, for retries and for the Pacer.",
+		Buckets: []float64{0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300}}, []string{"server_address"})
 	attempts := prometheus.NewHistogramVec(prometheus.HistogramOpts{
-		Name: "http_client_request_attempts", Help: "Attempts per call.", Buckets: []float64{1, 2, 3, 4, 5, 8}}, []string{"host"})
+		Name: "http_client_request_attempts", Help: "Attempts of a call.", Buckets: []float64{1, 2, 3, 4, 5, 8}},
+		[]string{"server_address"})
 	reg.MustRegister(retries, givenUp, waited, attempts)
 	retry.OnAttempt = func(a httpretry.Attempt, d httpretry.Decision) {
 		if d.Retry {
-			retries.WithLabelValues(a.Request.URL.Hostname(), cause(a)).Inc()
+			retries.WithLabelValues(a.Request.URL.Hostname(), errorType(a)).Inc()
 		}
 	}
 	retry.OnDone = func(s httpretry.Summary) {
 		host := s.Request.URL.Hostname()
 		attempts.WithLabelValues(host).Observe(float64(s.Attempts))
-		if s.Attempts > 1 {
+		if s.Waited > 0 {
 			waited.WithLabelValues(host).Observe(s.Waited.Seconds())
 		}
 		if s.Reason != httpretry.ReasonFinal {
@@ -364,12 +408,15 @@ func promMetrics(retry *httpretry.RetryTransport, reg prometheus.Registerer) {
 	}
 }
 
-// measure makes two calls with a measured transport: one meets a 503 and a
-// refused connection and succeeds, the other is a POST that ends with its first
-// 502.
+// measure makes four calls with a measured transport: one meets a 503 and a
+// refused connection and succeeds, one is a POST that ends with its first 502, one
+// is canceled while it waits, and one is a download that is resumed.
 func measure(t *testing.T, retry *httpretry.RetryTransport) {
 	t.Helper()
-	retry.Base = flaky.New(flaky.Status(503), flaky.Refuse(), flaky.Pass(), flaky.Status(502)).Transport(nil)
+	file := flaky.Status(200).WithHeader("ETag", `"v1"`).WithBody("0123456789").Truncate(5)
+	rest := flaky.Status(206).WithHeader("ETag", `"v1"`).WithHeader("Content-Range", "bytes 5-9/10").WithBody("56789")
+	retry.Base = flaky.New(flaky.Status(503), flaky.Refuse(), flaky.Pass(), flaky.Status(502), flaky.Status(503), file, rest).Transport(nil)
+	retry.ResumeDownloads = true
 	retry.Policy = httpretry.RetryConfig{InitialBackoff: time.Second, BackoffFactor: 1, Jitter: httpretry.NoJitter}
 	synctest.Test(t, func(t *testing.T) {
 		if _, err := get(t.Context(), retry, "https://api.example.com/orders"); err != nil {
@@ -381,6 +428,14 @@ func measure(t *testing.T, retry *httpretry.RetryTransport) {
 			t.Fatal(err)
 		}
 		resp.Body.Close()
+		ctx, cancel := context.WithCancel(t.Context())
+		time.AfterFunc(500*time.Millisecond, cancel)
+		if _, err := get(ctx, retry, "https://api.example.com/orders"); !errors.Is(err, context.Canceled) {
+			t.Errorf("got %v, want the call to be canceled", err)
+		}
+		if body, err := get(t.Context(), retry, "https://api.example.com/orders"); err != nil || body != "0123456789" {
+			t.Errorf("got %q, %v, want the whole file", body, err)
+		}
 	})
 }
 
@@ -417,11 +472,12 @@ func TestOtelMetrics(t *testing.T) {
 	}
 	slices.Sort(got)
 	want := []string{
-		"http.client.given_up reason=not_idempotent,server.address=api.example.com 1",
-		"http.client.request.attempts server.address=api.example.com 2 4",
-		"http.client.retries cause=503,server.address=api.example.com 1",
-		"http.client.retries cause=error,server.address=api.example.com 1",
-		"http.client.retry.wait server.address=api.example.com 1 2",
+		"http.client.given_up httpretry.reason=canceled,server.address=api.example.com 1",
+		"http.client.given_up httpretry.reason=not_idempotent,server.address=api.example.com 1",
+		"http.client.request.attempts server.address=api.example.com 4 7",
+		"http.client.retries error.type=503,server.address=api.example.com 2",
+		"http.client.retries error.type=_OTHER,server.address=api.example.com 2",
+		"http.client.wait.duration server.address=api.example.com 3 3.5",
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
@@ -446,35 +502,36 @@ func TestPrometheusMetrics(t *testing.T) {
 	retry := &httpretry.RetryTransport{}
 	logAndMeasure(retry, slog.New(slog.NewTextHandler(&log, nil)), reg)
 	measure(t, retry)
-	if got, want := strings.Count(log.String(), "\n"), 4; got != want {
+	if got, want := strings.Count(log.String(), "\n"), 7; got != want {
 		t.Errorf("got %d lines in the log beside the metrics, want %d:\n%s", got, want, log.String())
 	}
 	const want = `
-# HELP http_client_given_up_total Calls that ended without a final result, by reason.
+# HELP http_client_given_up_total Calls that ended without a final result.
 # TYPE http_client_given_up_total counter
-http_client_given_up_total{host="api.example.com",reason="not_idempotent"} 1
-# HELP http_client_request_attempts Attempts per call.
+http_client_given_up_total{httpretry_reason="canceled",server_address="api.example.com"} 1
+http_client_given_up_total{httpretry_reason="not_idempotent",server_address="api.example.com"} 1
+# HELP http_client_request_attempts Attempts of a call.
 # TYPE http_client_request_attempts histogram
-http_client_request_attempts_bucket{host="api.example.com",le="1"} 1
-http_client_request_attempts_bucket{host="api.example.com",le="2"} 1
-http_client_request_attempts_bucket{host="api.example.com",le="3"} 2
-http_client_request_attempts_bucket{host="api.example.com",le="4"} 2
-http_client_request_attempts_bucket{host="api.example.com",le="5"} 2
-http_client_request_attempts_bucket{host="api.example.com",le="8"} 2
-http_client_request_attempts_bucket{host="api.example.com",le="+Inf"} 2
-http_client_request_attempts_sum{host="api.example.com"} 4
-http_client_request_attempts_count{host="api.example.com"} 2
-# HELP http_client_retries_total Retries, by cause.
+http_client_request_attempts_bucket{server_address="api.example.com",le="1"} 2
+http_client_request_attempts_bucket{server_address="api.example.com",le="2"} 3
+http_client_request_attempts_bucket{server_address="api.example.com",le="3"} 4
+http_client_request_attempts_bucket{server_address="api.example.com",le="4"} 4
+http_client_request_attempts_bucket{server_address="api.example.com",le="5"} 4
+http_client_request_attempts_bucket{server_address="api.example.com",le="8"} 4
+http_client_request_attempts_bucket{server_address="api.example.com",le="+Inf"} 4
+http_client_request_attempts_sum{server_address="api.example.com"} 7
+http_client_request_attempts_count{server_address="api.example.com"} 4
+# HELP http_client_retries_total Retries.
 # TYPE http_client_retries_total counter
-http_client_retries_total{cause="503",host="api.example.com"} 1
-http_client_retries_total{cause="error",host="api.example.com"} 1
+http_client_retries_total{error_type="503",server_address="api.example.com"} 2
+http_client_retries_total{error_type="_OTHER",server_address="api.example.com"} 2
 `
 	err := testutil.GatherAndCompare(reg, strings.NewReader(want),
 		"http_client_given_up_total", "http_client_request_attempts", "http_client_retries_total")
 	if err != nil {
 		t.Error(err)
 	}
-	if got := testutil.CollectAndCount(reg, "http_client_retry_wait_seconds"); got != 1 {
+	if got := testutil.CollectAndCount(reg, "http_client_wait_duration_seconds"); got != 1 {
 		t.Errorf("got %d series of waits, want 1", got)
 	}
 }
