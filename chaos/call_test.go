@@ -12,6 +12,7 @@ import (
 	"net/http/httptrace"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -61,7 +62,7 @@ func (t tagger) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	c.ledger.bodies.Add(1)
-	resp.Body = &openBody{ReadCloser: resp.Body, open: &c.ledger.bodies}
+	resp.Body = &openBody{ReadCloser: resp.Body, ctx: ctx, ledger: c.ledger}
 	return resp, nil
 }
 
@@ -70,20 +71,31 @@ func (t tagger) RoundTrip(req *http.Request) (*http.Response, error) {
 // caller's context ends.
 type openBody struct {
 	io.ReadCloser
-	once sync.Once
-	open *atomic.Int64
+	once   sync.Once
+	ctx    context.Context // of the attempt
+	ledger *ledger
 }
 
 func (b *openBody) Close() error {
-	b.once.Do(func() { b.open.Add(-1) })
+	b.once.Do(func() {
+		b.ledger.bodies.Add(-1)
+		if isStall(context.Cause(b.ctx)) {
+			b.ledger.count("responses that stalled")
+		}
+	})
 	return b.ReadCloser.Close()
 }
+
+// isStall reports whether err is that of a body without progress.
+func isStall(err error) bool { return err != nil && strings.Contains(err.Error(), " body stalled: ") }
 
 // kindOf returns the kind of an attempt's error, to check that all occur.
 func kindOf(err error) string {
 	var timeout net.Error
 	var op *net.OpError
 	switch {
+	case isStall(err):
+		return "stalled"
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return "out of time"
 	case errors.Is(err, syscall.ECONNREFUSED):

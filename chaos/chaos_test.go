@@ -25,6 +25,7 @@ var policy = httpretry.RetryConfig{MaxRetries: 4, InitialBackoff: time.Milliseco
 func retrying(base http.RoundTripper, attemptTime time.Duration) http.RoundTripper {
 	return &httpretry.RetryTransport{
 		Base: base, Policy: policy, AttemptTimeout: attemptTime,
+		IdleTimeout: attemptTime / 2, MinBytesPerSecond: 1000,
 		MaxReplayBytes: maxReplayBytes, ResumeDownloads: true,
 	}
 }
@@ -54,6 +55,7 @@ func (x *experiment) wantTrouble(t *testing.T) {
 		"attempts that failed: reset",
 		"attempts that failed: end of file",
 		"attempts that failed: out of time",
+		"responses that stalled",
 		"calls that gave up: not_idempotent",
 		"calls that gave up: policy",
 		"request bodies that failed",

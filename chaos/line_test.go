@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/Shopify/toxiproxy/v2"
+	"github.com/Shopify/toxiproxy/v2/stream"
 	"github.com/Shopify/toxiproxy/v2/toxics"
 	"github.com/rs/zerolog"
 )
@@ -62,6 +63,8 @@ var faults = []fault{
 			{"limit_data", "downstream", 0.5, attributes{"bytes": 1 + r.IntN(20_000)}},
 		}
 	})},
+	{"silent after some bytes", 3, layFading(0)},
+	{"a trickle after some bytes", 3, layFading(5)},
 	{"half closed", 3, layHalfClosing},
 	{"refused", 2, layNothing},
 }
@@ -125,6 +128,13 @@ func lay(draw func(*rand.Rand) []toxic) func(string, *rand.Rand) line {
 	}
 }
 
+// layFading lays a line with a fading toxic.
+func layFading(every int) func(string, *rand.Rand) line {
+	return lay(func(r *rand.Rand) []toxic {
+		return []toxic{{"fading", either(r), 0.7, attributes{"bytes": 1 + r.IntN(60_000), "every": every}}}
+	})
+}
+
 func addToxic(p *toxiproxy.Proxy, name string, t toxic) {
 	text, err := json.Marshal(struct {
 		Name string `json:"name"`
@@ -167,6 +177,50 @@ func (*valve) Pipe(stub *toxics.ToxicStub) {
 		case stub.Output <- c:
 		case <-timer.C:
 			stuck = true
+		}
+	}
+}
+
+// A fading toxic passes a number of bytes. After them it passes single bytes or,
+// if Every is 0, nothing, and keeps the connection open.
+type fading struct {
+	Bytes int `json:"bytes"`
+	Every int `json:"every"` // milliseconds
+}
+
+func init() { toxics.Register("fading", new(fading)) }
+
+// Pipe implements [toxics.Toxic]. It always accepts input, for the reason given at
+// valve.
+func (f *fading) Pipe(stub *toxics.ToxicStub) {
+	defer stub.Close()
+	var tick <-chan time.Time
+	if f.Every > 0 {
+		ticker := time.NewTicker(time.Duration(f.Every) * time.Millisecond)
+		defer ticker.Stop()
+		tick = ticker.C
+	}
+	left := f.Bytes
+	var late []byte
+	for {
+		select {
+		case c, ok := <-stub.Input:
+			if !ok {
+				return
+			}
+			n := min(left, len(c.Data))
+			left -= n
+			if n > 0 {
+				stub.Output <- &stream.StreamChunk{Data: c.Data[:n], Timestamp: c.Timestamp}
+			}
+			if f.Every > 0 {
+				late = append(late, c.Data[n:]...)
+			}
+		case <-tick:
+			if len(late) > 0 {
+				stub.Output <- &stream.StreamChunk{Data: late[:1], Timestamp: time.Now()}
+				late = late[1:]
+			}
 		}
 	}
 }
