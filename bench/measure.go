@@ -46,6 +46,9 @@ type workload struct {
 	gate func(contender) finding
 	open func(contender) (run trial, free func())
 
+	// noPeers is set if only bare and httpretry are measured.
+	noPeers bool
+
 	// maxRuns, if not 0, limits the runs of a slow workload with little variance.
 	maxRuns int
 }

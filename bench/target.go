@@ -34,7 +34,7 @@ func (r *report) targets() []target {
 	for _, w := range []string{"GET", "POST", "GET-cancellable", "POST-cancellable", "GET-parallel", "POST-parallel"} {
 		ts = append(ts, r.layerTarget(w))
 	}
-	ts = append(ts, r.streamTime(), r.streamMemory(), r.uploadMemory(), r.uploadStart())
+	ts = append(ts, r.streamTime(), r.streamMemory(), r.uploadMemory(), r.uploadStart(), r.downloadTime())
 	for _, w := range []string{"GET-503-then-200", "POST-503-then-200"} {
 		ts = append(ts, r.retryTarget(w))
 	}
@@ -109,6 +109,20 @@ func (r *report) uploadMemory() target {
 
 func (r *report) uploadStart() target {
 	return r.noDifference(uploadWork, firstByteNs, uploadWork+": the first byte is not later than bare's")
+}
+
+const (
+	downloadWork  = "download-1GiB"
+	maxDownloadNs = 1.02 // of bare's
+)
+
+func (r *report) downloadTime() target {
+	bare := r.median(downloadWork, bareName, nsPerOp)
+	over := r.overBare(downloadWork, nsPerOp)
+	return target{
+		promise:  downloadWork + ": at most 2 % longer than bare",
+		measured: fmt.Sprintf("%+.1f %% (%+.1f to %+.1f)", 100*over.median/bare, 100*over.low/bare, 100*over.high/bare),
+	}.judged(bare+over.median <= bare*maxDownloadNs, over.median)
 }
 
 // noDifference returns a target that is met unless the difference from bare

@@ -34,6 +34,7 @@ var workloads = []workload{
 	inMemory("GET-503-then-200", call{kind: noBody, failing: true}),
 	inMemory("POST-503-then-200", call{kind: getBody, failing: true}),
 	upload(),
+	download(),
 	loopback("loopback-GET", noBody),
 	loopback("loopback-POST", getBody),
 	connections("connections-1KiB", 1<<10),

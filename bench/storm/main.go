@@ -1,7 +1,9 @@
 // Storm simulates the effect of retries on a server that loses half of its
-// capacity for a while, and writes docs/retry-storms.md with its charts.
+// capacity for a while, and that of pacing on servers with limits. It writes
+// docs/retry-storms.md and docs/pacing.md with their charts.
 //
 //	go -C bench run ./storm
+//	go -C bench run ./storm -only pacing
 //	go -C bench run ./storm -seed 2 -out "$(mktemp -d)"
 //
 // The clients are those of package httpretry. Time is virtual, as in a test, and
@@ -10,7 +12,6 @@ package main
 
 import (
 	"flag"
-	"fmt"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -19,7 +20,8 @@ import (
 
 var (
 	seed = flag.Uint64("seed", 1, "the seed of the random numbers")
-	out  = flag.String("out", "../docs", "write page and charts to this directory")
+	out  = flag.String("out", "../docs", "write pages and charts to this directory")
+	only = flag.String("only", "", "write only the page storms or pacing")
 )
 
 // gcPercent shortens a simulation by a third compared with the default of 100,
@@ -35,13 +37,23 @@ func main() {
 	testing.Main(all, []testing.InternalTest{{Name: "storm", F: write}}, nil, nil)
 }
 
-// write runs all scenarios and writes the page and the charts.
+// write runs all simulations and writes the pages and the charts.
 func write(t *testing.T) {
-	r := simulate(t, *seed)
+	if *only != "pacing" {
+		r := simulate(t, *seed)
+		writeFiles(t, r.files)
+	}
+	if *only != "storms" {
+		r := simulatePacing(t, *seed)
+		writeFiles(t, r.files)
+	}
+}
+
+func writeFiles(t *testing.T, of func() (map[string][]byte, error)) {
 	if t.Failed() {
 		return
 	}
-	files, err := r.files()
+	files, err := of()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,9 +72,7 @@ func (r *report) files() (map[string][]byte, error) {
 		return nil, err
 	}
 	for _, c := range charts {
-		if files[c.file], err = c.svg(r); err != nil {
-			return nil, fmt.Errorf("%s: %w", c.file, err)
-		}
+		files[c.file] = c.svg(r)
 	}
 	return files, nil
 }

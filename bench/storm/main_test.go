@@ -1,12 +1,9 @@
 package main
 
 import (
-	"bytes"
 	"os"
-	"os/exec"
-	"path/filepath"
-	"runtime"
 	"runtime/debug"
+	"strings"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -17,27 +14,17 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// The page and its charts are up to date. The program runs in a process of its
-// own, because it would take minutes with the race detector.
-func TestPage_IsUpToDate(t *testing.T) {
-	written := t.TempDir()
-	run := exec.CommandContext(t.Context(), "go", "run", ".", "-out", written)
-	run.Env = append(os.Environ(), "GOFLAGS=") // without -race
-	if out, err := run.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	pages, err := filepath.Glob(filepath.Join(written, "*"))
-	if err != nil || len(pages) != 1+len(charts) {
-		t.Fatalf("got %d files, %v, want the page and %d charts", len(pages), err, len(charts))
-	}
-	for _, page := range pages {
-		if filepath.Ext(page) == ".svg" && runtime.GOARCH != "amd64" {
-			continue // other processors may round coordinates differently
-		}
-		committed := filepath.Join("..", "..", "docs", filepath.Base(page))
-		if !bytes.Equal(read(t, page), read(t, committed)) {
-			t.Errorf("%s is not up to date: run go -C bench run ./storm", committed)
-		}
+// The figures of some scenarios are those of the page. All would take minutes.
+func TestStorms_FiguresOfThePage(t *testing.T) {
+	page := string(read(t, "../../docs/retry-storms.md"))
+	for _, s := range []scenario{storms(1)[0], shedding(1)[2]} {
+		t.Run(s.name, func(t *testing.T) {
+			r := &report{1, map[string]result{s.name: s.run(t)}}
+			rows := strings.Split(r.stormTable([]scenario{s}), "\n")
+			if row := rows[len(rows)-1]; !strings.Contains(page, row) {
+				t.Errorf("the page does not have the row %s: run go -C bench run ./storm", row)
+			}
+		})
 	}
 }
 
