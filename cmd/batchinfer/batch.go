@@ -1,51 +1,59 @@
 package main
 
 import (
-	"bytes"
+	"cmp"
 	"context"
-	"crypto/rand"
-	"encoding/json"
-	"errors"
-	"fmt"
-	"net/http"
-	"net/url"
-	"regexp"
 	"sync"
 	"time"
-	"unicode/utf8"
-
-	"github.com/httpretry/httpretry/inference"
-	"github.com/httpretry/httpretry/internal/redact"
 )
 
 // A batch sends the requests of an input that have no answer yet, and writes
 // the answers to an output.
 type batch struct {
-	client   inference.InferenceClient
+	crew     crew
 	input    *input
 	output   *output
-	inFlight int            // number of concurrent requests
-	secrets  redact.Secrets // to keep out of the output if the gateway repeats them
 	progress progress
 	summary  *summary
+
+	deferral *deferral // of the requests that failed
+	streak   streak    // of final failures
 }
 
-// A result is the end of a request.
-type result struct {
-	answer      answer
-	tally       tally
-	interrupted bool // ctx was done first: there is no answer
+// A crew answers the requests of a batch.
+type crew interface {
+	// begin is called first. Later, stop may be called to end the run, when there is no
+	// hope for the requests that are left.
+	begin(stop context.CancelCauseFunc)
+
+	// enter waits until the crew has room for another request. It fails with the
+	// cause of ctx when that is done first.
+	enter(ctx context.Context) error
+
+	// drain notes that the input has no more requests: those that are sent from now
+	// on have failed before.
+	drain()
+
+	// work answers requests until the channel is closed, and sends the result of each,
+	// together with others that are there at the same time. When ctx is done, the
+	// results are marked as interrupted.
+	work(ctx context.Context, requests <-chan request, results chan<- []result)
+
+	// traffic describes the attempts at this time.
+	traffic() traffic
 }
 
 // run returns when every request has its answer in the output, when ctx is done,
-// or when reading the input or writing the output fails. When it returns, no
-// request is in flight, and the answers to all requests that ended before the
-// failure are written.
+// when there is no hope for the remaining requests, or when reading the input or
+// writing the output fails. When it returns, no request is in flight, and the
+// answers to all requests that ended before a failure of the files are written.
 func (b *batch) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	b.crew.begin(cancel)
+	b.summary.traffic = b.crew.traffic
 	requests := make(chan request)
-	results := make(chan result)
+	results := make(chan []result)
 
 	var feedErr error
 	var wg sync.WaitGroup
@@ -53,13 +61,7 @@ func (b *batch) run(ctx context.Context) error {
 		defer close(requests)
 		feedErr = b.feed(ctx, requests)
 	})
-	for range b.inFlight {
-		wg.Go(func() {
-			for req := range requests {
-				results <- b.ask(ctx, req)
-			}
-		})
-	}
+	wg.Go(func() { b.crew.work(ctx, requests, results) })
 	go func() {
 		wg.Wait()
 		close(results)
@@ -77,26 +79,54 @@ func (b *batch) run(ctx context.Context) error {
 	return nil
 }
 
-// feed sends the requests that have no answer yet to the channel.
+// feed sends the requests that have no answer yet to the channel, and then those
+// that failed for a reason that may pass, once more.
 func (b *batch) feed(ctx context.Context, requests chan<- request) error {
-	return b.input.unanswered(ctx, func(req request) error {
+	send := func(req request) error {
+		if err := b.crew.enter(ctx); err != nil {
+			return err
+		}
 		select {
 		case requests <- req:
 			return nil
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
+	}
+	err := b.input.unanswered(ctx, func(req request) error {
+		b.deferral.begin()
+		return send(req)
 	})
+	if err != nil {
+		return err
+	}
+	b.crew.drain()
+	for {
+		d, ok := b.deferral.next(ctx)
+		if !ok {
+			return nil // run finds out whether ctx is done
+		}
+		req, err := b.input.at(ctx, int(d.line), d.offset)
+		if err != nil {
+			return err
+		}
+		req.again, req.attempts = true, int(d.attempts)
+		if err := send(req); err != nil {
+			return err
+		}
+	}
 }
 
 // collect writes answers as they arrive, until results is closed. If the output
 // fails, it calls stop and writes no more.
-func (b *batch) collect(results <-chan result, stop context.CancelCauseFunc) (err error) {
+func (b *batch) collect(results <-chan []result, stop context.CancelCauseFunc) (err error) {
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
+	var hopeless error
 	for {
 		select {
-		case <-tick.C:
+		case now := <-tick.C:
+			b.summary.samples.take(now, b.summary)
 			b.progress.show(b.summary)
 			if err != nil {
 				continue
@@ -106,105 +136,71 @@ func (b *batch) collect(results <-chan result, stop context.CancelCauseFunc) (er
 			if err = b.output.intact(); err != nil {
 				stop(err)
 			}
-		case r, ok := <-results:
+		case group, ok := <-results:
 			if !ok {
-				return err
+				return cmp.Or(err, hopeless)
 			}
-			if r.interrupted || err != nil {
+			if err != nil {
+				for _, r := range group {
+					r.settle(false)
+				}
 				continue
 			}
-			if err = b.output.write(r.answer); err != nil {
+			for _, r := range group {
+				if hopeless == nil && !r.interrupted {
+					if hopeless = b.streak.add(r); hopeless != nil {
+						stop(hopeless)
+					}
+				}
+			}
+			if err = b.settle(group); err != nil {
 				stop(err)
-				continue
 			}
+		}
+	}
+}
+
+// settle writes the answers of results, except for requests that failed for the first
+// time and are put off. It tells the crew which ones were written.
+func (b *batch) settle(group []result) error {
+	final := group[:0]
+	for _, r := range group {
+		switch {
+		case r.interrupted:
+			r.settle(false)
+		case b.putOff(r):
+			r.settle(true)
+		default:
+			final = append(final, r)
+		}
+	}
+	written, err := b.output.write(final...)
+	for i, r := range final {
+		if i < written {
 			b.summary.add(r)
-			b.progress.show(b.summary)
 		}
+		r.settle(i < written)
 	}
+	b.progress.show(b.summary)
+	return err
 }
 
-// ask sends one request, with its retries.
-func (b *batch) ask(ctx context.Context, req request) result {
-	var r result
-	id := headerSafe(req.customID)
-	r.tally.live = b.summary.live
-	resp, failed := b.client.Generate(withTally(ctx, &r.tally), &inference.InferenceRequest{
-		RequestID: id,
-		Model:     req.model,
-		Params:    req.body,
-	})
-	r.answer = answer{ID: idPrefix + rand.Text(), CustomID: req.customID}
-	switch {
-	case failed == nil:
-		r.answer.Response = &response{StatusCode: http.StatusOK, RequestID: id, Body: asJSON(resp.Response)}
-	case ctx.Err() != nil:
-		r.interrupted = true
-	default:
-		r.answer.Error = &failure{Code: string(failed.Category), Message: failed.Message}
-		r.answer.Response = b.refusal(ctx, id, failed)
+// putOff puts a request off that failed for the first time, and reports whether it did.
+func (b *batch) putOff(r result) bool {
+	if r.request.again {
+		b.summary.deferred--
+		return false
 	}
-	return r
+	b.deferral.end(r, r.passing)
+	if r.passing {
+		b.summary.deferred++
+	}
+	return r.passing
 }
 
-// refusal returns the gateway's response to a request that failed, or nil if
-// there was none.
-func (b *batch) refusal(ctx context.Context, id string, failed *inference.InferenceError) *response {
-	var status *inference.StatusError
-	if !errors.As(failed.RawError, &status) {
-		return nil
+// settle tells the crew whether the result was written, if it wants to know.
+func (r result) settle(written bool) {
+	if r.settled != nil {
+		r.settled(written)
 	}
-	return &response{
-		StatusCode: status.StatusCode,
-		RequestID:  id,
-		Body:       asJSON([]byte(b.redact(ctx, string(status.Body)))),
-	}
-}
-
-// maxFailureBytes is the size to which the client cuts the body of a failure.
-const maxFailureBytes = 64 << 10
-
-var partOfEscape = regexp.MustCompile(`\\+(?:u[0-9A-Fa-f]{0,3})?$`)
-
-// redact replaces the secrets in the body of a failure.
-func (b *batch) redact(ctx context.Context, body string) string {
-	if len(body) >= maxFailureBytes {
-		// Where the body was cut, a part of a secret is recognized only if it
-		// ends with a whole character.
-		body = partOfEscape.ReplaceAllLiteralString(body, "")
-	}
-	return b.secrets.Text(ctx, body, len(body))
-}
-
-// asJSON returns the text if it is JSON, otherwise a JSON string of it. Bytes
-// that are not valid UTF-8 become U+FFFD, because parsers reject them.
-func asJSON(text []byte) json.RawMessage {
-	if !utf8.Valid(text) {
-		text = bytes.ToValidUTF8(text, []byte("\uFFFD"))
-	}
-	if json.Valid(text) {
-		return text
-	}
-	return quoteJSON(string(text))
-}
-
-// quoteJSON returns a JSON string.
-func quoteJSON(s string) []byte {
-	var buf bytes.Buffer
-	enc := json.NewEncoder(&buf)
-	enc.SetEscapeHTML(false)
-	if err := enc.Encode(s); err != nil {
-		panic(fmt.Sprintf("encoding a string: %v", err))
-	}
-	return bytes.TrimSuffix(buf.Bytes(), []byte("\n"))
-}
-
-// headerSafe returns the custom_id as it is sent in a header field: unchanged if
-// it is printable ASCII, otherwise escaped as in the query of a URL.
-func headerSafe(customID string) string {
-	for _, r := range customID {
-		if r <= ' ' || r > '~' {
-			return url.QueryEscape(customID)
-		}
-	}
-	return customID
 }

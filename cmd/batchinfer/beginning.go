@@ -17,9 +17,6 @@ type beginning struct {
 	wrong    bool   // the text is not the beginning of a line of output
 }
 
-// idPrefix begins the id of every answer.
-const idPrefix = "batch_req_"
-
 // readBeginning reads the beginning of a line, or a whole line without its end.
 func readBeginning(text []byte) beginning {
 	b := beginning{rest: text}

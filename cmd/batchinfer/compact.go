@@ -16,9 +16,12 @@ func (o *output) compactName() string {
 	return filepath.Join(filepath.Dir(o.path), "."+filepath.Base(o.path)+".batchinfer-new")
 }
 
+// removedSuffix ends the names of files that keep removed lines.
+const removedSuffix = ".batchinfer-removed"
+
 // removedName is the name of the file that keeps the removed lines, beside the
 // output.
-func (o *output) removedName() string { return o.path + ".batchinfer-removed" }
+func (o *output) removedName() string { return o.path + removedSuffix }
 
 // removingName is the name of the file that collects the removed lines before
 // they are in the file of removedName, beside the output.
@@ -78,7 +81,7 @@ func (o *output) copyAnswers(ctx context.Context, w *output, removed io.Writer, 
 		switch {
 		case l.blank():
 		case ok && int(index[digestOf(a.CustomID)].answered) == l.number:
-			err = w.append(append(l.text, '\n'))
+			_, err = w.append(append(l.text, '\n'))
 		default:
 			_, err = removed.Write(l.buf)
 		}

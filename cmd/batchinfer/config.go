@@ -2,11 +2,13 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"math"
+	"net/http"
 	"net/url"
 	"regexp"
 	"strconv"
@@ -17,6 +19,9 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/httpretry/httpretry"
+	"github.com/httpretry/httpretry/cmd/batchinfer/internal/share"
+	"github.com/httpretry/httpretry/failover"
 	"github.com/httpretry/httpretry/inference"
 	"github.com/httpretry/httpretry/internal/redact"
 )
@@ -31,15 +36,32 @@ const (
 // checked where it is read, so that an error can name its place.
 type config struct {
 	gatewayURL     string
-	apiKey         string // must not be printed, not even in an error about it
+	gateways       []failover.Endpoint // if there are several, with the first
+	apiKey         string              // must not be printed, not even in an error about it
+	header         http.Header         // its values are as secret as the key
 	requestTimeout time.Duration
 	maxRetries     int
 	initialBackoff time.Duration
 	maxBackoff     time.Duration
 	backoffFactor  float64
 	jitterFraction float64
+	maxRetryAfter  time.Duration
+	maxOutage      time.Duration
 	numWorkers     int
 	perWorker      int // requests in flight per worker
+
+	maxPerSecond       float64 // attempts; 0: no limit
+	maxTokensPerMinute int     // 0: no limit
+
+	queueURL         string // may hold a password
+	queueJob         string
+	queueCredentials string        // must not be printed
+	queueWindow      int           // requests that are handed out without a result, at most
+	queueMaxInFlight int           // requests that all workers have taken; 0: no limit
+	queueReplicas    int           // servers that hold each request; 0: 3, or 1 where the server is alone
+	queueDeadAfter   time.Duration // silence after which a worker has lost its requests
+	queueMaxDeaths   int           // workers that may die while they ask a suspect
+	shared           share.Limits  // of each gateway, by all workers of a queue
 }
 
 func defaultConfig() config {
@@ -50,60 +72,117 @@ func defaultConfig() config {
 		maxBackoff:     time.Minute,
 		backoffFactor:  2,
 		jitterFraction: 0.1,
+		maxRetryAfter:  time.Hour,
+		maxOutage:      time.Hour,
 		numWorkers:     1,
-		perWorker:      16,
+		perWorker:      256,
+		queueWindow:    20_000,
+		queueDeadAfter: 30 * time.Second,
+		queueMaxDeaths: 3,
 	}
 }
 
 // inFlight returns the number of concurrent requests of all workers.
 func (c *config) inFlight() int { return c.numWorkers * c.perWorker }
 
-// secrets returns the strings that must not be written to the output, other than
+// secrets redacts the strings that must not be written to the output, other than
 // in the answers. A key of less than 4 bytes would occur in ordinary text.
-func (c *config) secrets() redact.Secrets {
-	var s redact.Secrets
+func (c *config) secrets() *redact.Redactor {
+	s := redact.Secrets{Header: c.header}
 	if len(c.apiKey) >= 4 {
 		s.Keys = []string{c.apiKey}
 	}
-	if u, err := url.Parse(c.gatewayURL); err == nil {
-		s.URLs = []*url.URL{u}
-	}
-	return s
+	s.URLs = c.gatewayURLs()
+	return redact.New(s)
 }
 
 // client returns the configuration of the client.
 func (c *config) client() inference.HTTPInferenceClientConfig {
-	jitter := c.jitterFraction
-	if jitter == 0 {
-		jitter = math.SmallestNonzeroFloat64 // 0 is the client's default
+	base := c.gatewayURL
+	if len(c.gateways) > 0 {
+		base = ""
 	}
 	return inference.HTTPInferenceClientConfig{
-		BaseURL:        c.gatewayURL,
+		BaseURL:        base,
+		Endpoints:      c.gateways,
 		Timeout:        c.requestTimeout,
 		MaxIdleConns:   c.inFlight(), // with fewer, some requests could not reuse a connection
 		APIKey:         c.apiKey,
+		Header:         c.header,
 		MaxRetries:     c.maxRetries,
 		InitialBackoff: c.initialBackoff,
 		MaxBackoff:     c.maxBackoff,
 		BackoffFactor:  c.backoffFactor,
-		JitterFraction: jitter,
+		JitterFraction: c.jitter(),
 		OmitRawData:    true, // the output has the text
 		OnAttempt:      countAttempt,
+		Pacer:          c.endpointPacer(),
 	}
+}
+
+// jitter returns the JitterFraction, for which 0 would be the default.
+func (c *config) jitter() float64 { return cmp.Or(c.jitterFraction, -1) }
+
+// patience returns the Policy of the run.
+func (c *config) patience() patience {
+	return patience{
+		retries: httpretry.RetryConfig{
+			MaxRetries:     cmp.Or(c.maxRetries, -1), // 0 would be the default
+			InitialBackoff: c.initialBackoff,
+			MaxBackoff:     c.maxBackoff,
+			BackoffFactor:  c.backoffFactor,
+			JitterFraction: c.jitter(),
+			MaxRetryAfter:  c.maxRetryAfter,
+		},
+		maxRetryAfter: c.maxRetryAfter,
+	}
+}
+
+// endpointPacer returns the Pacer of each of several gateways.
+func (c *config) endpointPacer() httpretry.Pacer {
+	if len(c.gateways) == 0 {
+		return nil // that of the run is enough
+	}
+	return new(httpretry.AdaptivePacer)
+}
+
+// pacer returns the Pacer of the run. With several gateways, it hears of a refusal
+// only if none of them accepts.
+func (c *config) pacer() httpretry.Pacer {
+	return &httpretry.AdaptivePacer{MaxPerSecond: c.maxPerSecond}
 }
 
 // keys has a function for each key of a config file. It sets the key's value.
 var keys = map[string]func(c *config, value *yaml.Node) error{
-	"inference_gateway_url":     func(c *config, v *yaml.Node) error { return setURL(&c.gatewayURL, v) },
+	"inference_gateway_url":     func(c *config, v *yaml.Node) error { return setGateways(c, v) },
 	"inference_api_key":         func(c *config, v *yaml.Node) error { return setSecret(&c.apiKey, v) },
+	"inference_headers":         func(c *config, v *yaml.Node) error { return setHeader(&c.header, v) },
 	"inference_request_timeout": func(c *config, v *yaml.Node) error { return setDuration(&c.requestTimeout, v) },
 	"inference_max_retries":     func(c *config, v *yaml.Node) error { return setInt(&c.maxRetries, v, 0, 1000) },
 	"inference_initial_backoff": func(c *config, v *yaml.Node) error { return setDuration(&c.initialBackoff, v) },
 	"inference_max_backoff":     func(c *config, v *yaml.Node) error { return setDuration(&c.maxBackoff, v) },
 	"inference_backoff_factor":  func(c *config, v *yaml.Node) error { return setNumber(&c.backoffFactor, v, 1, 1000) },
 	"inference_jitter_fraction": func(c *config, v *yaml.Node) error { return setNumber(&c.jitterFraction, v, 0, 1) },
+	"inference_max_retry_after": func(c *config, v *yaml.Node) error { return setDuration(&c.maxRetryAfter, v) },
+	"inference_max_outage":      func(c *config, v *yaml.Node) error { return setDuration(&c.maxOutage, v) },
 	"num_workers":               func(c *config, v *yaml.Node) error { return setInt(&c.numWorkers, v, 1, maxInFlight) },
-	"max_job_concurrency":       func(c *config, v *yaml.Node) error { return setInt(&c.perWorker, v, 1, maxInFlight) },
+	"gateway_max_in_flight":     func(c *config, v *yaml.Node) error { return setInt(&c.shared.InFlight, v, 1, math.MaxInt32) },
+	"gateway_requests_per_second": func(c *config, v *yaml.Node) error {
+		return setNumber(&c.shared.PerSecond, v, 0.001, math.MaxInt32)
+	},
+	"queue_url": func(c *config, v *yaml.Node) error {
+		return setText(v, func(text string) error { return parseQueueURL(&c.queueURL, text) })
+	},
+	"queue_job": func(c *config, v *yaml.Node) error {
+		return setText(v, func(text string) error { return parseJob(&c.queueJob, text) })
+	},
+	"queue_window":        func(c *config, v *yaml.Node) error { return setInt(&c.queueWindow, v, 1, 1_000_000) },
+	"queue_max_in_flight": func(c *config, v *yaml.Node) error { return setInt(&c.queueMaxInFlight, v, 1, 1_000_000) },
+	"queue_replicas":      func(c *config, v *yaml.Node) error { return setInt(&c.queueReplicas, v, 1, 5) },
+	"queue_dead_after":    func(c *config, v *yaml.Node) error { return setDeadAfter(&c.queueDeadAfter, v) },
+	"queue_max_deaths":    func(c *config, v *yaml.Node) error { return setInt(&c.queueMaxDeaths, v, 1, 1000) },
+	"queue_credentials":   func(c *config, v *yaml.Node) error { return setSecret(&c.queueCredentials, v) },
+	"max_job_concurrency": func(c *config, v *yaml.Node) error { return setInt(&c.perWorker, v, 1, maxInFlight) },
 }
 
 // readFile sets the values in the YAML file of that name. The error has a line
@@ -128,6 +207,9 @@ func (c *config) readFile(ctx context.Context, name string) error {
 
 func (c *config) parse(name string, text []byte) error {
 	root, err := document(name, text)
+	if line, key := missingBlank(text); err != nil && line > 0 {
+		return fmt.Errorf("%s:%d: %s: needs a blank after the colon", name, line, key)
+	}
 	if root == nil || err != nil {
 		return err
 	}
@@ -150,6 +232,19 @@ func (c *config) parse(name string, text []byte) error {
 		wrong.add(line, "num_workers × max_job_concurrency: is %d: it must be at most %d", c.inFlight(), maxInFlight)
 	}
 	return wrong.err()
+}
+
+// missingBlank returns the first line in which a key is followed by its value
+// without a blank. To YAML, that is one word.
+func missingBlank(text []byte) (number int, key string) {
+	for line := range bytes.Lines(text) {
+		number++
+		name, value, found := strings.Cut(strings.TrimSpace(string(line)), ":")
+		if found && keys[name] != nil && value != "" && value[0] != ' ' && value[0] != '\t' {
+			return number, name
+		}
+	}
+	return 0, ""
 }
 
 // document returns the mapping in the file, or nil if the file is empty.
@@ -219,6 +314,9 @@ func lineOfGarbage(text []byte) string {
 
 func (c *config) set(key, value *yaml.Node) error {
 	set, ok := keys[key.Value]
+	if _, name := missingBlank([]byte(key.Value)); name != "" {
+		return errors.New("needs a blank after the colon")
+	}
 	if !ok || key.Kind != yaml.ScalarNode {
 		return errors.New("unknown key")
 	}
@@ -226,13 +324,6 @@ func (c *config) set(key, value *yaml.Node) error {
 		value = value.Alias
 	}
 	return set(c, value)
-}
-
-func setURL(field *string, value *yaml.Node) error {
-	if value.ShortTag() != "!!str" {
-		return invalid(value, "the URL of a gateway")
-	}
-	return parseURL(field, value.Value)
 }
 
 // parseURL sets field to the URL of a gateway. The error does not hold the text,
@@ -244,6 +335,8 @@ func parseURL(field *string, text string) error {
 		return errors.New("not a URL")
 	case u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "":
 		return errors.New("must begin with http:// or https:// and a host")
+	case strings.Contains(text, "#"):
+		return errors.New("must not have a fragment")
 	case inference.HTTPInferenceClientConfig{BaseURL: text}.Validate() != nil:
 		return errors.New("must have a port from 1 to 65535, or none and no colon")
 	case strings.HasSuffix(strings.TrimRight(u.Path, "/"), "/v1"):
@@ -274,11 +367,72 @@ func parseSecret(field *string, text string) error {
 	return nil
 }
 
+// setHeader sets field to a mapping of names to values. No error holds a value.
+func setHeader(field *http.Header, value *yaml.Node) error {
+	if value.Kind != yaml.MappingNode {
+		return errors.New("must be a mapping of names to values")
+	}
+	h := make(http.Header)
+	for i := 0; i+1 < len(value.Content); i += 2 {
+		name, v := value.Content[i], value.Content[i+1]
+		if v.Kind == yaml.AliasNode {
+			v = v.Alias
+		}
+		switch {
+		case name.Kind != yaml.ScalarNode:
+			return errors.New("a name is not a string")
+		case v.Kind != yaml.ScalarNode || v.ShortTag() != "!!str":
+			return errors.New("a value is not a string: put it in quotes")
+		case h.Get(name.Value) != "":
+			return errors.New("a name is there more than once")
+		}
+		if err := addField(h, name.Value, v.Value); err != nil {
+			return err
+		}
+	}
+	*field = h
+	return nil
+}
+
+// parseField adds a field in the form of a line of a header. The error does not hold
+// the text.
+func parseField(field *http.Header, text string) error {
+	name, value, ok := strings.Cut(text, ":")
+	if value = strings.TrimSpace(value); !ok || value == "" {
+		return errors.New("must have the form 'Name: value', in quotes")
+	}
+	if *field == nil {
+		*field = make(http.Header)
+	}
+	return addField(*field, strings.TrimSpace(name), value)
+}
+
+// addField adds a field to h if the client accepts it.
+func addField(h http.Header, name, value string) error {
+	c := inference.HTTPInferenceClientConfig{BaseURL: "http://localhost", Header: http.Header{name: {value}}}
+	if err := c.Validate(); err != nil {
+		return errors.New(strings.TrimPrefix(err.Error(), "inference: invalid Header: "))
+	}
+	h.Add(name, value)
+	return nil
+}
+
 func setDuration(field *time.Duration, value *yaml.Node) error {
 	const must = "a duration above 0, such as 500ms, 30s or 1m30s"
 	d, err := time.ParseDuration(value.Value)
 	if value.ShortTag() != "!!str" || err != nil || d <= 0 {
 		return invalid(value, must)
+	}
+	*field = d
+	return nil
+}
+
+// setDeadAfter sets the time after which a worker or a head counts as dead. Both report
+// several times within it, and messages take some of that.
+func setDeadAfter(field *time.Duration, value *yaml.Node) error {
+	var d time.Duration
+	if setDuration(&d, value) != nil || d < time.Second {
+		return invalid(value, "a duration of at least 1s, such as 30s or 1m30s")
 	}
 	*field = d
 	return nil

@@ -20,10 +20,10 @@ import (
 )
 
 //go:embed sample.jsonl
-var sample []byte
+var sampleRequests []byte
 
 func sampleInput() *input {
-	return &input{name: "sample.jsonl", src: bytes.NewReader(sample), close: func() error { return nil }}
+	return &input{name: "sample.jsonl", src: bytes.NewReader(sampleRequests), close: func() error { return nil }}
 }
 
 // newDemoOutput creates a temporary file, so that a demonstration leaves nothing
@@ -50,6 +50,7 @@ func demoConfig() config {
 
 const (
 	demoWindow    = time.Second // of the rate limit
+	demoQuota     = 80          // requests in a window
 	maxDemoFaults = 3           // in the script of a request
 	maxDemoLimits = 4           // refusals of one request by the rate limit
 )
@@ -60,7 +61,6 @@ type demo struct {
 	url    string
 	server *http.Server
 	served chan struct{}
-	quota  int // requests per window
 
 	mu     sync.Mutex
 	window time.Time // start of the current window
@@ -74,9 +74,8 @@ type visits struct {
 	script  []flaky.Step // failures to come
 }
 
-// startDemo starts the endpoint. Its quota exceeds the number of concurrent
-// requests, so that each request that waits for the next window is accepted then.
-func startDemo(inFlight int) (*demo, error) {
+// startDemo starts the endpoint.
+func startDemo() (*demo, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
@@ -84,7 +83,6 @@ func startDemo(inFlight int) (*demo, error) {
 	d := &demo{
 		url:    "http://" + l.Addr().String(),
 		served: make(chan struct{}),
-		quota:  max(100, 2*inFlight),
 		visits: make(map[string]*visits),
 	}
 	d.server = &http.Server{
@@ -117,7 +115,7 @@ func (d *demo) step(_ int, r *http.Request) flaky.Step {
 	if now.Sub(d.window) >= demoWindow {
 		d.window, d.used = now, 0
 	}
-	if d.used++; d.used > d.quota && v.limited < maxDemoLimits {
+	if d.used++; d.used > demoQuota && v.limited < maxDemoLimits {
 		v.limited++
 		return tooMany(v.limited, d.window.Add(demoWindow).Sub(now))
 	}
@@ -147,19 +145,22 @@ func script(id string) []flaky.Step {
 	unavailable := flaky.Status(http.StatusServiceUnavailable).
 		WithHeader("Content-Type", "application/json").
 		WithBody(`{"error":{"message":"The engine is overloaded","type":"server_error","code":503}}`)
+	broken := flaky.Status(http.StatusInternalServerError)
 	reset := flaky.Reset()
 	truncated := flaky.Pass().Truncate(100)
 	switch n := number(id) % 100; {
-	case n < 12:
+	case n < 3:
 		return []flaky.Step{unavailable}
+	case n < 12:
+		return []flaky.Step{broken}
 	case n < 19:
 		return []flaky.Step{reset}
 	case n < 25:
 		return []flaky.Step{truncated}
 	case n < 28:
-		return []flaky.Step{unavailable, truncated}
+		return []flaky.Step{broken, truncated}
 	case n < 30:
-		return []flaky.Step{reset, truncated, unavailable}
+		return []flaky.Step{reset, truncated, broken}
 	}
 	return nil
 }

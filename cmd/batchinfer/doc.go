@@ -3,25 +3,35 @@ Batchinfer sends a batch of requests to an OpenAI-compatible inference gateway,
 retries transient failures, and writes the answers to a file.
 
 	batchinfer -input requests.jsonl -output answers.jsonl -url http://localhost:8000
+	batchinfer join -input requests.jsonl -output answers.jsonl 'part-*'
+	batchinfer -input requests.jsonl -output answers.jsonl -queue nats://queue:4222
+	batchinfer work -queue nats://queue:4222 -url http://localhost:8000
+	batchinfer status -queue nats://queue:4222
+	batchinfer cancel -queue nats://queue:4222 -job NAME
 	batchinfer
 
-The second form is a demonstration. It sends an embedded sample of 300 requests
-to an endpoint in the same process, which has a rate limit and simulates
-failures. It ignores INFERENCE_API_KEY and writes the answers to a temporary
-file, whose name it prints.
+The second form joins the outputs of shards. The third form is the head of a job: it
+hands the requests to the workers of a queue. The fourth form is such a worker. The
+fifth form prints the jobs of a queue, and the sixth ends one.
+
+The last form is a demonstration. It sends an embedded sample of 300 requests to an
+endpoint in the same process, which has a rate limit and simulates failures. It ignores
+INFERENCE_API_KEY and writes the answers to a temporary file, whose name it prints.
 
 # Input
 
 The input is an OpenAI batch file. Each line is a JSON object with the members
-custom_id, method (POST), url (/v1/chat/completions or /v1/completions) and body.
+custom_id, method, url and body. The method is POST, GET, PUT, PATCH or DELETE; a
+GET and a DELETE may be without a body. The url is a path, such as
+/v1/chat/completions, /v1/embeddings, /v1/responses or /v1/rerank, with or
+without a query, and without the segments "." and "..". Method, path and body are
+sent as they stand in the line, below the path of the gateway's URL. Since a
+request may be sent several times, it must not have a side effect.
+
 All lines are checked before the first request is sent. A line has at most
 16 MiB, a custom_id at most 512 bytes. A member must not occur twice in the line
 or in its body, and the body must not ask for a stream. Blank lines, "\r\n" and a
 byte order mark are accepted.
-
-The body is sent with the same JSON values. Numbers keep their digits, and nested
-objects the order of their members. The order of the body's own members, white
-space, and the escapes in strings may change.
 
 The file name "-" means the standard input. The standard input and pipes are
 copied to a temporary file while they are checked.
@@ -31,15 +41,23 @@ copied to a temporary file while they are checked.
 The output is an OpenAI batch output file. Each line is a JSON object with the
 members id, custom_id, response (status_code, request_id, body) and error, in
 the order in which the answers arrive. The request_id is the value of the
-request's X-Request-ID header. It is the custom_id, escaped as in a URL if it is
-not printable ASCII.
+request's X-Request-ID header. It is the custom_id, in which characters other than
+printable ASCII, and the percent sign, are escaped as in a URL. In strings, U+0085,
+U+2028 and U+2029 are escaped, because some programs cut lines there.
+
+The id ends with a checksum of the line of input. A run that resumes compares it.
+If a prompt has changed since its custom_id was answered, the run sends nothing.
 
 A request that failed has a line too. Its error holds a category and a message.
-Its response is the gateway's response, with at most 64 KiB of its body, or null
-if there was none. A 2xx response without an answer is a failure, as is one of
-more than 16 MiB. A body that is not JSON, or that is nested to a depth of almost
-10000, is written as a JSON string. Bytes that are not valid UTF-8 are replaced
-with U+FFFD.
+The categories are those of package inference, and MODEL_NOT_FOUND, NOT_FOUND,
+QUOTA_EXHAUSTED, UNKNOWN_HOST, CERTIFICATE, WRONG_SCHEME and TOO_MANY_OPEN_FILES. With
+a queue there are also worker_lost, for a request whose workers died while they asked
+it, and FOREIGN_RESULT, for one that workers of another version answered. Its response
+is the gateway's response, with at most 64 KiB of its body, or null if there was none.
+A 2xx response that is not JSON or describes an error is a failure, as is one of more
+than 16 MiB, and one without choices to a url that ends in /completions. A body that is
+not JSON, or that is nested to a depth of almost 10000, is written as a JSON string.
+Bytes that are not valid UTF-8 are replaced with U+FFFD.
 
 Files are not held in memory. An input takes about 60 bytes of memory for each
 request, or 6 MiB for 100 000 requests.
@@ -67,42 +85,180 @@ After SIGINT or SIGTERM the run stops, with whole lines in the output, and print
 the command that resumes it. A second signal kills the process. A run that can't
 write its output, for example because the disk is full, stops in the same way.
 
+# Shards
+
+The flag -shard I/N sends only the requests of one shard of N, so that N machines can
+share an input. Shards are counted from 0. A hash of the custom_id decides which shard
+a request belongs to, so shards are about equally long, and lines may be added to the
+input anywhere. Each shard reads and checks the whole input, which takes about 15
+seconds for a million requests of 2 KB, but has only its own requests in memory. A
+custom_id that occurs twice is reported by its shard and by join. An output with a line
+of another shard is an error.
+
+With -shard auto/N the environment has the number of the shard: JOB_COMPLETION_INDEX in
+a pod of a Kubernetes Indexed Job with N completions, or SLURM_ARRAY_TASK_ID in a task
+of a Slurm array. With -shard auto in a Slurm array, SLURM_ARRAY_TASK_COUNT is N. The
+array must then begin at 0 and be without gaps; to repeat some tasks of it, submit all,
+or use auto/N. In the names of -output and -summary, {shard} stands for the number of
+the shard, with leading zeros. It is required with auto.
+
+The command join makes one output of the parts, in the order of the input. It takes
+about 80 bytes of memory for each request. It writes the output only if each request
+has exactly one line in all parts, with the checksum of its line of input; else it
+lists the faults. Parts are outputs that no run is using. Lines of requests that failed
+are joined, too, and a run with the joined output asks them again. An output that
+exists is replaced if the parts have all its answers.
+
+# Speed
+
+A run adapts to the gateway. It starts with 16 requests in flight, or with the
+largest total number of concurrent requests if that is lower, and uses more as long
+as that brings more answers or tokens per second. After a refusal, attempts wait
+until the time that the gateway named. They are then sent at the rate, or up to the
+number in flight, that the gateway was last seen to accept. The rate rises again by
+itself; see [httpretry.AdaptivePacer].
+
+# Failures
+
+A 429, another refusal with a Retry-After, and an attempt that could not connect
+do not use up the retries of a request. If the gateway asks for a longer wait than
+inference_max_retry_after, the request fails, and its error has both times.
+
+If no connection to the gateway can be made, or 16 attempts in a row end without
+a response of the gateway itself, the run pauses. One attempt is made at a time, at
+most 10 seconds apart, and all others wait until the gateway responds. If the gateway
+has processed no request for inference_max_outage, to which the longest wait that it
+asked for is added, the run ends. The requests without an answer have no line in the
+output.
+
+A request that used up its retries is sent once more at the end of the run, at
+least inference_max_backoff later. Only if that fails too does it get a line. A
+request that is refused 8 times while others are answered is put off to the end, too.
+
+If 20 requests in a row fail for a reason that all requests share, such as a wrong
+key or an exhausted quota, the run stops. It also stops if 20 requests in a row fail
+in the same final way, such as an unknown model, before any is answered.
+
+# The head of a job
+
+With -queue a run asks no gateway. It hands out its requests to the workers of a queue,
+at most queue_window without an answer at one time, and writes the answers. The queue is
+NATS with JetStream, at a URL. If -queue is an address such as :4222, the server is a
+part of the run, which keeps its data beside the output, in a directory of the same name
+with .queue at its end, until a run succeeds. Anyone who reaches the address can use the
+queue, unless there are queue_credentials.
+
+The name of the job is queue_job, or the base name of the output. A job has one head at a
+time: a second one is refused while the first is alive. A head that is started again
+with the same files continues. Input and output are the record of the job: a request
+that the queue loses is handed out again, and a second answer to a request is dropped.
+
+A change of queue_max_in_flight in the config file takes effect within 5 seconds. Of the
+keys that begin with inference, a head uses only inference_max_backoff, the pause before
+a failed request is handed out again. It waits for workers without a limit, whatever
+inference_max_outage is. Heads and workers also wait for a queue that is out of reach,
+and print a line when it has been for some seconds, and when it responds again.
+
+# Workers of a queue
+
+"batchinfer work" takes requests from a queue, sends them to its gateway and returns
+the answers to the queue. Any number of workers may do so. A worker retries as a run
+does, and adapts to its gateway in the same way. It takes as many requests as it sends,
+and those of the next 100 milliseconds. Without -job it serves all jobs of the queue,
+each in its turn, and waits while there is none.
+
+After SIGINT or SIGTERM, a worker hands back the requests that wait. Those that the
+gateway works on have 10 seconds to end, and are then handed back, too. A second signal
+ends this time. Without a connection to the queue nothing can be handed back: the exit
+status is then 1. A worker that is killed loses its requests to others after
+queue_dead_after.
+
+While its gateway is unreachable for more than 5 seconds, or accepts nothing for more
+than 10, a worker hands back all requests but one, with which it finds out when the
+gateway is back. No request fails because of that. An outage does not end a worker,
+which ignores inference_max_outage.
+
+Failures whose cause may be the worker, such as a wrong or revoked key, are not finished
+before a request that was sent later has succeeded. After 20 in a row, or after 30 seconds
+without an answer, the worker hands them back and ends with exit status 1. The head
+and the status command print the reason.
+
+A worker counts as dead if it was silent for queue_dead_after. A request that two workers
+have taken, and neither answered nor handed back, may be the reason. From then on, a
+worker asks it alone. When queue_max_deaths workers have died while they asked it alone,
+it fails with the code worker_lost.
+
+The keys gateway_max_in_flight and gateway_requests_per_second limit the attempts that
+all workers of a queue send to one gateway. Each worker that has requests uses its share.
+A worker that joins waits until the others have made room for it. If a limit is smaller
+than the number of workers, the last ones take no requests until others have none. If
+workers have different limits, the smallest ones count, also for workers without these
+keys. If such a gateway names a time before which it accepts nothing, all of its workers
+wait.
+
 # Configuration
 
 The -config flag names a YAML file. Its keys and their defaults are:
 
 	inference_gateway_url: http://localhost:8000 # example, no default; without /v1
 	inference_api_key: "example"                 # example, no default
+	inference_headers: {X-Tenant: example}       # example, no default; sent with each request
 	inference_request_timeout: 5m                # for one attempt, with its response body
 	inference_max_retries: 3                     # after the first attempt
 	inference_initial_backoff: 1s                # before the first retry
-	inference_max_backoff: 60s                   # also the longest Retry-After to wait for
+	inference_max_backoff: 60s                   # longest backoff, and pause before a failed request is sent again
 	inference_backoff_factor: 2.0                # from each backoff to the next
 	inference_jitter_fraction: 0.1               # a backoff varies by up to this fraction
+	inference_max_retry_after: 1h                # longest wait that the gateway may ask for
+	inference_max_outage: 1h                     # longest time in which the gateway answers nothing
 	num_workers: 1
-	max_job_concurrency: 16                      # concurrent requests per worker
+	max_job_concurrency: 256                     # most concurrent requests per worker
+	queue_url: nats://queue:4222                 # example, no default; several are separated by commas
+	queue_job: night                             # example; default: the output's base name; for a worker, all jobs
+	queue_credentials: "example"                 # example, no default; user:password, a token or the name of a .creds file
+	queue_window: 20000                          # most requests that are handed out without an answer
+	queue_max_in_flight: 500                     # example; default: no limit; requests that all workers of the job have
+	queue_replicas: 3                            # servers that hold each request; default: 3, or 1 where the server is alone
+	queue_dead_after: 30s                        # silence after which a worker has lost its requests
+	queue_max_deaths: 3                          # workers that may die while they ask a request alone
+	gateway_max_in_flight: 40                    # example; default: no limit; attempts of all workers of a queue
+	gateway_requests_per_second: 300             # example; default: no limit; attempts of all workers of a queue
 
 An unknown key, a repeated key and an invalid value are errors. Whole numbers are
 decimal, also with leading zeros. The flag -url overrides inference_gateway_url.
-The flag -concurrency is the total number of concurrent requests and overrides
-num_workers and max_job_concurrency.
+The flag can be repeated and the key can be a list, to name several gateways. Each
+URL may be followed by a weight: "http://b:8000 weight=2". Each gateway gets as many
+requests as it serves. A gateway that fails or refuses gets none for a while, and
+retries go to another. The flag -concurrency is the largest total number of
+concurrent requests and overrides num_workers and max_job_concurrency. The flags -rps
+and -tpm limit the requests per second and the tokens per minute.
 
-The environment variable INFERENCE_API_KEY overrides inference_api_key. The key is
+The flag -header adds a field to inference_headers, or replaces it. The flag -queue
+overrides queue_url. The flag -job of work and status overrides queue_job. The command
+cancel requires -job and ignores queue_job.
+
+The environment variable BATCHINFER_QUEUE_CREDENTIALS overrides queue_credentials,
+which are never printed. INFERENCE_API_KEY overrides inference_api_key. The key is
 not printed, and it is redacted in the failures that are written to the output,
-as are the userinfo and the query of the gateway's URL. A key of less than 4
-bytes is not redacted. Error messages about the config file show values only if
-they are numbers.
+as are the values of inference_headers and the userinfo and the query of the
+gateway's URL. A key of less than 4 bytes and a value of less than 8 bytes are not
+redacted. Error messages about the config file show values only if they are numbers.
 
 # Progress and logs
 
-Progress is printed to the standard error, as a bar on a terminal and otherwise
-as occasional lines. It has the number of retries, and the last failure if no
-answer has arrived for five seconds. Logs are written by klog to the standard
-error. With -v=3, each retry is logged. Messages of package net/http are not
-printed, because they may quote the gateway.
+Progress is printed to the standard error, as one line that fits the width of a
+terminal, and otherwise as occasional lines. It has the time left at the rate of the
+last minute, the numbers of failures and retries, the answers and tokens per second,
+and the attempts in flight. While all requests wait, it has their number and the time
+until the next attempt. The last failure is shown if no answer has arrived for five
+seconds. Logs are written by klog to the standard error. With -v=3, each retry is
+logged, with its status. Messages of package net/http are not printed, because they
+may quote the gateway.
 
 The summary is printed to the standard output. In it, a redirect does not count
-as an attempt, and a request that is answered after a retry counts as saved.
+as an attempt, and a request that is answered after a retry counts as saved. The
+-summary flag names a file for the summary as JSON, which also has up to 600 samples
+of the run over time. It must not be another file of the run.
 
 # Exit status
 
@@ -110,5 +266,30 @@ as an attempt, and a request that is answered after a retry counts as saved.
 	1    some requests failed, or the run was stopped by an error
 	2    nothing was sent, because of a mistake in usage, config, input or output
 	130  a signal stopped the run
+
+Status 1 of a head also means that its job was canceled or taken over by another head, or
+that the queue failed. Status 2 also means that the job has a head, or that the queue is
+unreachable.
+
+Exit status of join:
+
+	0    every request of the input has an answer
+	1    some requests failed, or nothing was written because of the parts or an error
+	2    nothing was written, because of a mistake in usage, input or the name of a file
+	130  a signal stopped the command; nothing was written
+
+Exit status of work:
+
+	0    a signal stopped the worker
+	1    no request can succeed here, or the queue did not take requests back
+	2    nothing was sent, because of a mistake in usage or config, or because the queue
+	     is unreachable
+
+Exit status of status and cancel:
+
+	0    the state was printed, or the job is canceled
+	1    there is no such job
+	2    there was a mistake in usage or config, or the queue did not respond
+	130  a signal stopped the command; status tells whether the job is canceled
 */
 package main

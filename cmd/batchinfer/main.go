@@ -1,15 +1,21 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"log"
+	"maps"
 	"os"
 	"os/signal"
+	"runtime/debug"
+	"slices"
+	"strings"
 	"syscall"
+	"time"
 
 	"github.com/httpretry/httpretry/inference"
 )
@@ -43,6 +49,9 @@ func run(ctx context.Context, p process) int {
 	// Only net/http logs to the standard logger. It may quote an unsolicited
 	// response, which may hold the key.
 	log.SetOutput(io.Discard)
+	if len(p.args) > 0 && !strings.HasPrefix(p.args[0], "-") {
+		return runVerb(ctx, p)
+	}
 	opts, err := parseOptions(p)
 	if errors.Is(err, flag.ErrHelp) {
 		return exitOK
@@ -50,13 +59,17 @@ func run(ctx context.Context, p process) int {
 	if err != nil {
 		return exitUsage // parseOptions has printed the reason
 	}
+	if opts.version {
+		fmt.Fprintln(p.stdout, version())
+		return exitOK
+	}
 	j, err := prepare(ctx, p, opts)
 	switch {
 	case err != nil && ctx.Err() != nil:
 		p.say("interrupted before anything was sent")
 		return exitInterrupted
 	case err != nil:
-		fmt.Fprintln(p.stderr, err) // FILE:LINE: comes first, so that editors find it
+		p.explain(err)
 		return exitUsage
 	}
 	defer stopLogging()
@@ -70,7 +83,49 @@ func run(ctx context.Context, p process) int {
 		err = j.output.discardRemoved()
 	}
 	j.batch.summary.print(p.stdout)
-	return j.report(p, opts, err, interrupted)
+	status := j.report(p, opts, err, interrupted)
+	if err := j.batch.summary.writeJSON(opts.summaryFile, status); err != nil {
+		p.say("-summary: %v", err)
+		return max(status, exitFailed)
+	}
+	return status
+}
+
+// verbs are the commands that the first word of a command line names. A command line
+// without one is a run.
+var verbs = map[string]func(context.Context, process) int{
+	"cancel": cancel,
+	"join":   join,
+	"status": status,
+	"work":   work,
+}
+
+// runVerb runs the command that the first argument names.
+func runVerb(ctx context.Context, p process) int {
+	verb := verbs[p.args[0]]
+	if verb == nil {
+		names := slices.Sorted(maps.Keys(verbs))
+		fault := fmt.Sprintf("unknown command %q: must be one of %s, or flags for a run; see batchinfer -h", p.args[0], strings.Join(names, ", "))
+		p.say("%s", (&options{args: p.args}).public(fault))
+		return exitUsage
+	}
+	p.args = p.args[1:]
+	return verb(ctx, p)
+}
+
+// version returns the version of the program, and of the Go release that built it.
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "batchinfer (unknown version)"
+	}
+	text := "batchinfer " + info.Main.Version
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" {
+			text += " " + s.Value
+		}
+	}
+	return text + " " + info.GoVersion
 }
 
 // report tells how the run has ended and returns the exit status.
@@ -94,16 +149,21 @@ func (j *job) report(p process, opts options, err error, interrupted bool) int {
 	return status
 }
 
+// say prints a message with the name of the program.
 func (p *process) say(format string, args ...any) {
 	fmt.Fprintf(p.stderr, "batchinfer: "+format+"\n", args...)
 }
+
+// explain prints an error of a command that has sent nothing. It has no prefix, because
+// an error in a file begins with FILE:LINE:, which editors find.
+func (p *process) explain(err error) { fmt.Fprintln(p.stderr, err) }
 
 // notPrintedTo returns an error if the program prints to the file of that name,
 // because the summary would be written between the answers.
 func (p *process) notPrintedTo(name string) error {
 	info, err := os.Stat(name)
 	if err != nil {
-		return nil // openOutput reports it
+		return nil // whoever opens it reports it
 	}
 	for stream, w := range map[string]io.Writer{"output": p.stdout, "error": p.stderr} {
 		f, ok := w.(*os.File)
@@ -124,6 +184,7 @@ type job struct {
 	demo   *demo // nil except in a demonstration
 	client *inference.HTTPInferenceClient
 	batch  *batch
+	queue  *headQueue // nil: the run asks the gateway itself
 }
 
 // prepare opens and checks everything that can be checked before the first request
@@ -132,6 +193,9 @@ func prepare(ctx context.Context, p process, opts options) (_ *job, err error) {
 	j := &job{}
 	defer func() {
 		if err != nil {
+			if j.queue != nil {
+				j.queue.discard()
+			}
 			j.close()
 		}
 	}()
@@ -139,34 +203,69 @@ func prepare(ctx context.Context, p process, opts options) (_ *job, err error) {
 	if err != nil {
 		return nil, err
 	}
+	if cfg.queueURL != "" {
+		if j.queue, err = connect(ctx, &cfg, opts.output, p.stderr); err != nil {
+			return nil, err
+		}
+	}
 	if err := j.openFiles(ctx, p, opts); err != nil {
 		return nil, err
 	}
 	if opts.demo() {
-		if j.demo, err = startDemo(cfg.inFlight()); err != nil {
+		if j.demo, err = startDemo(); err != nil {
 			return nil, err
 		}
 		cfg.gatewayURL = j.demo.url
 		p.say("no -input: sending %d sample requests to an endpoint in this process that fails on purpose", len(j.input.index))
 	}
-	clientConfig := cfg.client()
-	if err := clientConfig.Validate(); err != nil {
-		return nil, err
+	if err := j.checkSummary(p, opts); err != nil {
+		return nil, fmt.Errorf("-summary: %w", err)
 	}
 	sum := newSummary(len(j.input.index), j.input.index.answered(), j.output.name)
 	shown := newProgress(p.stderr, sum.todo())
-	clientConfig.Logger = newLogger(shown, opts.verbosity)
-	j.client = inference.NewHTTPInferenceClient(clientConfig)
+	crew, err := j.newCrew(ctx, p, opts, &cfg, sum, shown)
+	if err != nil {
+		return nil, err
+	}
 	j.batch = &batch{
-		client:   j.client,
+		crew:     crew,
 		input:    j.input,
 		output:   j.output,
-		inFlight: cfg.inFlight(),
-		secrets:  cfg.secrets(),
+		deferral: newDeferral(cfg.maxBackoff),
 		progress: shown,
 		summary:  sum,
 	}
 	return j, nil
+}
+
+// newCrew returns the crew of the run: the workers of a queue, or this process.
+func (j *job) newCrew(ctx context.Context, p process, opts options, cfg *config, sum *summary, shown progress) (crew, error) {
+	if j.queue != nil {
+		j.input.raw = true
+		j.queue.notices.to(shown)
+		waiting := time.AfterFunc(2*time.Second, func() {
+			p.say("the job has a head that may be alive: waiting for a sign of it, for up to %v", cfg.queueDeadAfter)
+		})
+		err := j.queue.open(ctx, cfg, j.input, sum)
+		waiting.Stop()
+		if err != nil {
+			return nil, err
+		}
+		j.queue.remote.limits = &limitFile{options: opts, getenv: p.getenv, current: cfg.queueMaxInFlight, log: shown}
+		j.queue.remote.log = shown
+		p.say("%d requests for the workers of the job %s: %s", sum.todo(), quoteOdd(j.queue.remote.job), j.queue.workCommand(cfg))
+		for _, text := range j.queue.others(ctx, cfg, j.queue.remote.job) {
+			p.say("%s", text)
+		}
+		return j.queue.remote, nil
+	}
+	clientConfig := cfg.client()
+	if err := clientConfig.Validate(); err != nil {
+		return nil, err
+	}
+	clientConfig.Logger = newLogger(shown, opts.verbosity)
+	j.client = inference.NewHTTPInferenceClient(clientConfig)
+	return &local{asker: newAsker(j.client, cfg, sum.live)}, nil
 }
 
 // openFiles opens the input, checks it, and only then opens the output.
@@ -181,8 +280,12 @@ func (j *job) openFiles(ctx context.Context, p process, opts options) (err error
 	if err != nil {
 		return err
 	}
+	j.input.part = opts.part
 	if err := j.input.check(ctx); err != nil {
 		return err
+	}
+	if opts.part.count > 0 {
+		p.say("%s: %d requests belong to shard %v", j.input.name, len(j.input.index), opts.part)
 	}
 	if err := p.notPrintedTo(outputName); err != nil {
 		return err
@@ -203,12 +306,43 @@ func (j *job) openFiles(ctx context.Context, p process, opts options) (err error
 	return nil
 }
 
-func (j *job) run(ctx context.Context) error {
-	defer j.batch.progress.close()
-	if err := j.batch.run(ctx); err != nil {
+// checkSummary returns an error if the summary can't be written at the end of the run,
+// or would replace another file of the run.
+func (j *job) checkSummary(p process, opts options) error {
+	name := opts.summaryFile
+	if name == "" {
+		return nil
+	}
+	if info, err := os.Stat(name); err == nil {
+		for _, other := range []string{opts.input, opts.output, opts.configFile} {
+			if there, err := os.Stat(other); err == nil && os.SameFile(info, there) {
+				return fmt.Errorf("%s: is another file of the run", name)
+			}
+		}
+		if !info.Mode().IsRegular() { // opening a pipe blocks until it has a reader
+			return fmt.Errorf("%s: not a regular file", name)
+		}
+	}
+	if err := p.notPrintedTo(name); err != nil {
 		return err
 	}
-	return j.output.verify(ctx)
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE, 0o666)
+	if err != nil {
+		return err
+	}
+	return f.Close()
+}
+
+func (j *job) run(ctx context.Context) error {
+	defer j.batch.progress.close()
+	err := j.batch.run(ctx)
+	if err == nil {
+		err = j.output.verify(ctx)
+	}
+	if j.queue != nil {
+		err = cmp.Or(err, j.queue.finish(err))
+	}
+	return err
 }
 
 func (j *job) answered() int {
@@ -223,6 +357,9 @@ func (j *job) close() (err error) {
 	}
 	if j.demo != nil {
 		j.demo.close()
+	}
+	if j.queue != nil {
+		j.queue.close()
 	}
 	if j.output != nil {
 		err = j.output.Close()

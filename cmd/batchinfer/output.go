@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -11,7 +12,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"time"
+	"unicode/utf8"
+
+	"github.com/httpretry/httpretry/internal/rawjson"
 )
 
 // maxAnswerBytes bounds a line of output. A response body has at most 16 MiB, and
@@ -40,8 +46,8 @@ type failure struct {
 }
 
 // An output is a file of answers, at most one for each custom_id. Every write
-// adds a whole line, so that a process that is killed leaves whole lines. After
-// a loss of power the last line may be torn; openOutput removes it.
+// adds whole lines, so that a process that is killed leaves whole lines. After a
+// loss of power the last line may be torn; openOutput removes it.
 type output struct {
 	name string
 	path string // name without symbolic links
@@ -56,7 +62,7 @@ type output struct {
 	locked   []*os.File // the last is file
 	repaired int64      // bytes of a torn last line that openOutput removed
 	dropped  int        // failures of earlier runs that openOutput removed
-	buf      bytes.Buffer
+	buf      []byte     // the last lines
 }
 
 // A file has the methods of an *os.File that an output needs.
@@ -78,6 +84,11 @@ func openOutput(ctx context.Context, name string, in *input) (*output, error) {
 	}
 	if err := suitable(path, name, in); err != nil {
 		return nil, err
+	}
+	// A name may be too long for the files beside the output, which a later run needs.
+	longest := (&output{path: path}).removingName()
+	if _, err := os.Lstat(longest); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%s: a file beside it would be: %w", name, err)
 	}
 	f, err := openLocked(path, name)
 	if err != nil {
@@ -146,7 +157,7 @@ func suitable(path, name string, in *input) error {
 // must not stay.
 func (o *output) restore(ctx context.Context, in *input) error {
 	f := o.locked[0]
-	s := survey{index: in.index, wrong: problems{file: o.name}, input: in.name}
+	s := survey{index: in.index, wrong: problems{file: o.name}, input: in.name, part: in.part}
 	if err := s.read(ctx, f); err != nil {
 		return err
 	}
@@ -162,55 +173,135 @@ func (o *output) restore(ctx context.Context, in *input) error {
 		}
 	}
 	if s.unterminated {
-		return o.append([]byte("\n"))
-	}
-	return o.noteModTime()
-}
-
-// append adds whole lines. If they can't be written whole, append restores the
-// previous end of the file.
-func (o *output) append(text []byte) error {
-	n, err := o.file.Write(text)
-	if err != nil {
-		// If this fails too, the next run removes the torn line.
-		o.file.Truncate(o.size)
-		return fmt.Errorf("%s: %w", o.name, err)
-	}
-	o.size += int64(n)
-	o.sum = crc32.Update(o.sum, castagnoli, text)
-	return o.noteModTime()
-}
-
-// write adds an answer as one line, unless something else has changed the file.
-// A body that is nested so deeply that the line could not be read again is
-// written as a string.
-func (o *output) write(a answer) error {
-	if err := o.intact(); err != nil {
+		_, err := o.append([]byte("\n"))
 		return err
 	}
-	err := o.encode(a)
-	if err == nil && !json.Valid(o.buf.Bytes()) && a.Response != nil {
+	return o.noteModTime()
+}
+
+// append adds whole lines. If the disk does not take all of them, append keeps those
+// that are whole, and returns their number of bytes.
+func (o *output) append(text []byte) (whole int, err error) {
+	n, err := o.file.Write(text)
+	if err != nil {
+		err = fmt.Errorf("%s: %w", o.name, err)
+		n = bytes.LastIndexByte(text[:n], '\n') + 1
+		// If this fails too, the next run removes the torn line.
+		o.file.Truncate(o.size + int64(n))
+	}
+	o.size += int64(n)
+	o.sum = crc32.Update(o.sum, castagnoli, text[:n])
+	return n, cmp.Or(err, o.noteModTime())
+}
+
+// write adds the answers of results, a line each, unless something else has changed the
+// file. It returns the number of those that were written.
+func (o *output) write(results ...result) (written int, err error) {
+	const chunk = 1 << 20 // bytes that are written together, and kept for the next lines
+	err = o.intact()
+	for err == nil && written < len(results) {
+		if cap(o.buf) > 2*chunk {
+			o.buf = nil
+		}
+		o.buf = o.buf[:0]
+		for _, r := range results[written:] {
+			if o.buf = r.appendLine(o.buf); len(o.buf) >= chunk {
+				break
+			}
+		}
+		var whole int
+		whole, err = o.append(o.buf)
+		written += bytes.Count(o.buf[:whole], []byte("\n"))
+	}
+	return written, err
+}
+
+// appendLine appends the line of a result to dst.
+func (r result) appendLine(dst []byte) []byte {
+	if r.line != nil {
+		return append(dst, r.line...)
+	}
+	return r.answer.appendLine(dst)
+}
+
+// appendLine appends the line of an answer to dst. A body that is nested so deeply
+// that the line could not be read again is written as a string.
+func (a answer) appendLine(dst []byte) []byte {
+	start := len(dst)
+	dst = a.append(dst)
+	if a.Response != nil && !rawjson.Valid(dst[start:]) {
 		flat := *a.Response
 		flat.Body = quoteJSON(string(flat.Body))
 		a.Response = &flat
-		err = o.encode(a)
+		dst = a.append(dst[:start])
 	}
-	if err != nil {
-		return fmt.Errorf("%s: %w", o.name, err)
-	}
-	return o.append(o.buf.Bytes())
+	return dst
 }
 
-// encode sets buf to the line of an answer.
-func (o *output) encode(a answer) error {
-	const largest = 1 << 20 // kept for the next line
-	if o.buf.Cap() > largest {
-		o.buf = bytes.Buffer{}
+// append appends the line of an answer to dst, if its body is not nested too deeply.
+func (a answer) append(dst []byte) []byte {
+	dst = appendString(append(dst, `{"id":`...), a.ID)
+	dst = appendString(append(dst, `,"custom_id":`...), a.CustomID)
+	if r := a.Response; r == nil {
+		dst = append(dst, `,"response":null`...)
+	} else {
+		dst = strconv.AppendInt(append(dst, `,"response":{"status_code":`...), int64(r.StatusCode), 10)
+		dst = appendString(append(dst, `,"request_id":`...), r.RequestID)
+		dst = appendCompact(append(dst, `,"body":`...), r.Body)
+		dst = append(dst, '}')
 	}
-	o.buf.Reset()
-	enc := json.NewEncoder(&o.buf)
-	enc.SetEscapeHTML(false)
-	return enc.Encode(a)
+	if a.Error == nil {
+		return append(dst, `,"error":null}`+"\n"...)
+	}
+	dst = appendString(append(dst, `,"error":{"code":`...), a.Error.Code)
+	dst = appendString(append(dst, `,"message":`...), a.Error.Message)
+	return append(dst, "}}\n"...)
+}
+
+// appendString appends a JSON string.
+func appendString(dst []byte, s string) []byte {
+	if special := func(r rune) bool { return r < ' ' || r > '~' || r == '"' || r == '\\' }; strings.ContainsFunc(s, special) {
+		return appendCompact(dst, quoteJSON(s))
+	}
+	return append(append(append(dst, '"'), s...), '"')
+}
+
+// appendCompact appends valid JSON without white space between its tokens, and with
+// the characters escaped that lineEnd finds.
+func appendCompact(dst, text []byte) []byte {
+	quoted, escaped := false, false
+	for i := 0; i < len(text); i++ {
+		c := text[i]
+		switch {
+		case !quoted && c <= ' ':
+			continue
+		case c >= utf8.RuneSelf: // only strings have such bytes
+			if escape, size := lineEnd(text[i:]); size > 0 {
+				dst = append(dst, escape...)
+				i += size - 1
+				continue
+			}
+		case escaped:
+			escaped = false
+		case c == '\\':
+			escaped = true
+		case c == '"':
+			quoted = !quoted
+		}
+		dst = append(dst, c)
+	}
+	return dst
+}
+
+// lineEnd returns the escape and the size of the character at the beginning of
+// text, if the line readers of some languages cut a line there. JSON allows it in
+// strings.
+func lineEnd(text []byte) (escape string, size int) {
+	switch char, size := utf8.DecodeRune(text); char {
+	case '\u0085', '\u2028', '\u2029':
+		return fmt.Sprintf(`\u%04x`, char), size
+	}
+	return "", 0
 }
 
 // Close flushes the file to the disk. It returns errOutputChanged if the file at

@@ -14,6 +14,7 @@ import (
 type survey struct {
 	index index    // of the input; read sets answered in its entries
 	input string   // the name of the input, for messages
+	part  shard    // whose requests the index has
 	wrong problems // the reasons why the file can't be used
 
 	whole        int64  // offset of the end of the last whole line
@@ -79,10 +80,16 @@ func (s *survey) note(a answer, l *lines) {
 		s.answers++
 	}
 	switch {
+	case !s.part.has(key):
+		s.wrong.add(l.number, "custom_id %s belongs to shard %v, and this is the output of shard %v: each shard needs an -output of its own, and the same number of shards in each run",
+			quote(a.CustomID), s.part.of(key), s.part)
 	case !known:
 		// The answers of another batch could have custom_ids of this input,
 		// and would be taken for answers to its requests.
 		s.wrong.add(l.number, "custom_id %s is not in %s: is this the output of another batch?", quote(a.CustomID), s.input)
+	case a.succeeded() && a.answersOther(e):
+		s.wrong.add(l.number, "custom_id %s answers another request than line %d of %s: remove this line to send that request, or give another -output",
+			quote(a.CustomID), e.line, s.input)
 	case a.succeeded() && e.answered == 0:
 		e.answered = int32(l.number)
 		s.index[key] = e
@@ -95,6 +102,13 @@ func (s *survey) note(a answer, l *lines) {
 			s.failures[key] = struct{}{}
 		}
 	}
+}
+
+// answersOther reports whether the answer is known to be that of another line than
+// the entry's, under the same custom_id.
+func (a answer) answersOther(e entry) bool {
+	content, known := checksumIn(a.ID)
+	return known && content != e.content
 }
 
 // torn reports whether text, the unterminated end of the file, is the beginning
@@ -122,6 +136,7 @@ func (a answer) succeeded() bool {
 // parseAnswer reads a line of output without its body.
 func parseAnswer(text []byte) (a answer, ok bool) {
 	var line struct {
+		ID       string `json:"id"`
 		CustomID string `json:"custom_id"`
 		Response *struct {
 			StatusCode int `json:"status_code"`
@@ -134,7 +149,7 @@ func parseAnswer(text []byte) (a answer, ok bool) {
 	if line.Response == nil && absent(line.Error) { // a line of input, perhaps
 		return a, false
 	}
-	a.CustomID = line.CustomID
+	a.ID, a.CustomID = line.ID, line.CustomID
 	if line.Response != nil {
 		a.Response = &response{StatusCode: line.Response.StatusCode}
 	}

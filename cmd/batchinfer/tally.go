@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"maps"
 	"net"
 	"strconv"
 	"sync"
@@ -13,21 +14,35 @@ import (
 	"github.com/httpretry/httpretry"
 )
 
-// A tally counts the attempts of one request. It is a value in the context of
-// the request.
+// A tally describes the attempts of one request. It is a value in the context of
+// the request, and is used by one goroutine at a time.
 type tally struct {
 	attempts int           // not counting redirects
-	waited   time.Duration // between attempts
-	causes   []string      // one for each retry
+	excused  int           // attempts whose failure does not count as a retry
+	tooLong  time.Duration // the wait that the gateway asked for, if it was too long
+	waited   time.Duration // for attempts
+	sent     time.Time     // when the last attempt began
+	again    bool          // the request was put off before
+	final    bool          // the last attempt failed in a way that a retry would repeat
 	live     *live         // may be nil
+
+	refusals      int  // attempts that the gateway refused
+	answersBefore int  // answers of the run at the first of them
+	overtaken     bool // it was refused often while others were answered
+
+	unavailable bool // an attempt got a 503 or the like, without a time to come back
+
+	cancel context.CancelCauseFunc // ends the request; nil: not possible
 }
 
 // A live has counts that are updated while requests are in flight. It is safe
 // for concurrent use.
 type live struct {
 	mu      sync.Mutex
-	retries int
-	failure string // the cause of the last failure
+	retries map[string]int // by cause
+	retried int            // sum of retries
+	waited  time.Duration  // sum of the waits between attempts
+	failure string         // the cause of the last failure
 }
 
 func (l *live) note(failure string, retried bool) {
@@ -37,16 +52,55 @@ func (l *live) note(failure string, retried bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.failure = failure
-	if retried {
-		l.retries++
+	if !retried {
+		return
 	}
+	if l.retries == nil {
+		l.retries = make(map[string]int)
+	}
+	l.retries[failure]++
+	l.retried++
+}
+
+// add adds the counts of a request that another machine has sent.
+func (l *live) add(retries map[string]int, waited time.Duration) {
+	l.wait(waited)
+	if len(retries) == 0 {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.retries == nil {
+		l.retries = make(map[string]int)
+	}
+	for cause, n := range retries {
+		l.retries[cause] += n
+		l.retried += n
+		l.failure = cause
+	}
+}
+
+func (l *live) wait(d time.Duration) {
+	if l == nil || d <= 0 {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.waited += d
 }
 
 // now returns the number of retries and the last failure.
 func (l *live) now() (retries int, failure string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.retries, l.failure
+	return l.retried, l.failure
+}
+
+// totals returns the retries by cause, and the sum of the waits.
+func (l *live) totals() (retries map[string]int, waited time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return maps.Clone(l.retries), l.waited
 }
 
 type tallyKey struct{}
@@ -55,33 +109,39 @@ func withTally(ctx context.Context, t *tally) context.Context {
 	return context.WithValue(ctx, tallyKey{}, t)
 }
 
+// tallyOf returns the tally in ctx, or an unused one if there is none.
+func tallyOf(ctx context.Context) *tally {
+	if t, ok := ctx.Value(tallyKey{}).(*tally); ok {
+		return t
+	}
+	return new(tally)
+}
+
 // countAttempt adds an attempt to the tally in its context. The client calls it
 // after each attempt.
 func countAttempt(a httpretry.Attempt, d httpretry.Decision) {
-	t, ok := a.Request.Context().Value(tallyKey{}).(*tally)
-	if !ok {
-		return
-	}
+	t := tallyOf(a.Request.Context())
 	// The request that follows a redirect is a call of its own, whose first
 	// attempt has number 1.
 	if a.Number > 1 || t.attempts == 0 {
 		t.attempts++
 	}
 	t.waited += a.Delay
+	t.live.wait(a.Delay)
+	t.final = d.Reason == httpretry.ReasonFinal
 	if !d.Retry && a.Err == nil && a.Response.StatusCode < 400 {
 		return
 	}
-	why := cause(a)
-	t.live.note(why, d.Retry)
-	if d.Retry {
-		t.causes = append(t.causes, why)
+	if d.Reason == httpretry.ReasonPolicy && isRefusal(a) && !t.overtaken {
+		t.tooLong = d.Delay
 	}
+	t.live.note(cause(a), d.Retry)
 }
 
 // cause returns the cause of a failed attempt for the summary.
 func cause(a httpretry.Attempt) string {
-	if a.Response != nil && a.Response.StatusCode >= 400 {
-		return "HTTP " + strconv.Itoa(a.Response.StatusCode)
+	if status := statusOf(a); status >= 400 {
+		return "HTTP " + strconv.Itoa(status)
 	}
 	err := a.Err
 	var timeout interface{ Timeout() bool }
@@ -91,6 +151,10 @@ func cause(a httpretry.Attempt) string {
 		return "timeout"
 	case errors.As(err, &dns):
 		return "name not resolved"
+	case isCertificateError(err):
+		return "certificate"
+	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
+		return "too many open files"
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return "connection refused"
 	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
@@ -99,6 +163,8 @@ func cause(a httpretry.Attempt) string {
 		return "body truncated"
 	case errors.Is(err, io.EOF):
 		return "connection closed"
+	case statusOf(a) > 0:
+		return "HTTP " + strconv.Itoa(statusOf(a)) + " without an answer"
 	}
 	return "other network failure"
 }

@@ -1,0 +1,71 @@
+package main
+
+import (
+	"errors"
+	"net/http"
+	"time"
+
+	"github.com/httpretry/httpretry"
+	"github.com/httpretry/httpretry/inference"
+)
+
+// A patience is the [httpretry.Policy] of a run. Being asked to wait is not a
+// failure, and a gateway that cannot be reached is not the fault of a request.
+// Neither uses up the retries of a request.
+type patience struct {
+	retries       httpretry.RetryConfig
+	maxRetryAfter time.Duration
+	answers       func() int // so far, of the run
+}
+
+// maxOvertaken is the number of refusals of a request, and of answers to others since
+// the first of them, after which the request is put off to the end of the run. Otherwise
+// requests that are always refused, such as those for one model, would be all that is
+// in flight.
+const maxOvertaken = 8
+
+// Backoff implements [httpretry.Policy].
+func (p patience) Backoff(a httpretry.Attempt) (time.Duration, bool) {
+	t := tallyOf(a.Request.Context())
+	if isRefusal(a) || isUnreachable(a) {
+		t.excused++
+		// No backoff of its own, in which the request would wait beside an idle
+		// gateway: the gate and the Pacer know when it is the request's turn.
+		asked := a.Verdict.RetryAfter
+		t.overtaken = isRefusal(a) && p.isOvertaken(t)
+		return asked, asked <= p.maxRetryAfter && !t.overtaken
+	}
+	a.Number -= t.excused
+	return p.retries.Backoff(a)
+}
+
+// isOvertaken counts a refusal, and reports whether the gateway accepts other requests
+// rather than this one.
+func (p patience) isOvertaken(t *tally) bool {
+	if t.refusals == 0 {
+		t.answersBefore = p.answers()
+	}
+	t.refusals++
+	return !t.again && t.refusals >= maxOvertaken && p.answers()-t.answersBefore >= maxOvertaken
+}
+
+// isRefusal reports whether the gateway only asked the request to wait: with a time
+// to come back, or because of a rate.
+func isRefusal(a httpretry.Attempt) bool {
+	status := statusOf(a)
+	if a.Verdict.Outcome != httpretry.Unprocessed || status == 0 {
+		return false
+	}
+	return a.Verdict.RetryAfter > 0 || status == http.StatusTooManyRequests
+}
+
+// statusOf returns the status of an attempt's response, or 0 if there was none.
+func statusOf(a httpretry.Attempt) int {
+	if a.Response != nil {
+		return a.Response.StatusCode
+	}
+	if status, ok := errors.AsType[*inference.StatusError](a.Err); ok {
+		return status.StatusCode
+	}
+	return 0
+}

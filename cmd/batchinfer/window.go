@@ -1,0 +1,293 @@
+package main
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// A window limits the number of requests in flight to the number that the gateway
+// makes use of. A gateway that queues refuses nothing: with more requests in flight
+// it answers no more of them, only later, and delays the requests of others.
+//
+// It measures the throughput over a round of answers, in tokens if the answers tell
+// them and otherwise in answers. The first rounds double the limit for as long as
+// the throughput grows with it. By Little's law, the limit that the gateway makes
+// use of is then the last one, multiplied by the growth of the throughput. After
+// that, rounds with a larger limit and with a smaller one find out whether that has
+// changed, rarely while it has not.
+//
+// It is safe for concurrent use.
+type window struct {
+	most int
+	room chan struct{} // receives a value when there may be room, unless one is waiting
+
+	mu     sync.Mutex
+	flying int
+	limit  int
+
+	phase    phase
+	base     int     // the limit that is compared with
+	best     float64 // the throughput at base
+	hold     int     // rounds to go before the next comparison
+	holdNext int     // rounds to hold after that comparison, if it brings nothing
+
+	skip      int       // answers until the round starts: those to requests of an earlier limit
+	start     time.Time // of the round
+	answers   int       // in the round
+	tokens    int       // in the round
+	squares   float64   // sum of their squares
+	disturbed int       // answers that do not tell about the limit
+	drained   bool      // the input has no more requests
+
+	starved time.Time // counted in lost so far; zero: there are enough requests
+	lost    float64   // seconds of the whole limit, in the round, for lack of requests
+}
+
+type phase string
+
+const (
+	growing phase = "growing" // by doubling
+	holding phase = "holding" // at base
+	above   phase = "above"   // trying a larger limit
+	below   phase = "below"   // trying a smaller limit
+)
+
+const (
+	firstLimit = 16 // so that the first failures are few
+	leastLimit = 4
+
+	firstAnswers = 24   // at least, in a round while the limit is doubled
+	roundAnswers = 64   // at least, in later rounds
+	stepUp       = 1.25 // of the limit that is tried
+	stepDown     = 0.7
+
+	// The throughput must grow by at least this part of the growth of the limit, or
+	// the larger limit serves only the queue.
+	useful = 0.3
+
+	// The throughput may fall by at most this part of the reduction of the limit, or
+	// the gateway made use of the larger limit.
+	costly = 0.5
+
+	noise = 0.03 // of the throughput of a round
+
+	// precision is the standard error of the mean tokens of an answer in a round, which
+	// has at most maxRound times as many answers for it.
+	precision = 0.03
+	maxRound  = 8
+
+	flat    = 1.2 // times the throughput, after a doubling that served only the queue
+	linear  = 0.7 // of the growth of the limit, for another doubling
+	maxHold = 32  // rounds
+
+	maxDisturbed = 0.05 // of the answers of a round that counts
+)
+
+func newWindow(most int) *window {
+	return &window{
+		most: most, limit: min(firstLimit, most), room: make(chan struct{}, 1),
+		phase: growing, holdNext: 1, skip: min(firstLimit, most),
+	}
+}
+
+// enter waits until there is room for a request. It must not be called concurrently
+// with itself.
+func (w *window) enter(ctx context.Context) error {
+	for !w.admit() {
+		select {
+		case <-w.room:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return nil
+}
+
+func (w *window) admit() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.flying >= w.limit {
+		return false
+	}
+	w.flying++
+	return true
+}
+
+// leave notes the end of a request. clear is false if it waited for something else
+// than the gateway's processing.
+func (w *window) leave(now time.Time, tokens int, clear bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.lose(now)
+	w.flying--
+	select {
+	case w.room <- struct{}{}:
+	default:
+	}
+	if w.skip > 0 {
+		if w.skip--; w.skip == 0 {
+			w.start, w.answers, w.tokens, w.squares, w.disturbed, w.lost = now, 0, 0, 0, 0, 0
+		}
+		return
+	}
+	w.answers++
+	w.tokens += tokens
+	w.squares += float64(tokens) * float64(tokens)
+	if !clear {
+		w.disturbed++
+	}
+	if w.drained || w.answers < w.enough() {
+		return
+	}
+	if float64(w.disturbed) <= maxDisturbed*float64(w.answers) && w.lost <= noise*now.Sub(w.start).Seconds() {
+		w.judge(w.throughput(now))
+	}
+	w.skip = w.limit
+}
+
+// enough returns the number of answers of a round.
+func (w *window) enough() int {
+	if w.phase == growing {
+		return max(firstAnswers, 2*w.limit) // doubling is easy to tell from noise
+	}
+	n := max(roundAnswers, 4*w.limit)
+	if w.tokens > 0 {
+		// The more the answers differ, the more of them tell the throughput.
+		mean := float64(w.tokens) / float64(w.answers)
+		variation := w.squares/float64(w.answers)/(mean*mean) - 1
+		n = max(n, min(int(variation/(precision*precision)), maxRound*n))
+	}
+	return n
+}
+
+// starve notes that there is no request for the last one that entered. The time until
+// feed tells nothing about the limit.
+func (w *window) starve(now time.Time) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.starved = now
+}
+
+// feed notes that there is a request again.
+func (w *window) feed(now time.Time) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.lose(now)
+	w.starved = time.Time{}
+}
+
+// lose adds the time that the missing requests would have used. The lock is held.
+func (w *window) lose(now time.Time) {
+	if w.starved.IsZero() {
+		return
+	}
+	missing := max(w.limit-w.flying+1, 1)
+	w.lost += now.Sub(w.starved).Seconds() * float64(missing) / float64(w.limit)
+	w.starved = now
+}
+
+// drain notes that no more requests follow those that are in flight.
+func (w *window) drain() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.drained = true
+}
+
+func (w *window) throughput(now time.Time) float64 {
+	work := w.tokens
+	if work == 0 {
+		work = w.answers
+	}
+	return float64(work) / max(now.Sub(w.start).Seconds(), 1e-9)
+}
+
+// judge chooses the next limit after a round with that throughput.
+func (w *window) judge(throughput float64) {
+	switch w.phase {
+	case growing:
+		w.grow(throughput)
+	case holding:
+		w.best += (throughput - w.best) / 2
+		if w.hold--; w.hold <= 0 {
+			w.try(above, stepUp)
+		}
+	case above:
+		growth, most := throughput/w.best-1, float64(w.limit)/float64(w.base)-1
+		switch {
+		case growth >= linear*most: // the doubling ended too early
+			w.phase = growing
+			w.grow(throughput)
+		case growth >= useful*most:
+			w.keep(w.limit, throughput, 1)
+		case growth > noise:
+			w.keep(int(float64(w.base)*(1+growth)+0.5), throughput, min(2*w.holdNext, maxHold))
+		default:
+			w.try(below, stepDown)
+		}
+	case below:
+		// The part of the limit that the gateway made use of, if the smaller
+		// limit made use of all of it.
+		used := float64(w.limit) * max(w.best/throughput, 1)
+		loss, most := 1-throughput/w.best, 1-float64(w.limit)/float64(w.base)
+		if loss > costly*most {
+			w.keep(w.base, w.best, min(2*w.holdNext, maxHold))
+			return
+		}
+		w.keep(int(used+0.5), max(w.best, throughput), 1)
+		if loss < noise {
+			w.try(below, stepDown)
+		}
+	}
+}
+
+// grow doubles the limit, or ends the doubling.
+func (w *window) grow(throughput float64) {
+	if w.best > 0 {
+		growth, most := throughput/w.best, float64(w.limit)/float64(w.base)
+		if growth < 1+linear*(most-1) {
+			w.keep(int(float64(w.base)*max(growth, 1)+0.5), max(throughput, w.best), 1)
+			if growth < flat {
+				w.try(below, stepDown) // perhaps the first limit was too large
+			}
+			return
+		}
+	}
+	w.base, w.best = w.limit, throughput
+	if w.limit == w.most {
+		w.keep(w.limit, throughput, 1)
+		return
+	}
+	w.set(2 * w.limit)
+}
+
+// try measures another limit, if it differs.
+func (w *window) try(p phase, step float64) {
+	w.phase = p
+	w.set(int(float64(w.base)*step + 0.5))
+	switch {
+	case w.limit != w.base:
+	case p == above:
+		w.try(below, stepDown)
+	default:
+		w.keep(w.base, w.best, min(2*w.holdNext, maxHold))
+	}
+}
+
+// keep makes limit the one to compare with, for a number of rounds.
+func (w *window) keep(limit int, throughput float64, rounds int) {
+	w.set(limit)
+	w.phase, w.base, w.best = holding, w.limit, throughput
+	w.hold, w.holdNext = rounds, rounds
+}
+
+func (w *window) set(limit int) {
+	w.limit = min(max(limit, leastLimit), w.most)
+}
+
+// size returns the current limit.
+func (w *window) size() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.limit
+}
