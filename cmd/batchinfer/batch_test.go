@@ -34,13 +34,20 @@ var echo = clientFunc(func(_ context.Context, req *inference.InferenceRequest) (
 })
 
 func newBatch(client inference.InferenceClient, in *input, out *output) *batch {
+	cfg := defaultConfig()
+	cfg.perWorker = 8
+	return newBatchWith(cfg, client, in, out)
+}
+
+func newBatchWith(cfg config, client inference.InferenceClient, in *input, out *output) *batch {
+	sum := newSummary(len(in.index), in.index.answered(), out.name)
 	return &batch{
-		client:   client,
+		crew:     &local{asker: newAsker(client, &cfg, sum.live)},
 		input:    in,
 		output:   out,
-		inFlight: 8,
+		deferral: newDeferral(cfg.maxBackoff),
 		progress: newPlain(io.Discard, len(in.index)),
-		summary:  newSummary(len(in.index), in.index.answered(), out.name),
+		summary:  sum,
 	}
 }
 
@@ -90,6 +97,9 @@ func TestBatchDiskFull(t *testing.T) {
 	if !strings.HasSuffix(text, "\n") || strings.Count(text, "\n") != b.summary.answered || b.summary.answered == 0 {
 		t.Errorf("got %d answered, want those in the file, whole:\n%s", b.summary.answered, text)
 	}
+	if free := disk.room - len(text); free > strings.IndexByte(text, '\n')+len("00") {
+		t.Errorf("%d bytes of the disk are free, want less than a line: answers are written together, and those kept that fit", free)
+	}
 	if disk.late > 0 {
 		t.Errorf("after the failure: got %d writes, want none", disk.late)
 	}
@@ -98,13 +108,14 @@ func TestBatchDiskFull(t *testing.T) {
 // A fullDisk is a file whose disk becomes full in the middle of a line.
 type fullDisk struct {
 	bytes.Buffer
-	room int
-	late int // writes after the first that failed
-	full bool
+	room   int
+	writes int
+	late   int // writes after the first that failed
+	full   bool
 }
 
 func (d *fullDisk) Write(p []byte) (int, error) {
-	if d.full {
+	if d.writes++; d.full {
 		d.late++
 	}
 	if d.Len()+len(p) <= d.room {
@@ -121,6 +132,44 @@ func (d *fullDisk) Truncate(size int64) error {
 }
 
 func (d *fullDisk) Sync() error { return nil }
+
+// Answers are written together, about a MiB at a time.
+func TestOutput_WritesTogether(t *testing.T) {
+	for _, tt := range []struct{ size, writes int }{{10, 1}, {400_000, 2}, {3_000_000, 6}} {
+		disk := &fullDisk{room: 1 << 30}
+		o := &output{name: "out", file: disk}
+		var results []result
+		for i := range 6 {
+			body := []byte(`"` + strings.Repeat("a", tt.size) + `"`)
+			results = append(results, result{answer: answer{ID: "b", CustomID: fmt.Sprint("r", i), Response: &response{200, "q", body}}})
+		}
+		written, err := o.write(results...)
+		if err != nil || written != len(results) || strings.Count(disk.String(), "\n") != len(results) {
+			t.Errorf("%d bytes: wrote %d answers, %v; want %d", tt.size, written, err, len(results))
+		}
+		if disk.writes != tt.writes {
+			t.Errorf("%d bytes: got %d writes, want %d", tt.size, disk.writes, tt.writes)
+		}
+	}
+}
+
+// Of answers that are written together, those that fit on the disk are kept.
+func TestOutput_KeepsAnswersThatFit(t *testing.T) {
+	var results []result
+	for i := range 5 {
+		results = append(results, result{answer: answer{ID: "b", CustomID: fmt.Sprint("r", i), Error: &failure{}}})
+	}
+	line := len(results[0].appendLine(nil))
+	disk := &fullDisk{room: 3*line + line/2}
+	o := &output{name: "out", file: disk}
+	written, err := o.write(results...)
+	if written != 3 || !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("wrote %d answers, %v; want 3 and %v", written, err, syscall.ENOSPC)
+	}
+	if disk.Len() != 3*line || o.size != int64(3*line) {
+		t.Errorf("the file has %d bytes, and counts as %d; want 3 lines of %d", disk.Len(), o.size, line)
+	}
+}
 
 // An input that changes during the run ends it, after the answers to the requests
 // in flight were written.
@@ -246,7 +295,7 @@ func peakHeap(f func()) uint64 {
 // The key does not get into the output, however a gateway quotes it.
 func TestBatchRedact(t *testing.T) {
 	const key = `Se<"\/>cret`
-	b := &batch{secrets: (&config{apiKey: key}).secrets()}
+	b := &asker{secrets: (&config{apiKey: key}).secrets()}
 	once := string(quoteJSON(key))
 	for _, tt := range []struct{ name, text, want string }{
 		{"as it is", "key " + key + ".", "key [redacted]."},
@@ -263,7 +312,7 @@ func TestBatchRedact(t *testing.T) {
 			}
 		})
 	}
-	if got := (&batch{secrets: (&config{apiKey: "abc"}).secrets()}).redact(t.Context(), "abc"); got != "abc" {
+	if got := (&asker{secrets: (&config{apiKey: "abc"}).secrets()}).redact(t.Context(), "abc"); got != "abc" {
 		t.Errorf("a key of three characters: got %s, want the text as it is", got)
 	}
 }
@@ -271,7 +320,7 @@ func TestBatchRedact(t *testing.T) {
 // A key is redacted wherever the client has cut the body of a failure.
 func TestBatchRedact_CutBody(t *testing.T) {
 	const key = "Secret-0123456789abcdefg"
-	b := &batch{secrets: (&config{apiKey: key}).secrets()}
+	b := &asker{secrets: (&config{apiKey: key}).secrets()}
 	everyEscape := ""
 	for _, c := range key {
 		everyEscape += fmt.Sprintf(`\u%04x`, c)
@@ -294,7 +343,7 @@ func TestBatchRedact_CutBody(t *testing.T) {
 // The password and the key in a gateway's URL do not get into the output.
 func TestBatchRedact_URL(t *testing.T) {
 	c := config{gatewayURL: "https://me:pass-w0rd@h/base?api-version=1&sig=s1gnature"}
-	b := &batch{secrets: c.secrets()}
+	b := &asker{secrets: c.secrets()}
 	got := b.redact(t.Context(), `{"u":"https:\/\/me:pass-w0rd@h\/base?api-version=1&sig=s1gnature"}`)
 	if want := `{"u":"https:\/\/[redacted]@h\/base?api-version=1&[redacted]"}`; got != want {
 		t.Errorf("got %s, want %s", got, want)
@@ -325,6 +374,8 @@ func TestCause(t *testing.T) {
 		{"closed", nil, io.EOF, "connection closed"},
 		{"timeout", nil, os.ErrDeadlineExceeded, "timeout"},
 		{"dns", nil, &net.DNSError{Name: "h"}, "name not resolved"},
+		{"error in an answer", nil, &inference.StatusError{StatusCode: 500}, "HTTP 500"},
+		{"no answer", nil, &inference.StatusError{StatusCode: 200}, "HTTP 200 without an answer"},
 		{"other", nil, errors.New("odd"), "other network failure"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

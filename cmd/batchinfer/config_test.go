@@ -5,10 +5,13 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/httpretry/httpretry/cmd/batchinfer/internal/share"
 )
 
 func TestConfigParse(t *testing.T) {
@@ -18,15 +21,25 @@ inference_gateway_url: https://gw.example/base?api-version=1
 inference_api_key: "sk-12"
 inference_request_timeout: 90s
 inference_max_retries: 0
+inference_headers:
+  X-Tenant: a
+  x-tier: "gold: 1"
 inference_initial_backoff: 250ms
 inference_max_backoff: 1m30s
 inference_backoff_factor: 1.5
 inference_jitter_fraction: 0
+inference_max_retry_after: 2h
+inference_max_outage: 10m
 num_workers: 3
 max_job_concurrency: 7
 `))
-	want := config{"https://gw.example/base?api-version=1", "sk-12", 90 * time.Second, 0, 250 * time.Millisecond, 90 * time.Second, 1.5, 0, 3, 7}
-	if err != nil || c != want {
+	want := config{
+		gatewayURL: "https://gw.example/base?api-version=1", apiKey: "sk-12", requestTimeout: 90 * time.Second,
+		header:         http.Header{"X-Tenant": {"a"}, "X-Tier": {"gold: 1"}},
+		initialBackoff: 250 * time.Millisecond, maxBackoff: 90 * time.Second, backoffFactor: 1.5,
+		maxRetryAfter: 2 * time.Hour, maxOutage: 10 * time.Minute, numWorkers: 3, perWorker: 7,
+	}
+	if err != nil || !reflect.DeepEqual(c, want) {
 		t.Errorf("got %+v, %v, want %+v", c, err, want)
 	}
 	if got := c.client(); got.JitterFraction == 0 || got.JitterFraction > 1e-300 {
@@ -38,7 +51,7 @@ max_job_concurrency: 7
 func TestConfigParseNothing(t *testing.T) {
 	for _, text := range []string{"", "# comment\n", "---\n", "null\n", "{}\n", "\uFEFF{}"} {
 		c := defaultConfig()
-		if err := c.parse("c.yaml", []byte(text)); err != nil || c != defaultConfig() {
+		if err := c.parse("c.yaml", []byte(text)); err != nil || !reflect.DeepEqual(c, defaultConfig()) {
 			t.Errorf("%q: got %+v, %v, want the defaults", text, c, err)
 		}
 	}
@@ -79,7 +92,7 @@ func TestConfig_DocumentedInReadme(t *testing.T) {
 	if documented != len(keys) {
 		t.Errorf("documented keys: got %d, want %d", documented, len(keys))
 	}
-	wantDefaults(t, "README.md", text.String(), len(keys)-2)
+	wantDefaults(t, "README.md", text.String(), len(keys)-10)
 	for _, status := range []int{exitOK, exitFailed, exitUsage, exitInterrupted} {
 		if !strings.Contains(string(readme), fmt.Sprintf("\n| %d | ", status)) {
 			t.Errorf("exit status %d is not documented", status)
@@ -98,8 +111,9 @@ func wantDefaults(t *testing.T, name, text string, lines int) {
 	if got := strings.Count(text, "\n"); got != lines {
 		t.Errorf("documented keys: got %d, want %d", got, lines)
 	}
-	c.gatewayURL, c.apiKey = "", ""
-	if c != defaultConfig() {
+	c.gatewayURL, c.apiKey, c.header = "", "", nil
+	c.queueURL, c.queueJob, c.queueCredentials, c.queueMaxInFlight, c.queueReplicas, c.shared = "", "", "", 0, 0, share.Limits{}
+	if !reflect.DeepEqual(c, defaultConfig()) {
 		t.Errorf("documented: got %+v, want %+v", c, defaultConfig())
 	}
 }
@@ -127,6 +141,9 @@ func TestConfigParseErrors(t *testing.T) {
 		{"overflow", "inference_max_retries: 99999999999999999999", "c.yaml:1: inference_max_retries: is 99999999999999999999: it must be"},
 		{"zero", "max_job_concurrency: 0", "c.yaml:1: max_job_concurrency: is 0: it must be"},
 		{"bool", "num_workers: true", "c.yaml:1: num_workers: must be"},
+		{"queue of another kind", "queue_url: http://q", "c.yaml:1: queue_url: must begin with nats:// or tls:// and a host"},
+		{"no rate", "gateway_requests_per_second: 0", "c.yaml:1: gateway_requests_per_second: is 0: it must be"},
+		{"no attempts", "gateway_max_in_flight: 0", "c.yaml:1: gateway_max_in_flight: is 0: it must be"},
 		{"product", "num_workers: 200\nmax_job_concurrency: 200", "c.yaml:2: num_workers × max_job_concurrency: is 40000: it must be at most 10000"},
 		{"list", "num_workers: [1]", "c.yaml:1: num_workers: is not a single value: it must be"},
 		{"nothing", "num_workers:", "c.yaml:1: num_workers: is empty: it must be"},
@@ -137,13 +154,22 @@ func TestConfigParseErrors(t *testing.T) {
 		{"factor below 1", "inference_backoff_factor: 0.5", "c.yaml:1: inference_backoff_factor: is 0.5: it must be a number from 1 to 1000"},
 		{"factor NaN", "inference_backoff_factor: .nan", "c.yaml:1: inference_backoff_factor: must be"},
 		{"factor infinite", "inference_backoff_factor: .inf", "c.yaml:1: inference_backoff_factor: must be"},
+		{"no blank", "inference_max_retries:5", "c.yaml:1: inference_max_retries: needs a blank after the colon"},
+		{"no blank in a later line", "num_workers: 1\ninference_api_key:sk-1\n", "c.yaml:2: inference_api_key: needs a blank after the colon"},
+		{"no blank in the first of two", "inference_gateway_url:http://h\nnum_workers: 1\n", "c.yaml:1: inference_gateway_url: needs a blank after the colon"},
 		{"jitter above 1", "inference_jitter_fraction: 1.1", "c.yaml:1: inference_jitter_fraction: is 1.1: it must be a number from 0 to 1"},
 		{"url not text", "inference_gateway_url: 8000", "c.yaml:1: inference_gateway_url: is 8000: it must be the URL of a gateway"},
 		{"url without scheme", "inference_gateway_url: gw.example", "c.yaml:1: inference_gateway_url: must begin with http:// or https:// and a host"},
 		{"url without host", "inference_gateway_url: http://:80", "c.yaml:1: inference_gateway_url: must begin with"},
 		{"port too great", "inference_gateway_url: http://h:99999", "c.yaml:1: inference_gateway_url: must have a port from 1 to 65535"},
 		{"port missing", "inference_gateway_url: 'http://h:'", "c.yaml:1: inference_gateway_url: must have a port"},
+		{"fragment", "inference_gateway_url: 'http://h/#pw'", "c.yaml:1: inference_gateway_url: must not have a fragment"},
 		{"url with v1", "inference_gateway_url: http://h/v1", "c.yaml:1: inference_gateway_url: must not end in /v1"},
+		{"headers not a mapping", "inference_headers: 'X-Tenant: a'", "c.yaml:1: inference_headers: must be a mapping of names to values"},
+		{"header with a number", "inference_headers: {X-Tier: 1}", "c.yaml:1: inference_headers: a value is not a string: put it in quotes"},
+		{"header with a blank in its name", "inference_headers: {X Tier: a}", "c.yaml:1: inference_headers: a name is not a token"},
+		{"header that is there twice", "inference_headers: {X-Tier: a, x-tier: b}", "c.yaml:1: inference_headers: a name is there more than once"},
+		{"header of the client", "inference_headers: {content-type: a}", "c.yaml:1: inference_headers: Content-Type is set by the client"},
 		{"several", "a: 1\nnum_workers: 0\n", "c.yaml:1: a: unknown key\nc.yaml:2: num_workers: is 0"},
 		{"second document", "num_workers: 1\n---\nnum_workers: 2\n", "c.yaml:2: a second document"},
 		{"not a mapping", "- num_workers\n", "c.yaml:1: not a mapping of keys to values"},
@@ -215,6 +241,17 @@ func TestConfigErrorsHideKey(t *testing.T) {
 		"inference_gateway_url: http://user:" + key + "@h:99999",
 		"inference_gateway_url: http://user:" + key + "@",
 		"inference_gateway_url: ftp://h?k=" + key,
+		"inference_headers: " + key,
+		"inference_headers: [" + key + "]",
+		"inference_headers: {" + key + "}",
+		"inference_headers: {X-Key " + key + ": a}",
+		"inference_headers: {X-Key: [" + key + "]}",
+		"inference_headers: {[" + key + "]: a}",
+		"inference_headers: {X-Key: !!int " + key + "}",
+		"inference_headers: {Content-Type: " + key + "}",
+		"inference_headers: {X-Key: \"" + key + "\\n\"}",
+		"inference_headers: {X-Key: a, X-Key: " + key + "}",
+		"inference_headers:" + key,
 		"inference_gateway_url: \"http://h\\x01?k=" + key + "\"",
 	} {
 		err := new(config).parse("c.yaml", []byte(text))
@@ -237,10 +274,10 @@ func TestOptionsConfig(t *testing.T) {
 		err      string
 	}{
 		{name: "file", opts: options{configFile: file}, url: "http://file", apiKey: "fromfile", inFlight: 15},
-		{name: "flags", opts: options{configFile: file, url: "http://flag", concurrency: 7}, url: "http://flag", apiKey: "fromfile", inFlight: 7},
+		{name: "flags", opts: options{configFile: file, urls: []string{"http://flag"}, concurrency: 7}, url: "http://flag", apiKey: "fromfile", inFlight: 7},
 		{name: "environment", opts: options{configFile: file}, key: "fromenv\n", url: "http://file", apiKey: "fromenv", inFlight: 15},
-		{name: "no file", opts: options{url: "http://flag"}, key: "fromenv", url: "http://flag", apiKey: "fromenv", inFlight: 16},
-		{name: "bad key", opts: options{url: "http://flag"}, key: "a\nb", err: "INFERENCE_API_KEY: must consist of printable ASCII characters without blanks"},
+		{name: "no file", opts: options{urls: []string{"http://flag"}}, key: "fromenv", url: "http://flag", apiKey: "fromenv", inFlight: 256},
+		{name: "bad key", opts: options{urls: []string{"http://flag"}}, key: "a\nb", err: "INFERENCE_API_KEY: must consist of printable ASCII characters without blanks"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			tt.opts.input = "in"
@@ -265,7 +302,7 @@ func TestOptionsConfig(t *testing.T) {
 func TestKeyIsNeverPrinted(t *testing.T) {
 	const key = `Secret"<0123456789`
 	g := newGateway(t, func(w http.ResponseWriter, r *http.Request, asked int) bool {
-		got := r.Header.Get("Authorization")
+		got := r.Header.Get("Authorization") + r.Header.Get("X-Billing")
 		switch r.Header.Get("X-Request-ID") {
 		case "r0":
 			return fail(w, 401, fmt.Sprintf(`{"error":{"message":%q}}`, "bad key: "+got))
@@ -281,8 +318,9 @@ func TestKeyIsNeverPrinted(t *testing.T) {
 	})
 	out := filepath.Join(t.TempDir(), "out")
 	o := start(t.Context(), map[string]string{apiKeyVariable: key}, nil,
-		"-input", writeFile(t, inputOf(5)), "-output", out, "-url", g.URL, "-v=9", "-config", writeFile(t, fastRetries))
-	o.want(t, exitFailed)
+		"-input", writeFile(t, inputOf(5)), "-output", out, "-url", g.URL, "-v=9", "-header", "X-Billing: account-0123456789",
+		"-config", writeFile(t, fastRetries+"inference_headers: {X-Billing: overridden, X-Tenant: a}"))
+	o.want(t, exitFailed, "-header FIELD")
 	for where, text := range map[string]string{"stdout": o.stdout, "stderr": o.stderr, "output": readFile(t, out)} {
 		if strings.Contains(text, "0123456789") {
 			t.Errorf("%s holds the key:\n%s", where, text)

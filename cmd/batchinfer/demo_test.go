@@ -20,8 +20,8 @@ func TestDemo(t *testing.T) {
 	began := time.Now()
 	o := start(t.Context(), map[string]string{apiKeyVariable: "not used"}, nil)
 	o.want(t, exitOK, "no -input: sending 300 sample requests")
-	if took := time.Since(began); took > 15*time.Second {
-		t.Errorf("took %v, want under 15s", took)
+	if took := time.Since(began); took > time.Minute {
+		t.Errorf("took %v, want under 1m", took)
 	}
 	for _, line := range []string{
 		`(?m)^succeeded +300$`, `(?m)^failed +0$`, `(?m)^saved +[1-9][0-9]+ +requests`,

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/url"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -64,12 +65,18 @@ func inputCases(t *testing.T) []inputCase {
 		{"no model", with("body", `{"messages":[]}`), nil},
 		{"stream off", with("body", `{"messages":[],"stream":false}`), nil},
 		{"completion", completion(`{"prompt":["a"]}`), nil},
+		{"completion with messages", completion(`{"prompt":"","messages":[]}`), nil},
+		{"embeddings", `{"custom_id":"a","method":"POST","url":"/v1/embeddings","body":{"input":"a"}}`, nil},
+		{"query", `{"custom_id":"a","method":"POST","url":"/v1/score?user=1","body":{"text_1":"a","text_2":"b"}}`, nil},
+		{"GET without a body", `{"custom_id":"a","method":"GET","url":"/v1/models/m"}`, nil},
+		{"GET with a body", with("method", `"GET"`), nil},
 
 		{"empty", "", []string{"in.jsonl: no request in it"}},
 		{"not JSON", chatLine("a") + "\n{oops\n", []string{"in.jsonl:2: not valid JSON at byte 2: invalid character 'o'"}},
 		{"cut off", chatLine("a") + "\n" + chatLine("b")[:50], []string{"in.jsonl:2: not valid JSON at byte 50: unexpected end"}},
 		{"two objects", "{}{}", []string{"in.jsonl:1: not valid JSON at byte 3"}},
-		{"a list", "[1]", []string{"in.jsonl:1: not a JSON object"}},
+		{"a list", "[1]", []string{"in.jsonl:1: is a JSON array, and must be a JSON object in each line"}},
+		{"a list in a later line", chatLine("a") + "\n[1]", []string{"in.jsonl:2: not a JSON object"}},
 		{"null", "null", []string{"in.jsonl:1: not a JSON object"}},
 		{"not UTF-8", "{\"custom_id\":\"\xff\"}", []string{"in.jsonl:1: not valid UTF-8"}},
 		{"all missing", "\n{}", []string{
@@ -79,16 +86,18 @@ func inputCases(t *testing.T) []inputCase {
 		{"id null", with("custom_id", "null"), []string{"in.jsonl:1: custom_id: not a string"}},
 		{"id empty", with("custom_id", `""`), []string{"in.jsonl:1: custom_id: empty"}},
 		{"id too long", with("custom_id", `"`+strings.Repeat("x", 513)+`"`), []string{"in.jsonl:1: custom_id: longer than 512 bytes"}},
-		{"GET", with("method", `"GET"`), []string{`in.jsonl:1: method: is "GET": it must be POST`}},
-		{"embeddings", with("url", `"/v1/embeddings"`), []string{`in.jsonl:1: url: is "/v1/embeddings": it must be /v1/chat/completions or /v1/completions`}},
-		{"long url", with("url", `"`+strings.Repeat("x", 500)+`"`), []string{`in.jsonl:1: url: is "` + strings.Repeat("x", 60) + `"…: it must be`}},
+		{"unknown method", with("method", `"post"`), []string{`in.jsonl:1: method: is "post": it must be one of POST, GET, PUT, PATCH, DELETE`}},
+		{"long url", with("url", `"`+strings.Repeat("x", 500)+`"`), []string{`in.jsonl:1: url: is "` + strings.Repeat("x", 60) + `"…: it must be a path that begins with a slash, such as /v1/chat/completions`}},
+		{"url of another host", with("url", `"https://other.test/v1/embeddings"`), []string{`in.jsonl:1: url: is "https://other.test/v1/embeddings": it must be a path`}},
+		{"url above the base path", with("url", `"/v1/../../admin"`), []string{`in.jsonl:1: url: is "/v1/../../admin": it must not have the segments "." and ".."`}},
+		{"url with a line break", with("url", `"/v1/\r\nA: b"`), []string{`in.jsonl:1: url: is "/v1/\r\nA: b": it must be a path`}},
 		{"body missing", with("body", ""), []string{"in.jsonl:1: body: missing"}},
 		{"body a string", with("body", `"{}"`), []string{"in.jsonl:1: body: not a JSON object"}},
 		{"body null", with("body", `null`), []string{"in.jsonl:1: body: not a JSON object"}},
 		{"model a number", with("body", `{"model":1,"messages":[]}`), []string{"in.jsonl:1: body.model: not a string"}},
 		{"chat without messages", with("body", `{"prompt":""}`), []string{"in.jsonl:1: body.messages: missing, and /v1/chat/completions needs it"}},
 		{"completion without prompt", completion(`{}`), []string{"in.jsonl:1: body.prompt: missing, and /v1/completions needs it"}},
-		{"completion with messages", completion(`{"prompt":"","messages":[]}`), []string{"in.jsonl:1: body.messages: /v1/completions does not take it"}},
+		{"POST without a body", `{"custom_id":"a","method":"POST","url":"/v1/x"}`, []string{"in.jsonl:1: body: missing"}},
 		{"repeated key in the line", `{"custom_id":"a",` + chatLine("b")[1:], []string{`in.jsonl:1: key "custom_id" is there more than once`}},
 		{"repeated body", chatLine("a") + "\n" + strings.TrimSuffix(chatLine("b"), "}") + `,"body":{}}`, []string{`in.jsonl:2: key "body" is there more than once`}},
 		{"repeated key, escaped", with("body", `{"messages":[],"n":{"n":1},"\u006e":2}`), []string{`in.jsonl:1: body: key "n" is there more than once`}},
@@ -144,7 +153,8 @@ func TestInputReadError(t *testing.T) {
 	in.src = struct {
 		io.Reader
 		io.Seeker
-	}{io.MultiReader(strings.NewReader(inputOf(2)), iotest.ErrReader(broken)), strings.NewReader("")}
+		io.ReaderAt
+	}{io.MultiReader(strings.NewReader(inputOf(2)), iotest.ErrReader(broken)), strings.NewReader(""), strings.NewReader("")}
 	if err := in.check(t.Context()); !errors.Is(err, broken) || !strings.HasPrefix(err.Error(), "in.jsonl:3: ") {
 		t.Errorf("got %v, want %v with the line", err, broken)
 	}
@@ -162,7 +172,8 @@ func TestInputCheck_InterruptedInLine(t *testing.T) {
 	in.src = struct {
 		io.Reader
 		io.Seeker
-	}{io.MultiReader(in.src, endFunc(cancel)), in.src}
+		io.ReaderAt
+	}{io.MultiReader(in.src, endFunc(cancel)), in.src, in.src}
 	if err := in.check(ctx); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v, want %v", err, context.Canceled)
 	}
@@ -201,13 +212,19 @@ func TestInputChanged(t *testing.T) {
 func TestHeaderSafe(t *testing.T) {
 	for _, tt := range []struct{ id, want string }{
 		{"request-1", "request-1"},
-		{"a/b?c=d%20", "a/b?c=d%20"},
-		{"a b", "a+b"},
+		{"a/b?c=d", "a/b?c=d"},
+		{"100%", "100%25"},
+		{"a b", "a%20b"},
+		{"a%20b", "a%2520b"},
+		{"a+b", "a+b"},
 		{"a\nb", "a%0Ab"},
 		{"é", "%C3%A9"},
 	} {
 		if got := headerSafe(tt.id); got != tt.want {
 			t.Errorf("headerSafe(%q): got %q, want %q", tt.id, got, tt.want)
+		}
+		if got, err := url.PathUnescape(tt.want); got != tt.id {
+			t.Errorf("%q stands for %q, %v, want only %q", tt.want, got, err, tt.id)
 		}
 	}
 }

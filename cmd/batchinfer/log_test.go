@@ -61,10 +61,14 @@ func TestStandardLogIsSilent(t *testing.T) {
 
 func TestRunLogsRetries(t *testing.T) {
 	g := newGateway(t, func(w http.ResponseWriter, _ *http.Request, asked int) bool {
+		if asked == 2 {
+			panic(http.ErrAbortHandler)
+		}
 		return asked == 1 && fail(w, 429, "")
 	})
+	lost := regexp.MustCompile(`(?m)^I.*"inference attempt failed, retrying" request_id="r0" delay="[0-9.]+[mµ]?s" attempt=2 max=3 category="SERVER_ERROR"$`)
 	in, config := writeFile(t, inputOf(1)), writeFile(t, fastRetries)
-	line := regexp.MustCompile(`(?m)^I.*request_id="r0" delay="[0-9.]+[mµ]s" attempt=1 max=3 category="RATE_LIMIT"$`)
+	line := regexp.MustCompile(`(?m)^I.*retrying" status=429 request_id="r0" delay="[0-9.]+[mµ]?s" attempt=1 max=3 category="RATE_LIMIT"$`)
 	for _, tt := range []struct {
 		flag string
 		want bool
@@ -72,8 +76,8 @@ func TestRunLogsRetries(t *testing.T) {
 		g.forget()
 		o := startPlain(t, "-input", in, "-output", filepath.Join(t.TempDir(), "out"), "-url", g.URL, "-config", config, tt.flag)
 		o.want(t, exitOK)
-		if got := line.MatchString(o.stderr); got != tt.want {
-			t.Errorf("%s: a line for the retry: got %t, want %t:\n%s", tt.flag, got, tt.want, o.stderr)
+		if got := line.MatchString(o.stderr) && lost.MatchString(o.stderr); got != tt.want {
+			t.Errorf("%s: a line for each retry: got %t, want %t:\n%s", tt.flag, got, tt.want, o.stderr)
 		}
 		if !tt.want && o.stderr != "" {
 			t.Errorf("%s: stderr: got %q, want nothing", tt.flag, o.stderr)

@@ -6,12 +6,15 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -24,11 +27,35 @@ import (
 // for tests that need a process of its own.
 const asMain = "BATCHINFER_TEST_MAIN"
 
+// asGateway is the environment variable that makes the test binary a gateway that
+// returns the same answer to each request, until its standard input ends.
+const asGateway = "BATCHINFER_TEST_GATEWAY"
+
+// ofServer are goroutines of nats-server that may stay when two clients make the same
+// stream at the same time, and the server then shuts down.
+var ofServer = []goleak.Option{
+	goleak.IgnoreTopFunction("github.com/nats-io/nats-server/v2/server.(*fileStore).flushStreamStateLoop"),
+	goleak.IgnoreTopFunction("github.com/nats-io/nats-server/v2/server/ats.Register.func1"),
+}
+
 func TestMain(m *testing.M) {
-	if os.Getenv(asMain) != "" {
+	switch {
+	case os.Getenv(asMain) != "":
 		main()
+	case os.Getenv(asGateway) != "":
+		serveGateway()
+	case os.Getenv(asServer) != "":
+		serveNATS()
+	case os.Getenv(asNoop) != "":
+		workForNothing()
 	}
-	goleak.VerifyTestMain(m)
+	// Tests that wait for servers and processes run at the same time, more of them than
+	// there are processors: that saves a minute.
+	flag.Parse()
+	if err := flag.Set("test.parallel", "8"); err != nil {
+		panic(err)
+	}
+	goleak.VerifyTestMain(m, ofServer...)
 }
 
 // An outcome is the result of a run of the program.
@@ -78,7 +105,7 @@ func newGateway(t *testing.T, handle func(w http.ResponseWriter, r *http.Request
 		g.mu.Lock()
 		g.asked[id]++
 		asked := g.asked[id]
-		g.body[id] = r.URL.Path + " " + string(body)
+		g.body[id] = r.URL.RequestURI() + " " + string(body)
 		g.mu.Unlock()
 		if handle == nil || !handle(w, r, asked) {
 			fmt.Fprintf(w, "{\"echo\": %q}\n", id)
@@ -88,12 +115,42 @@ func newGateway(t *testing.T, handle func(w http.ResponseWriter, r *http.Request
 	return g
 }
 
+// serveGateway is the main function of the gateway's process.
+func serveGateway() {
+	answer := `{"id":"chatcmpl-1","object":"chat.completion","created":1700000000,"model":"small","choices":[{"index":0,"message":` +
+		`{"role":"assistant","content":"` + strings.Repeat(`Two plus two is \"four\", as every honest calculator in the world will tell you.\n`, 15) + `","refusal":null},"logprobs":null,"finish_reason":"stop"}],` +
+		`"usage":{"prompt_tokens":500,"completion_tokens":300,"total_tokens":800}}`
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		panic(err)
+	}
+	go http.Serve(l, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body)
+		w.Header().Set("Content-Type", "application/json")
+		io.WriteString(w, answer)
+	}))
+	fmt.Printf("http://%s\n", l.Addr())
+	io.Copy(io.Discard, os.Stdin)
+	os.Exit(0)
+}
+
 func (g *gateway) requests() int {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	n := 0
 	for _, asked := range g.asked {
 		n += asked
+	}
+	return n
+}
+
+// again returns the number of requests beyond the first of each id.
+func (g *gateway) again() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	n := 0
+	for _, asked := range g.asked {
+		n += asked - 1
 	}
 	return n
 }
@@ -183,7 +240,7 @@ func TestRun(t *testing.T) {
 		chatLine("plain"),
 		"",
 		chatLine("later") + "\r",
-		`{"custom_id":"numbers","method":"POST","url":"/v1/completions","body":{"prompt":"<&>","seed":9007199254740993,"x":1e400,"y":0.10}}`,
+		`{"custom_id":"numbers","method":"POST","url":"/v1/completions","body":{ "prompt":"<&\u003e", "seed":9007199254740993,"x":1e400,"y":0.10}}`,
 		chatLine("bad"),
 		chatLine("down"),
 		chatLine("gone"),
@@ -202,17 +259,59 @@ func TestRun(t *testing.T) {
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if got, want := g.body["numbers"], `/v1/completions {"prompt":"\u003c\u0026\u003e","seed":9007199254740993,"x":1e400,"y":0.10}`; got != want {
-		t.Errorf("body as it was sent:\ngot  %s\nwant %s (no digit lost)", got, want)
+	if got, want := g.body["numbers"], `/v1/completions { "prompt":"<&\u003e", "seed":9007199254740993,"x":1e400,"y":0.10}`; got != want {
+		t.Errorf("body as it was sent:\ngot  %s\nwant %s, as in the input", got, want)
 	}
 	wantFailures(t, answers)
 	for _, line := range []string{
 		"requests              7\n", "succeeded             4\n", "failed                3   SERVER_ERROR: 2, INVALID_REQ: 1\n",
-		"a request; 4 took 1, 1 took 2, 2 took 4\n", "HTTP 503: 4, connection closed: 3\n",
+		"a request; 4 took 1, 1 took 2, 2 took 8\n", "HTTP 503: 7, connection closed: 6\n",
 		"saved                 1   requests", "output                    " + out,
 	} {
 		if !strings.Contains(o.stdout, line) {
 			t.Errorf("the summary does not have %q:\n%s", line, o.stdout)
+		}
+	}
+}
+
+// Requests of a batch file go to their own url, with the headers of the config and
+// the command line.
+func TestRun_AnyURL(t *testing.T) {
+	answers := map[string]string{
+		"/gw/v1/embeddings":     `{"object":"list","data":[{"embedding":[0.25]}]}`,
+		"/gw/v1/responses":      `{"object":"response","output":[],"error":null}`,
+		"/gw/v1/moderations":    `{"results":[]}`,
+		"/gw/v1/rerank?top_n=1": `{"results":[{"index":0}]}`,
+		"/gw/v1/score":          `{"data":[]}`,
+		"/gw/v1/models/a%2Fb":   `{"id":"a/b"}`,
+	}
+	g := newGateway(t, func(w http.ResponseWriter, r *http.Request, _ int) bool {
+		if got := r.Header; got.Get("X-Tenant") != "a" || got.Get("X-Tier") != "gold" {
+			t.Errorf("got the header %v, want that of the config and of the command line", got)
+		}
+		return fail(w, 200, answers[r.URL.RequestURI()])
+	})
+	var lines strings.Builder
+	for url := range answers {
+		method, body := "POST", `,"body":{"model":"m", "input":"a"}`
+		if strings.Contains(url, "models") {
+			method, body = "GET", ""
+		}
+		fmt.Fprintf(&lines, `{"custom_id":%q,"method":%q,"url":%q%s}`+"\n", url, method, strings.TrimPrefix(url, "/gw"), body)
+	}
+	out := filepath.Join(t.TempDir(), "out")
+	startPlain(t, "-input", writeFile(t, lines.String()), "-output", out, "-url", g.URL+"/gw", "-header", "x-tier: gold",
+		"-config", writeFile(t, "inference_headers:\n  X-Tenant: a\n  X-Tier: silver\n")).want(t, exitOK)
+	for id, a := range answersIn(t, out) {
+		if string(a.Response.Body) != answers[id] {
+			t.Errorf("%s: got %s, want %s", id, a.Response.Body, answers[id])
+		}
+		want := id + ` {"model":"m", "input":"a"}`
+		if strings.Contains(id, "models") {
+			want = id + " "
+		}
+		if got := g.body[headerSafe(id)]; got != want {
+			t.Errorf("got the request %s, want %s", got, want)
 		}
 	}
 }
@@ -260,7 +359,10 @@ func TestRunRefuses(t *testing.T) {
 		want string
 	}{
 		{"unknown flag", []string{"-frob"}, "-frob"},
-		{"argument", []string{"in.jsonl"}, `unexpected argument "in.jsonl"`},
+		{"unknown command", []string{"in.jsonl"}, `unknown command "in.jsonl": must be one of cancel, join, status, work`},
+		{"empty command", []string{"", "-input", in}, `unknown command ""`},
+		{"secret as a command", []string{"http://me:secret@localhost"}, `unknown command "URL"`},
+		{"argument", []string{"-input", in, "-output", out, "in.jsonl"}, `unexpected argument "in.jsonl"`},
 		{"no input", []string{"-url", g.URL}, "-input is missing"},
 		{"empty input name", []string{"-input", "", "-output", out}, "-input: empty"},
 		{"empty names", []string{"-concurrency", "3", "-input", "", "-output", ""}, "-input: empty"},
@@ -270,6 +372,13 @@ func TestRunRefuses(t *testing.T) {
 		{"no gateway", []string{"-input", in, "-output", out}, "no gateway"},
 		{"bad url", []string{"-input", in, "-output", out, "-url", "localhost:80"}, "-url: must begin with http"},
 		{"url with v1", []string{"-input", in, "-output", out, "-url", g.URL + "/v1/"}, "-url: must not end in /v1"},
+		{"no rate", []string{"-rps", "0"}, "not a number above 0"},
+		{"rate not a number", []string{"-rps=NaN"}, "not a number above 0"},
+		{"no tokens", []string{"-tpm", "0"}, "-tpm is 0"},
+		{"empty summary", []string{"-input", in, "-output", out, "-url", g.URL, "-summary", ""}, "-summary: empty"},
+		{"JSON array", []string{"-input", writeFile(t, " [\n{}]"), "-output", out, "-url", g.URL}, ":1: is a JSON array, and must be a JSON object in each line: jq -c '.[]' converts it\n"},
+		{"UTF-16", []string{"-input", writeFile(t, "\xff\xfe{\x00}\x00\n\x00"), "-output", out, "-url", g.URL}, ":1: is UTF-16, and must be UTF-8: iconv -f UTF-16 -t UTF-8 converts it\n"},
+		{"UTF-16 without mark", []string{"-input", writeFile(t, "\x00{\x00}\x00\n"), "-output", out, "-url", g.URL}, ":1: is UTF-16"},
 		{"no concurrency", []string{"-concurrency", "0"}, "-concurrency is 0"},
 		{"huge concurrency", []string{"-concurrency", "10001"}, "from 1 to 10000"},
 		{"negative verbosity", []string{"-v", "-1"}, "-v is -1"},
@@ -433,7 +542,8 @@ func TestRun_DiscardsRemovedWhenItSucceeds(t *testing.T) {
 			})
 			url := cmp.Or(tt.url, g.URL)
 			out := writeFile(t, okLine("r0")+failedLine("r1")+`{"id":"batch_r`)
-			o := start(ctx, nil, nil, "-input", writeFile(t, inputOf(2)), "-output", out, "-url", url, "-config", writeFile(t, fastRetries))
+			o := start(ctx, nil, nil, "-input", writeFile(t, inputOf(2)), "-output", out, "-url", url,
+				"-config", writeFile(t, fastRetries+"inference_max_outage: 1s\n"))
 			o.want(t, tt.status, "removed the last line, which was cut off after 14 bytes; "+out+".batchinfer-removed has them until")
 			kept, _ := os.ReadFile(out + ".batchinfer-removed")
 			if want := failedLine("r1") + `{"id":"batch_r`; tt.status != exitOK && string(kept) != want {
@@ -480,8 +590,96 @@ func TestRunRedirected(t *testing.T) {
 	}
 }
 
+// The help has all flags, keys and exit statuses, with defaults.
 func TestRunHelp(t *testing.T) {
-	startPlain(t, "-h").want(t, exitOK, "usage: batchinfer", "-concurrency N")
+	o := startPlain(t, "-h")
+	o.want(t, exitOK, "usage: batchinfer", "-concurrency N", "-rps N", "-tpm N", "-summary FILE", "-version", "(default 256)",
+		"\n  130  a signal stopped the run\n", "docs/batch.md")
+	var defaults strings.Builder
+	for key := range keys {
+		i := strings.Index(o.stderr, "\n  "+key+" ")
+		if i < 0 {
+			t.Errorf("the help does not have the key %s", key)
+			continue
+		}
+		text, _, _ := strings.Cut(o.stderr[i:], ")")
+		if _, value, _ := strings.Cut(text, "("); value != "no default" && value != "none" {
+			defaults.WriteString(key + ": " + value + "\n")
+		}
+	}
+	c := defaultConfig()
+	if err := c.parse("help", []byte(defaults.String())); err != nil || !reflect.DeepEqual(c, defaultConfig()) {
+		t.Errorf("the defaults in the help: got %+v, %v, want %+v", c, err, defaultConfig())
+	}
+}
+
+func TestRunVersion(t *testing.T) {
+	o := startPlain(t, "-version")
+	if o.want(t, exitOK); !strings.HasPrefix(o.stdout, "batchinfer ") || !strings.Contains(o.stdout, " go1.") || strings.Count(o.stdout, "\n") != 1 {
+		t.Errorf("got %q, want a line with both versions", o.stdout)
+	}
+}
+
+// The summary is also written as JSON, whether or not the run succeeds.
+func TestRun_WritesSummary(t *testing.T) {
+	g := newGateway(t, func(w http.ResponseWriter, r *http.Request, asked int) bool {
+		switch {
+		case r.Header.Get("X-Request-ID") == "r1":
+			return fail(w, 400, "no")
+		case asked == 1:
+			return fail(w, 500, "")
+		}
+		return fail(w, 200, `{"choices":[{"text":"x"}],"usage":{"prompt_tokens":1,"total_tokens":7}}`)
+	})
+	name := filepath.Join(t.TempDir(), "summary.json")
+	args := []string{"-input", writeFile(t, inputOf(4)), "-output", filepath.Join(t.TempDir(), "out"), "-url", g.URL,
+		"-config", writeFile(t, fastRetries), "-summary", name}
+	startPlain(t, args...).want(t, exitFailed)
+	var got struct {
+		ExitStatus                                int `json:"exit_status"`
+		Requests, Answered, Failed, Saved, Tokens int
+		Failures, Retries                         map[string]int
+		Seconds                                   float64
+	}
+	if err := json.Unmarshal([]byte(readFile(t, name)), &got); err != nil {
+		t.Fatal(err)
+	}
+	if got.ExitStatus != exitFailed || got.Requests != 4 || got.Answered != 3 || got.Failed != 1 || got.Saved != 3 || got.Tokens != 21 ||
+		got.Failures["INVALID_REQ"] != 1 || got.Retries["HTTP 500"] != 3 || got.Seconds <= 0 {
+		t.Errorf("got %+v, want the figures of the run: %s", got, readFile(t, name))
+	}
+}
+
+// A file for the summary that can't be written, or is needed for something else, is
+// found before the first request is sent.
+func TestRun_ChecksSummaryFile(t *testing.T) {
+	g := newGateway(t, nil)
+	dir := t.TempDir()
+	in, out, cfg := writeFile(t, inputOf(2)), writeFile(t, okLine("r0")), writeFile(t, fastRetries)
+	link := filepath.Join(dir, "link")
+	if err := os.Symlink(in, link); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct{ name, file, want string }{
+		{"the input", in, "is another file of the run"},
+		{"links to the input", link, "is another file of the run"},
+		{"the output", out, "is another file of the run"},
+		{"the config", cfg, "is another file of the run"},
+		{"in no directory", filepath.Join(dir, "no", "summary.json"), "no such file"},
+		{"a directory", dir, "not a regular file"},
+		{"a device", os.DevNull, "not a regular file"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			o := startPlain(t, "-input", in, "-output", out, "-url", g.URL, "-config", cfg, "-summary", tt.file)
+			o.want(t, exitUsage, "-summary: ", tt.want)
+		})
+	}
+	if got := readFile(t, in) + readFile(t, out) + readFile(t, cfg); got != inputOf(2)+okLine("r0")+fastRetries {
+		t.Errorf("a file was changed: got %q", got)
+	}
+	if g.requests() > 0 {
+		t.Error("a request was sent")
+	}
 }
 
 func TestRunStdin(t *testing.T) {
@@ -530,7 +728,7 @@ func TestRunInterrupted(t *testing.T) {
 	began := time.Now()
 	o := start(ctx, nil, nil, "-input", in, "-output", out, "-url", g.URL, "-concurrency", "4")
 	o.want(t, exitInterrupted, "interrupted: 1 of 20 requests are answered", "-input "+in+` -output '`+strings.ReplaceAll(out, "'", `'\''`)+`' -url`)
-	if took := time.Since(began); took > 5*time.Second {
+	if took := time.Since(began); took > 30*time.Second {
 		t.Errorf("took %v to stop, want less", took)
 	}
 	if answers := answersIn(t, out); len(answers) != 1 {
@@ -552,13 +750,15 @@ func TestHowToGoOn(t *testing.T) {
 		{"stdin", []string{"-input", "-", "-output", "c"}, "to go on, give the same input to:\n  batchinfer -input - -output c"},
 		{"password", []string{"-input", "a", "-output", "c", "-url", "http://me:pw@h"}, "to go on:\n  batchinfer -input a -output c -url URL"},
 		{"query", []string{"-input", "a", "-output", "c", "-url=http://h?key=pw"}, "to go on:\n  batchinfer -input a -output c -url=URL"},
-		{"fragment", []string{"-input", "a", "-output", "c", "--url=http://h/#pw"}, "to go on:\n  batchinfer -input a -output c --url=URL"},
+		{"earlier fragment", []string{"--url=http://h/#pw", "-input", "a", "-output", "c", "-url", "http://h"}, "to go on:\n  batchinfer --url=URL -input a -output c -url http://h"},
 		{"earlier password", []string{"-url", "http://me:pw@h", "-input", "a", "-output", "c", "-url", "http://h"}, "to go on:\n  batchinfer -url URL -input a -output c -url http://h"},
 		{"earlier query", []string{"-url=http://h?key=pw", "-input", "a", "-output", "c", "-url", "http://h"}, "to go on:\n  batchinfer -url=URL -input a -output c -url http://h"},
 		{"several passwords", []string{"-url", "http://me:pw@h", "-url=http://me:pw2@h", "--url", "http://me:p w@h", "-input", "a", "-output", "c", "-url=http://me:pw@h"}, "to go on:\n  batchinfer -url URL -url=URL --url URL -input a -output c -url=URL"},
 		{"earlier without scheme", []string{"-url", "me:pw@h", "-input", "a", "-output", "c", "-url", "http://h"}, "to go on:\n  batchinfer -url URL -input a -output c -url http://h"},
 		{"earlier that is a key", []string{"-url", "sk-pw", "-input", "a", "-output", "c", "-url", "http://h"}, "to go on:\n  batchinfer -url URL -input a -output c -url http://h"},
 		{"impossible URL", []string{"-url", "http://me:pw@h:x%", "-input", "a", "-output", "c", "-url", "http://h"}, "to go on:\n  batchinfer -url URL -input a -output c -url http://h"},
+		{"header", []string{"-header", "X-Key: pw", "-header=X-Key: a=pw", "-input", "a", "-output", "c"}, "to go on:\n  batchinfer -header FIELD -header=FIELD -input a -output c"},
+		{"header with a hyphen", []string{"-header", "-X-Key: a=pw", "-input", "a", "-output", "c"}, "to go on:\n  batchinfer -header FIELD -input a -output c"},
 		{"sample", nil, "the sample run starts over each time; to go on needs -input and -output"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -584,6 +784,12 @@ func TestParseOptions_HidesPasswords(t *testing.T) {
 		{"-url", "http://me:p4ss@h", "-url"},
 		{"--=http://me:p4ss@h"},
 		{"-http://me:p4ss@h"},
+		{"-input", "a", "-output", "b", "-header", "X-Key p4ss"},
+		{"-input", "a", "-output", "b", "-header", "X-Key:", "p4ss"},
+		{"-input", "a", "-output", "b", "-header", "X Key p4ss: a"},
+		{"-input", "a", "-output", "b", "-header=Content-Type: p4ss"},
+		{"-input", "a", "-output", "b", "-header", "X-Key: \"p4ss\r\nA: b"},
+		{"-header", "X-Key: p4ss"},
 	} {
 		var stderr bytes.Buffer
 		if _, err := parseOptions(process{args: args, stderr: &stderr}); err == nil {

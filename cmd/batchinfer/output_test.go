@@ -56,7 +56,7 @@ func TestOutputGoesOn(t *testing.T) {
 	for _, tt := range []struct {
 		name     string
 		text     string
-		want     string // what the file holds then
+		want     string // the content of the file
 		answered int
 		dropped  int
 	}{
@@ -90,7 +90,7 @@ func TestOutputGoesOn(t *testing.T) {
 			if got := len(unansweredIDs(t, in)); got != 10-tt.answered {
 				t.Errorf("unanswered: got %d, want %d", got, 10-tt.answered)
 			}
-			if err := o.write(answer{ID: "x", CustomID: "r9", Error: &failure{}}); err != nil {
+			if _, err := o.write(result{answer: answer{ID: "x", CustomID: "r9", Error: &failure{}}}); err != nil {
 				t.Fatal(err)
 			}
 			added := `{"id":"x","custom_id":"r9","response":null,"error":{"code":"","message":""}}` + "\n"
@@ -115,7 +115,8 @@ func TestOutputTorn(t *testing.T) {
 			t.Fatal(err)
 		}
 		for key, e := range in.index {
-			in.index[key] = entry{line: e.line}
+			e.answered = 0
+			in.index[key] = e
 		}
 		o, err := openOutput(t.Context(), name, in)
 		if err != nil {
@@ -243,7 +244,7 @@ func TestOutput_KeepsRemovedOfEarlierRuns(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := o.write(answer{ID: "batch_req_1", CustomID: "r2", Error: &failure{}}); err != nil {
+	if _, err := o.write(result{answer: answer{ID: "batch_req_1", CustomID: "r2", Error: &failure{}}}); err != nil {
 		t.Fatal(err)
 	}
 	failed := strings.TrimPrefix(readFile(t, name), okLine("r1"))
@@ -414,7 +415,7 @@ func TestOutput_ToleratesNewModTime(t *testing.T) {
 	if err := os.Chtimes(name, time.Time{}, time.Unix(1, 0)); err != nil {
 		t.Fatal(err)
 	}
-	if err := o.write(answer{ID: "batch_req_1", CustomID: "r2", Error: &failure{}}); err != nil {
+	if _, err := o.write(result{answer: answer{ID: "batch_req_1", CustomID: "r2", Error: &failure{}}}); err != nil {
 		t.Errorf("after a touch: %v", err)
 	}
 }
@@ -455,7 +456,7 @@ func TestOutput_WriteFindsChange(t *testing.T) {
 	if err := os.Chtimes(name, time.Time{}, o.modTime.Add(2*time.Second)); err != nil {
 		t.Fatal(err)
 	}
-	if err := o.write(answer{ID: "batch_req_1", CustomID: "r2", Error: &failure{}}); !errors.Is(err, errOutputChanged) {
+	if _, err := o.write(result{answer: answer{ID: "batch_req_1", CustomID: "r2", Error: &failure{}}}); !errors.Is(err, errOutputChanged) {
 		t.Errorf("got %v, want %v", err, errOutputChanged)
 	}
 }
@@ -502,11 +503,11 @@ func TestOutputLine(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	body := json.RawMessage("{\n  \"n\": 9007199254740993,\n  \"s\": \"<é\\u2028>\"\n}\n")
-	if err := o.write(answer{ID: "b", CustomID: "r\n1", Response: &response{200, "q", body}}); err != nil {
+	body := json.RawMessage("{\n  \"n\": 9007199254740993,\n\t\"s\" : \"<é \\\" \u2028\u2029\u0085 \\\\\",\r\n  \"â\": \"\u2027\u0084\u20AC\"\n}\n")
+	if _, err := o.write(result{answer: answer{ID: "b", CustomID: "r\n1", Response: &response{200, "q", body}}}); err != nil {
 		t.Fatal(err)
 	}
-	want := `{"id":"b","custom_id":"r\n1","response":{"status_code":200,"request_id":"q","body":{"n":9007199254740993,"s":"<é\u2028>"}},"error":null}` + "\n"
+	want := `{"id":"b","custom_id":"r\n1","response":{"status_code":200,"request_id":"q","body":{"n":9007199254740993,"s":"<é \" \u2028\u2029\u0085 \\","â":"` + "\u2027\u0084\u20AC" + `"}},"error":null}` + "\n"
 	if got := readFile(t, name); got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
@@ -528,7 +529,7 @@ func TestOutputIsReadable(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := o.write(answer{ID: "b", CustomID: "r1", Response: &response{200, "r1", asJSON(body)}}); err != nil {
+			if _, err := o.write(result{answer: answer{ID: "b", CustomID: "r1", Response: &response{200, "r1", asJSON(body)}}}); err != nil {
 				t.Fatal(err)
 			}
 			if err := o.Close(); err != nil {
@@ -585,9 +586,9 @@ func TestOutputReplacedBeforeLocked(t *testing.T) {
 				}
 				id := fmt.Sprintf("r%d", i)
 				if in.index[digestOf(id)].answered == 0 {
-					o.write(answer{ID: "b", CustomID: id, Response: &response{200, id, []byte("{}")}})
+					o.write(result{answer: answer{ID: "b", CustomID: id, Response: &response{200, id, []byte("{}")}}})
 				}
-				o.write(answer{ID: "b", CustomID: id, Error: &failure{}}) // makes the next run replace the file
+				o.write(result{answer: answer{ID: "b", CustomID: id, Error: &failure{}}}) // makes the next run replace the file
 				if err := o.Close(); err != nil {
 					t.Errorf("run %d: %v", i, err)
 				}

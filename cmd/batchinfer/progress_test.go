@@ -9,6 +9,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unicode/utf8"
 
 	"github.com/httpretry/httpretry"
 )
@@ -50,18 +51,92 @@ func TestProgressLastFailure(t *testing.T) {
 				Request: httptest.NewRequest("POST", "/", nil).WithContext(withTally(t.Context(), &tally{live: s.live})),
 				Err:     &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}, Number: 1,
 			}, httpretry.Decision{Retry: true})
-			return troubles(s)
+			return strings.Join(s.status(time.Now()), ", ")
 		}
 		if got, want := note(), "0 failed, 1 retries"; got != want {
 			t.Errorf("at once: got %q, want %q", got, want)
 		}
 		time.Sleep(10 * time.Second)
-		if got, want := note(), "0 failed, 2 retries; last failure: connection refused"; got != want {
+		if got, want := note(), "0 failed, 2 retries, last failure: connection refused"; got != want {
 			t.Errorf("after 10 seconds: got %q, want %q", got, want)
 		}
 		s.add(result{})
-		if got, want := note(), "0 failed, 3 retries"; got != want {
-			t.Errorf("after an answer: got %q, want %q", got, want)
+		if got := note(); strings.Contains(got, "last failure") {
+			t.Errorf("after an answer: got %q, want no failure", got)
+		}
+	})
+}
+
+// While all requests wait, their number and the time of the next attempt are shown,
+// and no estimate.
+func TestProgress_AllWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSummary(900, 0, "")
+		s.add(result{})
+		time.Sleep(10 * time.Second)
+		s.traffic = func() traffic { return traffic{limit: 64, waiting: 64, next: time.Now().Add(42 * time.Second)} }
+		if got := s.status(time.Now()); got[0] != "64 wait, next attempt in 42 s" {
+			t.Errorf("got %q, want the wait first", got)
+		}
+		s.traffic = func() traffic { return traffic{limit: 64, waiting: 63, flying: 1} }
+		if got := s.status(time.Now()); strings.Contains(got[0], "wait") {
+			t.Errorf("with an attempt under way: got %q, want no wait", got)
+		}
+	})
+}
+
+// The estimate follows the rate of the last minute.
+func TestProgress_EstimateIsThatOfLastMinute(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSummary(10_000, 0, "")
+		for range 600 { // a slow beginning of ten minutes
+			time.Sleep(time.Second)
+			s.add(result{tokens: 5})
+		}
+		for range 61 {
+			for range 10 {
+				time.Sleep(100 * time.Millisecond)
+				s.add(result{tokens: 50})
+			}
+		}
+		texts := strings.Join(s.status(time.Now()), ", ")
+		if !strings.HasPrefix(texts, "14 m 3") || !strings.Contains(texts, ", 10.0/s, 5") || !strings.Contains(texts, " tokens/s") {
+			t.Errorf("got %q, want 8790 requests at 10 a second and 50 tokens each", texts)
+		}
+		time.Sleep(2 * time.Minute)
+		if got := s.status(time.Now())[0]; strings.Contains(got, "left") {
+			t.Errorf("after two minutes without an answer: got %q, want no estimate", got)
+		}
+	})
+}
+
+// The bar fits the width of the terminal, whatever it shows, and uses no second line.
+func TestBar_FitsWidth(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var buf bytes.Buffer
+		s := newSummary(1_000_000, 0, "")
+		s.failed["UNKNOWN"], s.deferred = 12345, 678
+		s.traffic = func() traffic { return traffic{limit: 256, waiting: 200, flying: 56} }
+		for range 3 {
+			s.add(result{tokens: 1000})
+		}
+		s.live.note("name not resolved", true)
+		width := 80
+		b := newBar(&buf, 1_000_000, func() int { return width })
+		for _, width = range []int{200, 120, 80, 50, 40, 20, 5, 1, 80} {
+			for range 3 {
+				time.Sleep(4 * time.Second)
+				buf.Reset()
+				b.show(s)
+				line := strings.TrimPrefix(buf.String(), clearLine)
+				if n := utf8.RuneCountInString(line); n >= width || strings.ContainsAny(line, "\n\r") {
+					t.Errorf("width %d: got %d columns: %q", width, n, line)
+				}
+				if width >= 40 && line != "" && !strings.Contains(line, "(12348/1000000)") {
+					t.Errorf("width %d: got %q, want the count in it", width, line)
+				}
+				t.Logf("%3d %s", width, line)
+			}
 		}
 	})
 }
@@ -69,7 +144,7 @@ func TestProgressLastFailure(t *testing.T) {
 // A log line does not mix with the bar.
 func TestBar(t *testing.T) {
 	var buf bytes.Buffer
-	b, s := newBar(&buf, 10), newSummary(10, 0, "")
+	b, s := newBar(&buf, 10, func() int { return 80 }), newSummary(10, 0, "")
 	s.answered = 5
 	b.show(s)
 	const line = "I0101 retrying\n"
@@ -79,7 +154,6 @@ func TestBar(t *testing.T) {
 	s.answered = 10
 	b.show(s)
 	b.close()
-	const clearLine = "\x1b[2K\r"
 	if !strings.Contains(buf.String(), clearLine+line) {
 		t.Errorf("the log line is not alone in its line: %q", buf.String())
 	}

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"os"
 	"os/exec"
@@ -33,16 +34,19 @@ func TestSignals(t *testing.T) {
 		signal syscall.Signal
 		status int // -1: killed
 		stderr string
+		after  int // requests
 	}{
-		{syscall.SIGINT, exitInterrupted, "to go on:\n  batchinfer -input "},
-		{syscall.SIGTERM, exitInterrupted, "to go on:\n  batchinfer -input "},
-		{syscall.SIGKILL, -1, ""},
+		{syscall.SIGINT, exitInterrupted, "to go on:\n  batchinfer -input ", requests / 3},
+		{syscall.SIGTERM, exitInterrupted, "to go on:\n  batchinfer -input ", requests / 3},
+		{syscall.SIGKILL, -1, "", 10},
+		{syscall.SIGKILL, -1, "", requests / 3},
+		{syscall.SIGKILL, -1, "", requests - 10},
 	} {
-		t.Run(tt.signal.String(), func(t *testing.T) {
+		t.Run(fmt.Sprintf("%v after %d", tt.signal, tt.after), func(t *testing.T) {
 			var g *gateway
 			enough := make(chan struct{})
 			g = newGateway(t, func(w http.ResponseWriter, r *http.Request, asked int) bool {
-				if g.requests() == requests/3 {
+				if g.requests() == tt.after {
 					close(enough)
 				}
 				// Without a pause, everything may be answered before the signal.

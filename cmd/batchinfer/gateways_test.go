@@ -1,0 +1,201 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/httpretry/httpretry/failover"
+)
+
+func TestGateways_Config(t *testing.T) {
+	tests := []struct {
+		text  string
+		first string
+		all   []failover.Endpoint
+		err   string
+	}{
+		{text: "http://a", first: "http://a"},
+		{text: "[http://a]", first: "http://a"},
+		{text: "[http://a, 'https://b/base weight=10']", first: "http://a", all: []failover.Endpoint{{URL: "http://a"}, {URL: "https://b/base", Weight: 10}}},
+		{text: "[&a http://a, http://b]", first: "http://a", all: []failover.Endpoint{{URL: "http://a"}, {URL: "http://b"}}},
+		{text: "[]", err: "is an empty list"},
+		{text: "[http://a, 1]", err: "is 1: it must be the URL of a gateway"},
+		{text: "[http://a, [http://b]]", err: "is not a single value: it must be the URL of a gateway"},
+		{text: "{http://a: 1}", err: "is not a single value: it must be the URL of a gateway"},
+		{text: "[http://a, b]", err: "number 2: must begin with http:// or https:// and a host"},
+		{text: "[http://a, http://a]", err: "number 2: is in the list already"},
+		{text: "http://a weight=0", err: "after the URL: must be weight= and a whole number from 1 to 1000"},
+		{text: "http://a 10", err: "after the URL: must be weight= and a whole number from 1 to 1000"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.text, func(t *testing.T) {
+			var c config
+			err := c.parse("c.yaml", []byte("inference_gateway_url: "+tt.text))
+			if tt.err != "" {
+				if want := "c.yaml:1: inference_gateway_url: " + tt.err; err == nil || err.Error() != want {
+					t.Errorf("got %v, want %s", err, want)
+				}
+				return
+			}
+			if err != nil || c.gatewayURL != tt.first || !reflect.DeepEqual(c.gateways, tt.all) {
+				t.Errorf("got %q, %v, %v, want %q, %v", c.gatewayURL, c.gateways, err, tt.first, tt.all)
+			}
+			c = defaultConfig()
+			if err := c.parseGateways([]string{"http://x", "http://y"}); err != nil || len(c.client().Endpoints) != 2 || c.client().Validate() != nil {
+				t.Errorf("got client %v, %v, %v", c.client(), err, c.client().Validate())
+			}
+		})
+	}
+}
+
+// The command to go on, and messages, show URLs with a weight unless they may hold a
+// secret.
+func TestGateways_CommandLine(t *testing.T) {
+	for _, tt := range []struct{ url, want string }{
+		{"http://a weight=2", "'http://a weight=2'"},
+		{"http://me:p4ss@a weight=2", "URL"},
+		{"http://a p4ss", "URL"},
+	} {
+		o := options{args: []string{"-url", tt.url}, urls: []string{tt.url}}
+		if got := strings.TrimSpace(o.command()); got != "batchinfer -url "+tt.want {
+			t.Errorf("%s: got %s, want -url %s", tt.url, got, tt.want)
+		}
+	}
+	o := startPlain(t, "-input", "a", "-output", "b", "-url", "http://a", "-url", "")
+	o.want(t, exitUsage, "-url: empty")
+	o = startPlain(t, "-input", "a", "-output", "b", "-url", "http://a", "-url", "http://me:p4ss@b/v1")
+	o.want(t, exitUsage, "-url: number 2: must not end in /v1")
+	if strings.Contains(o.stderr, "p4ss") {
+		t.Errorf("the password is in the message:\n%s", o.stderr)
+	}
+}
+
+// A killable is a gateway that serves some requests at a time, each in 5 ms, and
+// that can be killed and restarted.
+type killable struct {
+	address string
+	slots   chan struct{}
+	served  atomic.Int32
+	srv     *http.Server
+}
+
+func newKillable(t *testing.T, capacity int) *killable {
+	g := &killable{address: "127.0.0.1:0", slots: make(chan struct{}, capacity)}
+	g.start(t)
+	t.Cleanup(g.kill)
+	return g
+}
+
+func (g *killable) start(t *testing.T) {
+	l, err := net.Listen("tcp", g.address)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	g.address = l.Addr().String()
+	g.srv = &http.Server{Handler: g}
+	go g.srv.Serve(l)
+}
+
+func (g *killable) kill() { g.srv.Close() }
+
+func (g *killable) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	io.Copy(io.Discard, r.Body)
+	select {
+	case g.slots <- struct{}{}:
+	case <-r.Context().Done():
+		return
+	}
+	defer func() { <-g.slots }()
+	time.Sleep(5 * time.Millisecond)
+	g.served.Add(1)
+	fmt.Fprintf(w, `{"echo":%q}`, r.Header.Get("X-Request-ID"))
+}
+
+// Two gateways, of which one serves ten times as much as the other, under one batch.
+// The large one is killed and comes back. Every request is answered, both gateways
+// are used as far as they can serve, and the large one again after its return.
+func TestRun_GatewayKilledAndBack(t *testing.T) {
+	large, small := newKillable(t, 20), newKillable(t, 2)
+	in := writeFile(t, inputOf(2000))
+	out := filepath.Join(t.TempDir(), "out.jsonl")
+	var atReturn atomic.Int32
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for large.served.Load() < 500 {
+			if t.Context().Err() != nil {
+				return
+			}
+			time.Sleep(time.Millisecond)
+		}
+		large.kill()
+		for before := small.served.Load(); small.served.Load() < before+50; {
+			if t.Context().Err() != nil {
+				return
+			}
+			time.Sleep(time.Millisecond)
+		}
+		atReturn.Store(large.served.Load())
+		large.start(t)
+	})
+	o := startPlain(t, "-input", in, "-output", out, "-concurrency", "32", "-v", "3",
+		"-url", "http://"+large.address, "-url", "http://"+small.address)
+	wg.Wait()
+	o.want(t, exitOK)
+	for id, a := range answersIn(t, out) {
+		if !a.succeeded() {
+			t.Errorf("answer to %s: got %+v, want a success", id, a)
+		}
+	}
+	t.Logf("%d served by the large gateway, of them %d before its return, %d by the small one; summary:\n%s",
+		large.served.Load(), atReturn.Load(), small.served.Load(), o.stdout)
+	if after := large.served.Load() - atReturn.Load(); after < 500 || small.served.Load() < 100 {
+		t.Errorf("%d served by the large gateway after its return, %d by the small one, want at least 500 and 100", after, small.served.Load())
+	}
+}
+
+// Gateways of which none can be reached pause the run, and in the end stop it, as a
+// single one does.
+func TestRun_NoneOfSeveralGatewaysIsReached(t *testing.T) {
+	refused := &net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED}
+	for name, outage := range map[string]time.Duration{"for an hour": 2 * time.Hour, "for half an hour": 30 * time.Minute} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				begun := time.Now()
+				cfg := defaultConfig()
+				cfg.gateways = []failover.Endpoint{{URL: "http://a"}, {URL: "http://b"}}
+				gateway := virtualGateway(func(*http.Request) (int, string, string) { return 200, "", answered })
+				b, _, err := runVirtual(t, 100, cfg, roundTripFunc(func(req *http.Request) (*http.Response, error) {
+					if time.Since(begun) < outage {
+						req.Body.Close()
+						return nil, refused
+					}
+					return gateway.RoundTrip(req)
+				}))
+				took := time.Since(begun)
+				t.Logf("took %v, %v", took, err)
+				switch {
+				case outage > cfg.maxOutage && (err == nil || took < cfg.maxOutage || took > cfg.maxOutage+5*time.Minute):
+					t.Errorf("got %v after %v, want an error after %v", err, took, cfg.maxOutage)
+				case outage < cfg.maxOutage && (err != nil || b.summary.answered != 100 || took > outage+5*time.Minute):
+					t.Errorf("got %d answered, %v after %v, want 100 after %v", b.summary.answered, err, took, outage)
+				}
+			})
+		})
+	}
+}
+
+type roundTripFunc func(*http.Request) (*http.Response, error)
+
+func (f roundTripFunc) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }

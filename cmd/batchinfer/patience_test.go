@@ -1,0 +1,375 @@
+package main
+
+import (
+	"bytes"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/httpretry/httpretry/inference"
+)
+
+// A virtualGateway responds within the process, so that its waits are virtual.
+type virtualGateway func(req *http.Request) (status int, header, body string)
+
+func (g virtualGateway) RoundTrip(req *http.Request) (*http.Response, error) {
+	io.Copy(io.Discard, req.Body)
+	req.Body.Close()
+	time.Sleep(10 * time.Millisecond)
+	status, header, body := g(req)
+	resp := &http.Response{
+		StatusCode: status, ProtoMajor: 1, ProtoMinor: 1, Request: req,
+		Header: make(http.Header), Body: io.NopCloser(strings.NewReader(body)), ContentLength: int64(len(body)),
+	}
+	if name, value, ok := strings.Cut(header, ": "); ok {
+		resp.Header.Set(name, value)
+	}
+	return resp, nil
+}
+
+const answered = `{"choices":[{"message":{"content":"hi"}}]}`
+
+// runVirtual runs a batch of n requests against a gateway in virtual time, and
+// returns the batch, its output and its error.
+func runVirtual(t *testing.T, n int, cfg config, gateway http.RoundTripper) (*batch, *bytes.Buffer, error) {
+	t.Helper()
+	cfg.gatewayURL = "http://gateway.test"
+	client := cfg.client()
+	client.Transport = gateway
+	in := checkedInput(t, inputOf(n))
+	disk := &fullDisk{room: 1 << 30}
+	b := newBatchWith(cfg, inference.NewHTTPInferenceClient(client), in, &output{name: "out", file: disk})
+	err := b.run(t.Context())
+	return b, &disk.Buffer, err
+}
+
+// A refusal with a time to come back does not use up the retries of a request,
+// however often it comes and however long it is.
+func TestRun_RefusalsAreNotRetries(t *testing.T) {
+	for _, tt := range []struct {
+		name, header string
+		status       int
+		refusals     int32 // of each request
+	}{
+		{"119 s", "Retry-After: 119", 429, 1},
+		{"59 minutes", "Retry-After: 3540", 503, 1},
+		{"often", "Retry-After: 2", 429, 5},
+		{"without a time", "", 429, 10},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var asked [10]atomic.Int32
+				cfg := defaultConfig()
+				cfg.maxOutage = 24 * time.Hour
+				b, _, err := runVirtual(t, 10, cfg, virtualGateway(func(r *http.Request) (int, string, string) {
+					var n int
+					fmt.Sscanf(r.Header.Get("X-Request-ID"), "r%d", &n)
+					switch n := asked[n].Add(1); {
+					case n <= tt.refusals:
+						return tt.status, tt.header, ""
+					case n <= tt.refusals+3: // as many as a request has retries
+						return 500, "", ""
+					}
+					return 200, "", answered
+				}))
+				if err != nil || b.summary.answered != 10 || len(b.summary.failed) > 0 {
+					t.Errorf("got %d answered, failed %v, %v, want all 10 answered", b.summary.answered, b.summary.failed, err)
+				}
+				if got := b.summary.attempts[int(tt.refusals)+4]; got != 10 || b.deferral.waiting != nil {
+					t.Errorf("requests by attempts: got %v, want 10 with %d, and none sent again later", b.summary.attempts, tt.refusals+4)
+				}
+			})
+		})
+	}
+}
+
+// Requests that are always refused, such as those for one model, do not keep the others
+// from being answered.
+func TestRun_PutsOffRequestsThatAreAlwaysRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		again := make(map[string]int)
+		b, _, err := runVirtual(t, 400, defaultConfig(), virtualGateway(func(r *http.Request) (int, string, string) {
+			if id := r.Header.Get("X-Request-ID"); strings.HasSuffix(id, "0") {
+				mu.Lock()
+				defer mu.Unlock()
+				again[id]++
+				return 429, "", ""
+			}
+			return 200, "", answered
+		}))
+		if b.summary.answered != 360 || len(b.summary.failed) > 0 || err == nil {
+			t.Errorf("got %d answered, failed %v, %v, want 360 answered and an error", b.summary.answered, b.summary.failed, err)
+		}
+		if len(again) != 40 {
+			t.Errorf("%d of 40 requests were tried", len(again))
+		}
+	})
+}
+
+// A request that is asked to wait for too long fails, and its error has both times.
+func TestRun_ErrorHasTheWaitThatWasAsked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, out, err := runVirtual(t, 1, defaultConfig(), virtualGateway(func(*http.Request) (int, string, string) {
+			return 429, "Retry-After: 7200", `{"error":{"message":"Slow down"}}`
+		}))
+		const want = `"message":"HTTP 429: Slow down (the gateway asked to wait for 2h0m0s, and inference_max_retry_after allows 1h0m0s)"`
+		if err != nil || !strings.Contains(out.String(), want) {
+			t.Errorf("got %s, %v, want %s", out, err, want)
+		}
+	})
+}
+
+// A request that fails for a reason that may pass is sent again at the end of the
+// run, after a pause.
+func TestRun_SendsPassingFailuresAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		b, out, err := runVirtual(t, 100, defaultConfig(), virtualGateway(func(r *http.Request) (int, string, string) {
+			switch r.Header.Get("X-Request-ID") {
+			case "r3":
+				if time.Since(start) < 60*time.Second {
+					return 502, "", "restarting"
+				}
+			case "r4":
+				return 500, "", "always"
+			case "r5":
+				return 400, "", "never"
+			}
+			return 200, "", answered
+		}))
+		if err != nil || b.summary.answered != 98 || b.summary.deferred != 0 {
+			t.Errorf("got %d answered, %d deferred, %v, want 98 and 0", b.summary.answered, b.summary.deferred, err)
+		}
+		if got := b.summary.attempts; got[8] != 1 || got[5] != 1 || got[1] != 98 {
+			t.Errorf("requests by attempts: got %v, want r4 with 8, r3 with 5, the others with 1", got)
+		}
+		if got := strings.Count(out.String(), "\n"); got != 100 {
+			t.Errorf("lines: got %d, want one for each request", got)
+		}
+	})
+}
+
+// A hopeless run stops after a few failures, and says why.
+func TestRun_StopsIfHopeless(t *testing.T) {
+	closed := httptest.NewServer(nil)
+	closed.Close()
+	plain := httptest.NewServer(http.NotFoundHandler())
+	defer plain.Close()
+	untrusted := httptest.NewTLSServer(http.NotFoundHandler())
+	defer untrusted.Close()
+	untrusted.Config.ErrorLog = nil
+	status := func(status int, body string) func(*testing.T) string {
+		return func(t *testing.T) string {
+			return newGateway(t, func(w http.ResponseWriter, _ *http.Request, _ int) bool { return fail(w, status, body) }).URL
+		}
+	}
+	for _, tt := range []struct {
+		name string
+		url  func(*testing.T) string
+		want string
+	}{
+		{"key", status(401, `{"error":{"message":"Incorrect API key"}}`), "AUTH_ERROR: HTTP 401: Incorrect API key\nbatchinfer: check the API key"},
+		{"model", status(404, `{"error":{"message":"The model m does not exist","code":"model_not_found"}}`), "MODEL_NOT_FOUND: HTTP 404: The model m does not exist\nbatchinfer: check the model"},
+		{"path", status(404, "page not found"), "NOT_FOUND: HTTP 404: page not found\nbatchinfer: check the gateway's URL"},
+		{"quota", status(429, `{"error":{"message":"You exceeded your quota","code":"insufficient_quota"}}`), "QUOTA_EXHAUSTED: HTTP 429: You exceeded"},
+		{"parameter", status(400, "no such parameter"), "INVALID_REQ: HTTP 400: no such parameter"},
+		{"wait", func(t *testing.T) string {
+			return newGateway(t, func(w http.ResponseWriter, _ *http.Request, _ int) bool {
+				w.Header().Set("Retry-After", "90000")
+				return fail(w, 429, "")
+			}).URL
+		}, "RATE_LIMIT: HTTP 429: Too Many Requests (the gateway asked to wait for 25h0m0s,"},
+		{"certificate", func(*testing.T) string { return untrusted.URL }, "CERTIFICATE: failed to execute request: tls: failed to verify certificate"},
+		{"http for https", func(*testing.T) string { return strings.Replace(untrusted.URL, "https", "http", 1) }, "WRONG_SCHEME: HTTP 400: Client sent an HTTP request to an HTTPS server.\nbatchinfer: check whether"},
+		{"https for http", func(*testing.T) string { return strings.Replace(plain.URL, "http", "https", 1) }, "WRONG_SCHEME: failed to execute request: http: server gave HTTP response"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			out := filepath.Join(t.TempDir(), "out")
+			o := startPlain(t, "-input", writeFile(t, inputOf(1000)), "-output", out, "-url", tt.url(t))
+			o.want(t, exitFailed, "20 requests in a row failed in the same way: "+tt.want, " of 1000 requests are answered", "to go on:\n  batchinfer -input ")
+			if got := len(answersIn(t, out)); got > 20+16 {
+				t.Errorf("lines in the output: got %d, want those of the requests that were sent", got)
+			}
+		})
+	}
+}
+
+// Failures of single requests do not stop a run, whatever their number.
+func TestRun_GoesOnAfterFailuresOfSingleRequests(t *testing.T) {
+	for name, handle := range map[string]func(n int32) (int, string){
+		"other messages": func(n int32) (int, string) { return 400, fmt.Sprintf("prompt %d is too long", n) },
+		"after an answer": func(n int32) (int, string) {
+			if n == 1 {
+				return 200, answered
+			}
+			return 400, "no such parameter"
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var n atomic.Int32
+				cfg := defaultConfig()
+				cfg.perWorker = 1
+				b, _, err := runVirtual(t, 100, cfg, virtualGateway(func(*http.Request) (int, string, string) {
+					status, body := handle(n.Add(1))
+					return status, "", body
+				}))
+				if err != nil || b.summary.done() != 100 {
+					t.Errorf("got %d done, %v, want 100", b.summary.done(), err)
+				}
+			})
+		})
+	}
+}
+
+func TestCategoryOf(t *testing.T) {
+	status := func(code int, body string) error { return &inference.StatusError{StatusCode: code, Body: []byte(body)} }
+	for _, tt := range []struct {
+		name  string
+		err   error
+		final bool
+		want  string
+	}{
+		{"model", status(404, `{"error":{"message":"The Model m does not exist"}}`), true, "MODEL_NOT_FOUND"},
+		{"path", status(404, "page not found"), true, "NOT_FOUND"},
+		{"payment", status(402, ""), true, "QUOTA_EXHAUSTED"},
+		{"quota", status(429, ""), true, "QUOTA_EXHAUSTED"},
+		{"rate", status(429, ""), false, "GIVEN"},
+		{"host", fmt.Errorf("wrapped: %w", &net.DNSError{IsNotFound: true}), true, "UNKNOWN_HOST"},
+		{"name server", &net.DNSError{IsTemporary: true}, false, "GIVEN"},
+		{"certificate", &tls.CertificateVerificationError{Err: errors.New("x")}, true, "CERTIFICATE"},
+		{"files", &net.OpError{Op: "dial", Err: syscall.EMFILE}, false, "TOO_MANY_OPEN_FILES"},
+		{"nginx", status(400, "<h1>400 The plain HTTP request was sent to HTTPS port</h1>"), true, "WRONG_SCHEME"},
+		{"none", nil, false, "GIVEN"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if got := categoryOf(&inference.InferenceError{Category: "GIVEN", RawError: tt.err}, tt.final); got != tt.want {
+				t.Errorf("got %s, want %s", got, tt.want)
+			}
+		})
+	}
+}
+
+// An answer to another prompt under the same custom_id is noticed when the run goes
+// on, and neither used nor removed.
+func TestRun_NoticesChangedPrompt(t *testing.T) {
+	g := newGateway(t, nil)
+	input := inputOf(3)
+	out := filepath.Join(t.TempDir(), "out")
+	args := func(input string) []string {
+		return []string{"-input", writeFile(t, input), "-output", out, "-url", g.URL}
+	}
+	startPlain(t, args(input)...).want(t, exitOK)
+	before := readFile(t, out)
+	g.forget()
+	startPlain(t, args(strings.Replace(input, `"hi"`, `"ho"`, 1))...).want(t, exitUsage,
+		`: custom_id "r0" answers another request than line 1 of `)
+	startPlain(t, args(strings.ReplaceAll(input, `,"`, ",\t\"")+chatLine("r3")+"\n")...).want(t, exitOK)
+	if got := g.forget(); len(got) != 1 || got["r3"] != 1 {
+		t.Errorf("sent: got %v, want only the new request", got)
+	}
+	if got := readFile(t, out); !strings.HasPrefix(got, before) {
+		t.Errorf("output: got %q, want the answers unchanged: %q", got, before)
+	}
+}
+
+// A restart of the gateway costs no request. For 30 s it refuses connections, and
+// the requests in flight are lost.
+func TestRun_RestartCostsNoRequest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		var mu sync.Mutex
+		var probes []time.Duration
+		now, most := 0, 0
+		g := virtualGateway(func(*http.Request) (int, string, string) {
+			time.Sleep(300 * time.Millisecond)
+			return 200, "", answered
+		})
+		gateway := roundTripperFunc(func(r *http.Request) (*http.Response, error) {
+			const down, up = 5 * time.Second, 35 * time.Second
+			if at := time.Since(start); at >= down && at < up {
+				r.Body.Close()
+				mu.Lock()
+				probes = append(probes, at)
+				now++
+				most = max(most, now)
+				mu.Unlock()
+				if at > down+3*time.Second {
+					time.Sleep(3 * time.Second) // as a host that does not respond
+				}
+				mu.Lock()
+				now--
+				mu.Unlock()
+				return nil, &net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED}
+			}
+			resp, err := g.RoundTrip(r)
+			if at := time.Since(start); at >= down && at < up {
+				return nil, &net.OpError{Op: "read", Net: "tcp", Err: syscall.ECONNRESET}
+			}
+			return resp, err
+		})
+		b, _, err := runVirtual(t, 3000, defaultConfig(), gateway)
+		if err != nil || b.summary.answered != 3000 || b.summary.deferred != 0 {
+			t.Errorf("got %d answered, failed %v, %v, want all 3000", b.summary.answered, b.summary.failed, err)
+		}
+		if len(probes) > 12 || most > 1 {
+			t.Errorf("got %d probes while the gateway was down, %d at a time, want one at a time: %v", len(probes), most, probes)
+		}
+	})
+}
+
+type roundTripperFunc func(*http.Request) (*http.Response, error)
+
+func (f roundTripperFunc) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// A run ends when nobody has reached the gateway for a time, and leaves the requests
+// without a line, so that the same command sends them.
+func TestRun_EndsAfterAnOutage(t *testing.T) {
+	for name, gateway := range map[string]roundTripperFunc{
+		"refused": func(*http.Request) (*http.Response, error) {
+			return nil, &net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED}
+		},
+		"asks to wait": func(r *http.Request) (*http.Response, error) {
+			return virtualGateway(func(*http.Request) (int, string, string) { return 429, "Retry-After: 2", "" }).RoundTrip(r)
+		},
+		"bad gateway": func(r *http.Request) (*http.Response, error) {
+			return virtualGateway(func(*http.Request) (int, string, string) { return 502, "", "" }).RoundTrip(r)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var attempts atomic.Int32
+				start := time.Now()
+				b, out, err := runVirtual(t, 1000, defaultConfig(), roundTripperFunc(func(r *http.Request) (*http.Response, error) {
+					attempts.Add(1)
+					r.Body.Close()
+					r.Body = http.NoBody
+					return gateway(r)
+				}))
+				if err == nil || !strings.Contains(err.Error(), "the gateway has answered nothing for 1h") {
+					t.Errorf("got error %v, want one that says for how long there was no answer", err)
+				}
+				if took := time.Since(start); took < time.Hour || took > time.Hour+10*time.Minute {
+					t.Errorf("took %v, want an hour", took)
+				}
+				if name == "refused" && (out.Len() > 0 || b.summary.done() > 0 || attempts.Load() > 500) {
+					t.Errorf("got %d done, %d attempts, want none done, and one attempt in 10 s", b.summary.done(), attempts.Load())
+				}
+				t.Logf("%d attempts, failed: %v", attempts.Load(), b.summary.failed)
+			})
+		})
+	}
+}

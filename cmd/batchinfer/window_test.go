@@ -1,0 +1,164 @@
+package main
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// A queueing is a gateway that refuses nothing. It processes a number of requests at a
+// time, and the others wait.
+type queueing struct {
+	slots   chan struct{}
+	service func(*rand.Rand) (time.Duration, int) // time and tokens of a request
+
+	mu   sync.Mutex
+	rand *rand.Rand
+	most int // in flight
+	now  int
+}
+
+func newQueueing(slots int, service func(*rand.Rand) (time.Duration, int)) *queueing {
+	return &queueing{slots: make(chan struct{}, slots), service: service, rand: rand.New(rand.NewPCG(1, 2))}
+}
+
+// process processes a request, and returns its tokens.
+func (q *queueing) process() int {
+	q.mu.Lock()
+	q.now++
+	q.most = max(q.most, q.now)
+	d, tokens := q.service(q.rand)
+	q.mu.Unlock()
+	q.slots <- struct{}{}
+	time.Sleep(d)
+	<-q.slots
+	q.mu.Lock()
+	q.now--
+	q.mu.Unlock()
+	return tokens
+}
+
+func (q *queueing) RoundTrip(r *http.Request) (*http.Response, error) {
+	return virtualGateway(func(*http.Request) (int, string, string) {
+		return 200, "", strings.Replace(answered, "{", fmt.Sprintf(`{"usage":{"total_tokens":%d},`, q.process()), 1)
+	}).RoundTrip(r)
+}
+
+// steady is a service of equal requests, varied that of a model whose answers have
+// different lengths.
+func steady(r *rand.Rand) (time.Duration, int) {
+	return 900*time.Millisecond + time.Duration(r.Int64N(2e8)), 100
+}
+
+func varied(r *rand.Rand) (time.Duration, int) {
+	tokens := 20 + int(r.ExpFloat64()*180)
+	return 200*time.Millisecond + time.Duration(tokens)*4*time.Millisecond, tokens
+}
+
+func meanOf(all []time.Duration) (mean time.Duration) {
+	for _, d := range all {
+		mean += d / time.Duration(len(all))
+	}
+	return mean
+}
+
+// Behind a gateway that queues, the number of requests in flight settles where more
+// would only wait: the run takes about as long as with the best fixed number and, in
+// its second half, a request beside it about as long as alone. The limits for a single
+// run are wide because a few of the runs settle higher.
+func TestWindow_SettlesWhereMoreWouldOnlyWait(t *testing.T) {
+	for _, tt := range []struct {
+		slots    int
+		name     string
+		service  func(*rand.Rand) (time.Duration, int)
+		requests int
+		seeds    int
+		beside   float64 // most time of a request beside a single run
+	}{
+		{8, "steady", steady, 3000, 40, 2.2}, // twice as long if all of the first 16 stay in flight
+		{40, "steady", steady, 10_000, 10, 1.35},
+		{24, "varied", varied, 30_000, 6, 1.35},
+	} {
+		t.Run(fmt.Sprintf("%d %s", tt.slots, tt.name), func(t *testing.T) {
+			var took, beside, mostTook, mostBeside float64
+			for seed := range tt.seeds {
+				a, b := newQueueRun(uint64(seed), tt.slots, tt.service).run(newWindow(256), tt.requests)
+				took, beside = took+a/float64(tt.seeds), beside+b/float64(tt.seeds)
+				mostTook, mostBeside = max(mostTook, a), max(mostBeside, b)
+			}
+			t.Logf("took %.3f times as long, at most %.3f; beside it %.3f, at most %.3f", took, mostTook, beside, mostBeside)
+			if took > 1.05 || mostTook > 1.1 {
+				t.Errorf("took %.3f times as long as with the best number in flight, at most %.3f; want 1.05, at most 1.1", took, mostTook)
+			}
+			if beside > 1.15 || mostBeside > tt.beside {
+				t.Errorf("a request beside the run takes %.3f times as long as alone, at most %.3f; want 1.15, at most %v", beside, mostBeside, tt.beside)
+			}
+		})
+	}
+}
+
+// A batch keeps to the number of its window. How well that number is chosen depends on
+// the order of goroutines here, so that the limits are far from any number that settles:
+// with 256 requests in flight, a request beside the run takes 6 to 32 times as long.
+func TestRun_KeepsToItsWindow(t *testing.T) {
+	for _, tt := range []struct {
+		slots    int
+		name     string
+		service  func(*rand.Rand) (time.Duration, int)
+		requests int
+		beside   float64 // most time of a request beside the run, relative to that of one alone
+	}{
+		{8, "steady", steady, 3000, 4},
+		{40, "steady", steady, 10_000, 2},
+		{24, "varied", varied, 30_000, 2},
+	} {
+		t.Run(fmt.Sprintf("%d %s", tt.slots, tt.name), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				q := newQueueing(tt.slots, tt.service)
+				var mean time.Duration
+				for range 10_000 {
+					d, _ := tt.service(q.rand)
+					mean += d / 10_000
+				}
+				var beside []time.Duration // how long each of the requests beside the run takes
+				stop, stopped := make(chan struct{}), make(chan struct{})
+				go func() {
+					defer close(stopped)
+					for {
+						select {
+						case <-stop:
+							return
+						default:
+						}
+						start := time.Now()
+						q.process()
+						beside = append(beside, time.Since(start))
+					}
+				}()
+				start := time.Now()
+				b, _, err := runVirtual(t, tt.requests, defaultConfig(), q)
+				took := time.Since(start)
+				close(stop)
+				<-stopped
+				besideMean := meanOf(beside[len(beside)/2:]) // once the number has settled
+				if err != nil || b.summary.answered != tt.requests {
+					t.Fatalf("got %d answered, %v", b.summary.answered, err)
+				}
+				ideal := time.Duration(float64(tt.requests) * float64(mean) / float64(tt.slots-1)) // the request beside takes one
+				t.Logf("took %v, at best %v: %.3f; beside it %.2f; at most %d in flight, at last %d",
+					took.Round(time.Second), ideal.Round(time.Second), float64(took)/float64(ideal), float64(besideMean)/float64(mean), q.most, b.crew.traffic().limit)
+				if ratio := float64(took) / float64(ideal); ratio > 1.15 {
+					t.Errorf("took %.3f times as long as with the best number in flight, want at most 1.15", ratio)
+				}
+				if ratio := float64(besideMean) / float64(mean); ratio > tt.beside {
+					t.Errorf("a request beside the run takes %.2f times as long as alone, want at most %v", ratio, tt.beside)
+				}
+			})
+		})
+	}
+}
