@@ -234,7 +234,7 @@ func TestAdaptivePacer_ProbesWithOtherCalls(t *testing.T) {
 					}
 					return response(req, http.StatusOK, ""), nil
 				})
-				untilDone := httpretry.PolicyFunc(func(httpretry.Attempt) (time.Duration, bool) { return 0, true })
+				untilDone := policyFunc(func(httpretry.Attempt) (time.Duration, bool) { return 0, true })
 				rt := &httpretry.RetryTransport{Base: base, Pacer: tt.wrap(new(httpretry.AdaptivePacer)), Policy: untilDone}
 				ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
 				defer cancel()
@@ -456,7 +456,7 @@ func TestAdaptivePacer_DeadlineAndCancellation(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 		defer cancel()
 		_, err := rt.RoundTrip(req.WithContext(ctx))
-		if e, ok := errors.AsType[*httpretry.Error](err); !ok || e.Reason != httpretry.ReasonDeadline || !e.Timeout() || !errors.Is(err, context.DeadlineExceeded) || time.Since(start) > 0 {
+		if e, ok := errors.AsType[*httpretry.Error](err); !ok || e.Reason != "deadline" || !e.Timeout() || !errors.Is(err, context.DeadlineExceeded) || time.Since(start) > 0 {
 			t.Errorf("got %v after %v, want an immediate error with reason deadline", err, time.Since(start))
 		}
 		canceled, cancel := context.WithCancel(t.Context())

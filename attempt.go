@@ -63,37 +63,33 @@ type Decision struct {
 	Reason Reason
 }
 
-// A Reason states why a call makes no further attempt. Reasons are checked in
-// the order of the constants, and the first that applies is reported, with three
-// exceptions. A response that is [Final] gives [ReasonFinal] even if the context
-// is done. A retry whose request body fails gives [ReasonNotReplayable]. A Policy
-// known never to retry gives [ReasonPolicy] even if the body cannot be replayed.
+// A Reason states why a call makes no further attempt. It is one of these values,
+// which are checked in this order:
+//
+//   - "canceled": the caller's context is done, and the attempt failed;
+//   - "final": the attempt succeeded, or failed permanently;
+//   - "not_idempotent": the request was possibly processed and is not idempotent;
+//   - "not_replayable": the request body cannot be sent again;
+//   - "policy": the policy allows no further attempt;
+//   - "deadline": the wait would end after the context's deadline;
+//   - "budget": the budget allows no further retry.
+//
+// The first that applies is reported, with three exceptions. A response that is
+// [Final] gives "final" even if the context is done. A retry whose request body
+// fails gives "not_replayable". A Policy known never to retry gives "policy" even
+// if the body cannot be replayed.
 //
 // A Reason is in snake_case and can be used as the value of a metric label.
 type Reason string
 
 const (
-	// ReasonCanceled: the caller's context is done, and the attempt failed.
-	ReasonCanceled Reason = "canceled"
-
-	// ReasonFinal: the attempt succeeded, or failed permanently.
-	ReasonFinal Reason = "final"
-
-	// ReasonNotIdempotent: the request was possibly processed and is not
-	// idempotent.
-	ReasonNotIdempotent Reason = "not_idempotent"
-
-	// ReasonNotReplayable: the request body cannot be sent again.
-	ReasonNotReplayable Reason = "not_replayable"
-
-	// ReasonPolicy: the policy allows no further attempt.
-	ReasonPolicy Reason = "policy"
-
-	// ReasonDeadline: the wait would end after the context's deadline.
-	ReasonDeadline Reason = "deadline"
-
-	// ReasonBudget: the budget allows no further retry.
-	ReasonBudget Reason = "budget"
+	reasonCanceled      Reason = "canceled"
+	reasonFinal         Reason = "final"
+	reasonNotIdempotent Reason = "not_idempotent"
+	reasonNotReplayable Reason = "not_replayable"
+	reasonPolicy        Reason = "policy"
+	reasonDeadline      Reason = "deadline"
+	reasonBudget        Reason = "budget"
 )
 
 // A Summary describes a call that has ended.
@@ -121,10 +117,6 @@ type Summary struct {
 	// Elapsed is the duration of the call, including all waits and, for a
 	// resumed download, the caller's reading of the body.
 	Elapsed time.Duration
-
-	// Waited is the part of Elapsed that was spent waiting for retries and for
-	// [RetryTransport.Pacer].
-	Waited time.Duration
 }
 
 // requestForHooks returns a copy of req that a hook may modify. It has no

@@ -268,8 +268,8 @@ func TestBudget_RefusedRetryReturnsTheResponse(t *testing.T) {
 		if err != nil || readAll(t, resp) != "body of 503" || time.Since(start) != 0 {
 			t.Errorf("got %v after %v, want the 503 immediately", err, time.Since(start))
 		}
-		if last.Retry || last.Reason != httpretry.ReasonBudget || b.deposits != 1 || b.withdrawals != 1 {
-			t.Errorf("got %+v after %d deposits and %d withdrawals, want %q after 1 of each", last, b.deposits, b.withdrawals, httpretry.ReasonBudget)
+		if last.Retry || last.Reason != "budget" || b.deposits != 1 || b.withdrawals != 1 {
+			t.Errorf("got %+v after %d deposits and %d withdrawals, want \"budget\" after 1 of each", last, b.deposits, b.withdrawals)
 		}
 	})
 }

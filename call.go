@@ -24,7 +24,6 @@ type call struct {
 	ended   bool            // nothing is left to be closed
 
 	attempts int           // made so far
-	waited   time.Duration // before them, in all
 	backoff  time.Duration // before the next one, which the Pacer may prolong
 	done     func(Attempt) // the Pacer's, until the attempt is reported to it; nil: none
 	turn     turn          // the same of an AdaptivePacer
@@ -56,7 +55,7 @@ type call struct {
 func (c *call) roundTrip() (*http.Response, error) {
 	if c.ctx.Err() != nil {
 		c.closeBody()
-		return c.end(ReasonCanceled, nil, context.Cause(c.ctx))
+		return c.end(reasonCanceled, nil, context.Cause(c.ctx))
 	}
 	if c.t.readsClock() {
 		c.start = time.Now()
@@ -296,15 +295,15 @@ func (c *call) classify(resp *http.Response, err error) Verdict {
 	if err != nil {
 		err = asConnectError(c.t.base(), c.req, err)
 	}
-	if _, ok := c.t.Classifier.(defaultClassifier); ok || c.t.Classifier == nil {
-		// It needs no copies, which would be 5 allocations for each success.
-		return DefaultClassifier.Classify(c.req, resp, err)
+	if c.t.Classifier == nil {
+		// The default needs no copies, which would be 5 allocations for each success.
+		return DefaultClassifier(c.req, resp, err)
 	}
 	req := requestForHooks(c.req)
 	if resp != nil {
 		resp = responseForHooks(resp, req, c.buffer.preview())
 	}
-	return c.t.Classifier.Classify(req, resp, err)
+	return c.t.Classifier(req, resp, err)
 }
 
 // describe returns a description of the attempt, with copies of its own of the
@@ -348,7 +347,7 @@ func (c *call) decide() Decision {
 		delay, retry = asked, retry && asked <= defaultMaxBackoff
 	}
 	if !retry {
-		return Decision{Delay: delay, Reason: ReasonPolicy}
+		return Decision{Delay: delay, Reason: reasonPolicy}
 	}
 	c.backoff = delay
 	if c.t.Pacer != nil {
@@ -356,11 +355,11 @@ func (c *call) decide() Decision {
 	}
 	// A wait that ends at the deadline would leave no time for the attempt.
 	if deadline, ok := c.ctx.Deadline(); ok && delay >= time.Until(deadline) {
-		return Decision{Delay: delay, Reason: ReasonDeadline}
+		return Decision{Delay: delay, Reason: reasonDeadline}
 	}
 	// Last, so that no token is spent on a retry that is not made.
 	if c.t.Budget != nil && !c.t.Budget.Withdraw(c.describe()) {
-		return Decision{Delay: delay, Reason: ReasonBudget}
+		return Decision{Delay: delay, Reason: reasonBudget}
 	}
 	return Decision{Retry: true, Delay: delay}
 }
@@ -382,19 +381,19 @@ func (c *call) obstacle() Reason {
 	switch {
 	case final && c.failure == nil:
 		// The call has its response, even if its context is done now.
-		return ReasonFinal
+		return reasonFinal
 	case c.ctx.Err() != nil:
-		return ReasonCanceled
+		return reasonCanceled
 	case c.err != nil && c.number > 1 && c.bodyFailed():
-		return ReasonNotReplayable
+		return reasonNotReplayable
 	case final:
-		return ReasonFinal
+		return reasonFinal
 	case outcome == Uncertain && !c.idempotent():
-		return ReasonNotIdempotent
+		return reasonNotIdempotent
 	case !c.body.hold() && !neverRetries(c.t.policy()):
 		// A policy that never retries is the reason why the body was not
 		// buffered.
-		return ReasonNotReplayable
+		return reasonNotReplayable
 	}
 	return ""
 }
@@ -429,7 +428,9 @@ func (c *call) wait(delay time.Duration) error {
 	c.number++
 	c.delay = delay
 	begun := time.Now()
-	defer c.hasWaited(begun)
+	if c.t.Pacer != nil {
+		defer c.setDelay(begun)
+	}
 	if resp == nil || certain && !hasResponseBody(resp) {
 		return c.pace(c.backoff)
 	}
@@ -440,13 +441,10 @@ func (c *call) wait(delay time.Duration) error {
 	return err
 }
 
-// hasWaited counts a wait that began at begun.
-func (c *call) hasWaited(begun time.Time) {
-	d := time.Since(begun)
-	c.waited += d
-	if c.t.Pacer != nil {
-		c.delay = d // instead of the expected one
-	}
+// setDelay replaces the expected wait by the one that began at begun, which a
+// Pacer may have prolonged.
+func (c *call) setDelay(begun time.Time) {
+	c.delay = time.Since(begun)
 }
 
 // paceFirst waits for the Pacer before the first attempt.
@@ -454,7 +452,7 @@ func (c *call) paceFirst() error {
 	if p, ok := c.t.Pacer.(*AdaptivePacer); ok && p.idle() {
 		return c.pace(0) // the clock would take longer than all of it
 	}
-	defer c.hasWaited(time.Now())
+	defer c.setDelay(time.Now())
 	return c.pace(0)
 }
 
@@ -518,7 +516,7 @@ func (c *call) reportPanic() {
 // unsent ends a call whose wait for an attempt ended with err.
 func (c *call) unsent(err error) (*http.Response, error) {
 	e := &Error{Attempts: c.attempts, Reason: c.unsentReason(), Err: err}
-	if e.Reason == ReasonCanceled {
+	if e.Reason == reasonCanceled {
 		e.Err = context.Cause(c.ctx)
 	}
 	if c.number > 1 {
@@ -530,9 +528,9 @@ func (c *call) unsent(err error) (*http.Response, error) {
 
 func (c *call) unsentReason() Reason {
 	if c.ctx.Err() != nil {
-		return ReasonCanceled
+		return reasonCanceled
 	}
-	return ReasonDeadline
+	return reasonDeadline
 }
 
 // result ends the call with the result of the last attempt.
@@ -540,7 +538,7 @@ func (c *call) result(reason Reason) (*http.Response, error) {
 	// Before settle, which may end a Read of the body with an error.
 	ownFault := c.err != nil && c.number > 1 && c.bodyFailed()
 	c.body.settle(c.err != nil)
-	if ownFault && c.previous != nil && reason == ReasonNotReplayable {
+	if ownFault && c.previous != nil && reason == reasonNotReplayable {
 		// The attempt failed because of the caller's body. The server's last
 		// response is that of the attempt before.
 		c.resp, c.err = c.previous, nil
@@ -601,7 +599,7 @@ func (c *call) end(reason Reason, resp *http.Response, err error) (*http.Respons
 
 // summarize calls OnDone.
 func (c *call) summarize(reason Reason, resp *http.Response, err error) {
-	s := Summary{Request: requestForHooks(c.req), Err: err, Attempts: c.attempts, Reason: reason, Waited: c.waited}
+	s := Summary{Request: requestForHooks(c.req), Err: err, Attempts: c.attempts, Reason: reason}
 	if resp != nil {
 		s.Response = responseForHooks(resp, s.Request, nil)
 	}

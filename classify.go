@@ -45,31 +45,20 @@ type Verdict struct {
 // A Classifier decides whether the outcome of an attempt is retryable.
 //
 // Exactly one of resp and err is not nil. With
-// [RetryTransport.MaxResponseBytes], if reading the response body fails,
-// Classify is called with the response and, if it returns [Final], again with
+// [RetryTransport.MaxResponseBytes], if reading the response body fails, a
+// Classifier is called with the response and, if it returns [Final], again with
 // the read error.
 //
 // resp.Body is a copy of the buffered part of the body. It is empty if nothing
-// was buffered. Classify may read it, but must not retain or otherwise modify
+// was buffered. A Classifier may read it, but must not retain or otherwise modify
 // its arguments. It must be safe for concurrent use.
 //
 // A Classifier does not receive the number of the attempt. A decision that
 // depends on the number belongs in a [Policy].
-type Classifier interface {
-	Classify(req *http.Request, resp *http.Response, err error) Verdict
-}
-
-// The ClassifierFunc type is an adapter to allow the use of ordinary functions
-// as classifiers.
-type ClassifierFunc func(*http.Request, *http.Response, error) Verdict
-
-// Classify calls f(req, resp, err).
-func (f ClassifierFunc) Classify(req *http.Request, resp *http.Response, err error) Verdict {
-	return f(req, resp, err)
-}
+type Classifier func(req *http.Request, resp *http.Response, err error) Verdict
 
 // DefaultClassifier is the [Classifier] of a [RetryTransport] that does not set
-// one.
+// one. It is safe for concurrent use.
 //
 // Statuses 429 and 503 are [Unprocessed]. Statuses 408, 500, 502 and 504 are
 // [Uncertain]. All others are [Final]. A 503 means that the server could not
@@ -119,9 +108,17 @@ func (f ClassifierFunc) Classify(req *http.Request, resp *http.Response, err err
 //
 // Wrapped errors are considered too. Joined errors are Final if any of them is,
 // and otherwise Uncertain if any of them is.
-var DefaultClassifier = defaultClassifier{}
-
-type defaultClassifier struct{}
+func DefaultClassifier(req *http.Request, resp *http.Response, err error) Verdict {
+	if err != nil {
+		return Verdict{Outcome: classifyError(req, err)}
+	}
+	outcome := statusOutcome(resp.StatusCode)
+	if outcome == Final {
+		return Verdict{}
+	}
+	wait, _ := RetryAfter(resp)
+	return Verdict{Outcome: outcome, RetryAfter: wait}
+}
 
 func statusOutcome(status int) Outcome {
 	switch status {
@@ -133,19 +130,6 @@ func statusOutcome(status int) Outcome {
 		return Uncertain
 	}
 	return Final
-}
-
-// Classify implements [Classifier].
-func (defaultClassifier) Classify(req *http.Request, resp *http.Response, err error) Verdict {
-	if err != nil {
-		return Verdict{Outcome: classifyError(req, err)}
-	}
-	outcome := statusOutcome(resp.StatusCode)
-	if outcome == Final {
-		return Verdict{}
-	}
-	wait, _ := RetryAfter(resp)
-	return Verdict{Outcome: outcome, RetryAfter: wait}
 }
 
 // Permanent returns an error that wraps err and that [DefaultClassifier]

@@ -21,7 +21,6 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"reflect"
 	"strings"
 	"sync"
 	"syscall"
@@ -44,7 +43,7 @@ func TestDefaultClassifier_Statuses(t *testing.T) {
 	req := newRequest(t, "GET", "http://host.invalid", nil)
 	for status := 100; status <= 599; status++ {
 		resp := response(req, status, "")
-		if got := httpretry.DefaultClassifier.Classify(req, resp, nil); got != (httpretry.Verdict{Outcome: want[status]}) {
+		if got := httpretry.DefaultClassifier(req, resp, nil); got != (httpretry.Verdict{Outcome: want[status]}) {
 			t.Errorf("status %d: got %+v, want %v and no wait", status, got, want[status])
 		}
 		resp.Header.Set("Retry-After", "7")
@@ -52,17 +51,9 @@ func TestDefaultClassifier_Statuses(t *testing.T) {
 		if want[status] == httpretry.Final {
 			wantWait = 0
 		}
-		if got := httpretry.DefaultClassifier.Classify(req, resp, nil); got.RetryAfter != wantWait || got.Outcome != want[status] {
+		if got := httpretry.DefaultClassifier(req, resp, nil); got.RetryAfter != wantWait || got.Outcome != want[status] {
 			t.Errorf("status %d with Retry-After: 7: got %+v, want %v and %v", status, got, want[status], wantWait)
 		}
-	}
-}
-
-// A variable of an interface type could be replaced for the whole program.
-func TestDefaultClassifier_CannotBeReplaced(t *testing.T) {
-	typ := reflect.TypeOf(&httpretry.DefaultClassifier).Elem()
-	if typ.Kind() != reflect.Struct || typ.Size() != 0 || typ.PkgPath() == "" || typ.Name() != "defaultClassifier" {
-		t.Errorf("got the type %v of %d bytes, want an unexported struct of none", typ, typ.Size())
 	}
 }
 
@@ -152,7 +143,7 @@ func errorOf(t *testing.T, rt http.RoundTripper, req *http.Request) error {
 func wantOutcome(t *testing.T, req *http.Request, err error, want httpretry.Outcome, reason string) {
 	t.Helper()
 	for name, err := range wrapped(err) {
-		if got := httpretry.DefaultClassifier.Classify(req, nil, err); got != (httpretry.Verdict{Outcome: want}) {
+		if got := httpretry.DefaultClassifier(req, nil, err); got != (httpretry.Verdict{Outcome: want}) {
 			t.Errorf("%s: got %v for %T %q, want %v: %s", name, got.Outcome, err, err, want, reason)
 		}
 	}
@@ -1335,7 +1326,7 @@ func (nilCause) Unwrap() error { return nil }
 func TestDefaultClassifier_HostileErrors(t *testing.T) {
 	req := get(t, "http://host.invalid")
 	for _, err := range []error{&net.OpError{Op: "socks connect"}, &net.OpError{Op: "socks connect", Err: (*errorPair)(nil)}} {
-		if got := httpretry.DefaultClassifier.Classify(req, nil, err); got.Outcome != httpretry.Unprocessed {
+		if got := httpretry.DefaultClassifier(req, nil, err); got.Outcome != httpretry.Unprocessed {
 			t.Errorf("%#v: got %v, want unprocessed: no connection was made", err, got.Outcome)
 		}
 	}
@@ -1344,12 +1335,12 @@ func TestDefaultClassifier_HostileErrors(t *testing.T) {
 		&net.OpError{}, &net.OpError{Op: "remote error"}, &net.OpError{Op: "read"}, &url.Error{},
 		selfWrapped{}, uncomparable(nil), uncomparable{nil, uncomparable{}}, nilCause{}, nilCause{new(int)},
 	} {
-		got := httpretry.DefaultClassifier.Classify(req, nil, err)
+		got := httpretry.DefaultClassifier(req, nil, err)
 		if got.Outcome != httpretry.Uncertain {
 			t.Errorf("%T: got %v, want uncertain: nothing is known of it", err, got.Outcome)
 		}
 		dial := &net.OpError{Op: "dial"}
-		if got := httpretry.DefaultClassifier.Classify(req, nil, uncomparable{&url.Error{Err: err}, dial}); err != nil && got.Outcome == httpretry.Final {
+		if got := httpretry.DefaultClassifier(req, nil, uncomparable{&url.Error{Err: err}, dial}); err != nil && got.Outcome == httpretry.Final {
 			t.Errorf("%T beside a dial error: got %v", err, got.Outcome)
 		}
 	}
@@ -1389,7 +1380,7 @@ func FuzzClassify(f *testing.F) {
 		for _, w := range wrappings[:min(len(wrappings), 50)] {
 			err = wrap(err, w)
 		}
-		if got := httpretry.DefaultClassifier.Classify(req, nil, err).Outcome; got != k.want {
+		if got := httpretry.DefaultClassifier(req, nil, err).Outcome; got != k.want {
 			t.Errorf("got %v for %T within %v, want %v", got, k.err, wrappings, k.want)
 		}
 	})

@@ -42,8 +42,7 @@ func TestRoundTrip_ReturnsASingleErrorUnchanged(t *testing.T) {
 		{"Never", &httpretry.RetryTransport{Policy: httpretry.Never}, "GET", "the policy makes one attempt"},
 		{"not idempotent", &httpretry.RetryTransport{}, "POST", "there is no retry"},
 		{"OnAttempt", &httpretry.RetryTransport{OnAttempt: func(httpretry.Attempt, httpretry.Decision) {}}, "POST", "a hook changes nothing"},
-		{"final", &httpretry.RetryTransport{Classifier: httpretry.ClassifierFunc(
-			func(*http.Request, *http.Response, error) httpretry.Verdict { return httpretry.Verdict{} })}, "GET", "there is no retry"},
+		{"final", &httpretry.RetryTransport{Classifier: func(*http.Request, *http.Response, error) httpretry.Verdict { return httpretry.Verdict{} }}, "GET", "there is no retry"},
 	}
 	for _, tt := range tests {
 		tt.rt.Base = failing(boom)
@@ -63,8 +62,8 @@ func TestError_AfterSeveralAttempts(t *testing.T) {
 		if !errors.As(err, &e) {
 			t.Fatalf("got %v (%T), want an *Error within", err, err)
 		}
-		if e.Attempts != 4 || e.Reason != httpretry.ReasonPolicy || e.Err != error(reset) {
-			t.Errorf("got %d attempts, reason %q, %v, want 4, %q and the last attempt's error", e.Attempts, e.Reason, e.Err, httpretry.ReasonPolicy)
+		if e.Attempts != 4 || e.Reason != "policy" || e.Err != error(reset) {
+			t.Errorf("got %d attempts, reason %q, %v, want 4, \"policy\" and the last attempt's error", e.Attempts, e.Reason, e.Err)
 		}
 		if errors.Unwrap(e) != e.Err {
 			t.Errorf("Unwrap: got %v, want %v", errors.Unwrap(e), e.Err)
@@ -184,19 +183,19 @@ func TestAttemptTimeout_MatchesDeadlineExceeded(t *testing.T) {
 func onErrorReason(t *testing.T, reason httpretry.Reason, onAttempt func(httpretry.Attempt, httpretry.Decision)) error {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	if reason == httpretry.ReasonDeadline {
+	if reason == "deadline" {
 		ctx, cancel = context.WithTimeout(ctx, 2*time.Second)
 		defer cancel()
 	}
 	verdicts := map[httpretry.Reason]httpretry.Outcome{
-		httpretry.ReasonFinal: httpretry.Final, httpretry.ReasonNotIdempotent: httpretry.Uncertain,
+		"final": httpretry.Final, "not_idempotent": httpretry.Uncertain,
 	}
 	rt := &httpretry.RetryTransport{
 		OnAttempt: onAttempt,
-		Policy: httpretry.PolicyFunc(func(a httpretry.Attempt) (time.Duration, bool) {
-			return time.Second, reason != httpretry.ReasonPolicy || a.Number == 1
+		Policy: policyFunc(func(a httpretry.Attempt) (time.Duration, bool) {
+			return time.Second, reason != "policy" || a.Number == 1
 		}),
-		Classifier: httpretry.ClassifierFunc(func(req *http.Request, resp *http.Response, err error) httpretry.Verdict {
+		Classifier: func(req *http.Request, resp *http.Response, err error) httpretry.Verdict {
 			if outcome, ok := verdicts[reason]; ok && err != nil {
 				return httpretry.Verdict{Outcome: outcome}
 			}
@@ -204,19 +203,19 @@ func onErrorReason(t *testing.T, reason httpretry.Reason, onAttempt func(httpret
 				return httpretry.Verdict{Outcome: httpretry.Final}
 			}
 			return httpretry.Verdict{Outcome: httpretry.Unprocessed}
-		}),
+		},
 		Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
 			if httpretry.AttemptNumber(req.Context()) == 1 {
 				return busy(http.StatusServiceUnavailable, nil)(req)
 			}
-			if reason == httpretry.ReasonCanceled {
+			if reason == "canceled" {
 				cancel()
 			}
 			return failing(io.ErrUnexpectedEOF)(req)
 		}),
 	}
 	req := newRequest(t, "POST", "http://example.com/", strings.NewReader("x")).WithContext(ctx)
-	if reason == httpretry.ReasonNotReplayable {
+	if reason == "not_replayable" {
 		once, calls := req.GetBody, 0
 		req.GetBody = func() (io.ReadCloser, error) {
 			if calls++; calls > 1 {
@@ -243,7 +242,7 @@ func TestError_Reason(t *testing.T) {
 						t.Fatalf("got %v, want an *Error", err)
 					}
 					failure := e.Err
-					if want == httpretry.ReasonNotReplayable {
+					if want == "not_replayable" {
 						failure = e.Last // Err is the error of GetBody
 					}
 					if e.Attempts != 2 || e.Reason != want || failure != io.ErrUnexpectedEOF {
@@ -300,8 +299,8 @@ func TestError_CanceledInAWait(t *testing.T) {
 				if !errors.As(err, &e) {
 					t.Fatalf("got %v (%T), want an *Error", err, err)
 				}
-				if e.Attempts != tt.wait || e.Reason != httpretry.ReasonCanceled || e.Err != tt.want || !errors.Is(err, tt.want) {
-					t.Errorf("got %d attempts, reason %q, %v, want %d, %q, %v", e.Attempts, e.Reason, e.Err, tt.wait, httpretry.ReasonCanceled, tt.want)
+				if e.Attempts != tt.wait || e.Reason != "canceled" || e.Err != tt.want || !errors.Is(err, tt.want) {
+					t.Errorf("got %d attempts, reason %q, %v, want %d, \"canceled\", %v", e.Attempts, e.Reason, e.Err, tt.wait, tt.want)
 				}
 				if e.Last == nil || e.Last.Error() != tt.last {
 					t.Errorf("got Last %v, want %q: the failure must not be lost", e.Last, tt.last)
@@ -603,7 +602,7 @@ func TestError_WithholdsWhatNetHTTPQuotes(t *testing.T) {
 			}
 			logger, buf := newLogger(slog.LevelDebug)
 			httpretry.LogAttempts(logger)(httpretry.Attempt{Request: newRequest(t, "GET", "http://example.com/", nil), Number: 1, Err: err},
-				httpretry.Decision{Reason: httpretry.ReasonFinal})
+				httpretry.Decision{Reason: "final"})
 			for name, wrapped := range map[string]error{"alone": err, "wrapped": fmt.Errorf("5\" wide: %w", err), "joined": errors.Join(io.EOF, err)} {
 				for name, text := range map[string]string{
 					name:               (&httpretry.Error{Attempts: 2, Err: wrapped}).Error(),
@@ -645,7 +644,7 @@ func TestError_ReducesURLs(t *testing.T) {
 		{"https://example.com/v1/models: EOF", "https://example.com/v1/models: EOF"},
 	}
 	for _, tt := range tests {
-		got := (&httpretry.Error{Attempts: 2, Reason: httpretry.ReasonPolicy, Err: errors.New(tt.text)}).Error()
+		got := (&httpretry.Error{Attempts: 2, Reason: "policy", Err: errors.New(tt.text)}).Error()
 		if want := "httpretry: gave up after 2 attempts (policy): " + tt.want; got != want {
 			t.Errorf("%q: got %q, want %q", tt.text, got, want)
 		}

@@ -417,39 +417,12 @@ func ExampleNever() {
 	// Output: 503 Service Unavailable
 }
 
-// This policy waits as RetryConfig does, but retries a gateway timeout only once.
-func ExamplePolicyFunc() {
-	server := newUnsteadyServer(9, http.StatusGatewayTimeout)
-	defer server.Close()
-
-	policy := httpretry.PolicyFunc(func(a httpretry.Attempt) (time.Duration, bool) {
-		if a.Response != nil && a.Response.StatusCode == http.StatusGatewayTimeout && a.Number > 1 {
-			return 0, false
-		}
-		return soon.Backoff(a)
-	})
-	client := &http.Client{Transport: &httpretry.RetryTransport{
-		Policy: policy,
-		OnAttempt: func(a httpretry.Attempt, d httpretry.Decision) {
-			fmt.Printf("%d: %d, retry %t\n", a.Number, a.Response.StatusCode, d.Retry)
-		},
-	}}
-	resp, err := client.Get(server.URL)
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer resp.Body.Close()
-	// Output:
-	// 1: 504, retry true
-	// 2: 504, retry false
-}
-
 // This classifier modifies two verdicts of the default one. Behind a proxy that
 // sends 503 when an upstream server fails, a request with a 503 was possibly
 // processed. A request with a 425 (Too Early) was not.
-func ExampleClassifierFunc() {
-	classifier := httpretry.ClassifierFunc(func(req *http.Request, resp *http.Response, err error) httpretry.Verdict {
-		v := httpretry.DefaultClassifier.Classify(req, resp, err)
+func ExampleClassifier() {
+	classifier := func(req *http.Request, resp *http.Response, err error) httpretry.Verdict {
+		v := httpretry.DefaultClassifier(req, resp, err)
 		if resp != nil {
 			switch resp.StatusCode {
 			case http.StatusServiceUnavailable:
@@ -459,7 +432,7 @@ func ExampleClassifierFunc() {
 			}
 		}
 		return v
-	})
+	}
 	for _, status := range []int{http.StatusServiceUnavailable, http.StatusTooEarly} {
 		server := newUnsteadyServer(1, status)
 		client := &http.Client{Transport: &httpretry.RetryTransport{Policy: soon, Classifier: classifier}}

@@ -182,19 +182,18 @@ func TestDownload_ClosedSeveralTimesInAWait(t *testing.T) {
 			if string(got) != alphabet[:10] || !errors.Is(err, http.ErrBodyReadAfterClose) {
 				t.Errorf("got %q, %v, want the beginning and %v", got, err, http.ErrBodyReadAfterClose)
 			}
-			if len(sums) != 1 || sums[0].Reason != httpretry.ReasonCanceled || sums[0].Err != err {
+			if len(sums) != 1 || sums[0].Reason != "canceled" || sums[0].Err != err {
 				t.Errorf("got summaries %+v, want one, canceled, with the error of the Read", sums)
 			}
 		})
 	}
 }
 
-// A DefaultClassifier that is set explicitly costs as little as none.
+// Defaults that are set explicitly cost as little as none, except for a Classifier.
 func TestSuccess_ExplicitDefaultsAllocateNothing(t *testing.T) {
 	resp := &http.Response{StatusCode: 200, Header: http.Header{}, Body: http.NoBody}
 	req := newRequest(t, "POST", "http://example.com/", strings.NewReader("x"))
 	for name, rt := range map[string]*httpretry.RetryTransport{
-		"Classifier": {Classifier: httpretry.DefaultClassifier},
 		"Policy":     {Policy: httpretry.RetryConfig{}},
 		"Idempotent": {Idempotent: httpretry.IsIdempotent},
 		"Budget":     {Budget: &httpretry.TokenBudget{}},
@@ -242,7 +241,7 @@ func TestError_LastBeforeAFailureOfTheBody(t *testing.T) {
 	req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(errorReader{gone}), nil }
 	_, err := rt.RoundTrip(req)
 	e, ok := errors.AsType[*httpretry.Error](err)
-	if !ok || !errors.Is(e.Err, gone) || e.Last != reset || e.Reason != httpretry.ReasonNotReplayable {
+	if !ok || !errors.Is(e.Err, gone) || e.Last != reset || e.Reason != "not_replayable" {
 		t.Errorf("got %#v, want %v, after %v", err, gone, reset)
 	}
 }

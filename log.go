@@ -40,7 +40,7 @@ func describe(a Attempt, d Decision) (slog.Level, string) {
 	switch {
 	case d.Retry:
 		return slog.LevelInfo, "attempt failed, retrying"
-	case a.Verdict.Outcome != Final, d.Reason == ReasonNotReplayable:
+	case a.Verdict.Outcome != Final, d.Reason == reasonNotReplayable:
 		return slog.LevelWarn, "attempt failed, not retrying"
 	case succeeded(a) && a.Number > 1:
 		return slog.LevelInfo, "succeeded after retries"

@@ -105,7 +105,7 @@ func TestLogAttempts_Reasons(t *testing.T) {
 			onErrorReason(t, reason, httpretry.LogAttempts(logger))
 			got := lines(buf)
 			records := 2
-			if reason == httpretry.ReasonNotReplayable {
+			if reason == "not_replayable" {
 				records = 3 // GetBody fails after the second wait
 			}
 			if len(got) != records || !strings.Contains(got[len(got)-1], "reason="+string(reason)+"\n") {
@@ -156,7 +156,7 @@ func TestLogAttempts_WaitThatIsTooLong(t *testing.T) {
 	logger, buf := newLogger(slog.LevelDebug)
 	a := httpretry.Attempt{Request: newRequest(t, "GET", "http://example.com/", nil), Number: 2,
 		Response: &http.Response{StatusCode: 429}, Verdict: httpretry.Verdict{Outcome: httpretry.Unprocessed}}
-	httpretry.LogAttempts(logger)(a, httpretry.Decision{Delay: time.Hour, Reason: httpretry.ReasonDeadline})
+	httpretry.LogAttempts(logger)(a, httpretry.Decision{Delay: time.Hour, Reason: "deadline"})
 	want := []string{"level=WARN msg=\"attempt failed, not retrying\" method=GET url=http://example.com/ attempt=2 status=429 delay=1h0m0s reason=deadline\n"}
 	if diff := cmp.Diff(want, lines(buf)); diff != "" {
 		t.Errorf("log (-want +got):\n%s", diff)
@@ -168,7 +168,7 @@ func TestLogAttempts_WaitThatIsTooLong(t *testing.T) {
 func TestLogAttempts_WarnsOfABodyThatCannotBeReplayed(t *testing.T) {
 	logger, buf := newLogger(slog.LevelInfo)
 	a := httpretry.Attempt{Request: newRequest(t, "POST", "http://example.com/", nil), Number: 2, Err: errors.New("GetBody: file removed")}
-	httpretry.LogAttempts(logger)(a, httpretry.Decision{Reason: httpretry.ReasonNotReplayable})
+	httpretry.LogAttempts(logger)(a, httpretry.Decision{Reason: "not_replayable"})
 	want := []string{"level=WARN msg=\"attempt failed, not retrying\" method=POST url=http://example.com/ attempt=2 error=\"GetBody: file removed\" reason=not_replayable\n"}
 	if diff := cmp.Diff(want, lines(buf)); diff != "" {
 		t.Errorf("log (-want +got):\n%s", diff)
@@ -180,7 +180,7 @@ func TestLogAttempts_FailureWithStatus200(t *testing.T) {
 	logger, buf := newLogger(slog.LevelInfo)
 	a := httpretry.Attempt{Request: newRequest(t, "GET", "http://example.com/", nil), Number: 3,
 		Response: &http.Response{StatusCode: 200}, Verdict: httpretry.Verdict{Outcome: httpretry.Uncertain}}
-	httpretry.LogAttempts(logger)(a, httpretry.Decision{Reason: httpretry.ReasonPolicy})
+	httpretry.LogAttempts(logger)(a, httpretry.Decision{Reason: "policy"})
 	want := []string{"level=WARN msg=\"attempt failed, not retrying\" method=GET url=http://example.com/ attempt=3 status=200 reason=policy\n"}
 	if diff := cmp.Diff(want, lines(buf)); diff != "" {
 		t.Errorf("log (-want +got):\n%s", diff)
@@ -292,7 +292,7 @@ func TestLogAttempts_AttributeKinds(t *testing.T) {
 		decision httpretry.Decision
 		want     map[string]slog.Kind
 	}{
-		{httpretry.Attempt{Err: io.EOF}, httpretry.Decision{Reason: httpretry.ReasonPolicy},
+		{httpretry.Attempt{Err: io.EOF}, httpretry.Decision{Reason: "policy"},
 			map[string]slog.Kind{"method": slog.KindString, "url": slog.KindString, "attempt": slog.KindInt64, "error": slog.KindString, "reason": slog.KindString}},
 		{httpretry.Attempt{Response: &http.Response{StatusCode: 503}}, httpretry.Decision{Retry: true, Delay: time.Second},
 			map[string]slog.Kind{"method": slog.KindString, "url": slog.KindString, "attempt": slog.KindInt64, "status": slog.KindInt64, "delay": slog.KindDuration}},

@@ -75,12 +75,12 @@ func TestPacer_DelaysEachAttempt(t *testing.T) {
 		var delays []time.Duration
 		rt := &httpretry.RetryTransport{
 			Base: p.sending(statuses(503, 503, 200)), Pacer: p,
-			Policy: httpretry.PolicyFunc(func(a httpretry.Attempt) (time.Duration, bool) {
+			Policy: policyFunc(func(a httpretry.Attempt) (time.Duration, bool) {
 				p.add("policy")
 				return time.Duration(a.Number*a.Number) * 2 * time.Second, true
 			}),
 			OnAttempt: func(a httpretry.Attempt, d httpretry.Decision) { delays = append(delays, a.Delay, d.Delay) },
-			OnDone:    func(s httpretry.Summary) { delays = append(delays, s.Waited, s.Elapsed) },
+			OnDone:    func(s httpretry.Summary) { delays = append(delays, s.Elapsed) },
 		}
 		resp, err := rt.RoundTrip(newRequest(t, "GET", "http://example.com/", nil))
 		if err != nil || resp.StatusCode != 200 || resp.Header.Get("X-Hook") != "" {
@@ -96,7 +96,7 @@ func TestPacer_DelaysEachAttempt(t *testing.T) {
 		}
 		const sec = time.Second
 		// The later of backoff and Pacer counts, not their sum.
-		if want := []time.Duration{3 * sec, 3 * sec, 3 * sec, 8 * sec, 8 * sec, 0, 14 * sec, 14 * sec}; !slices.Equal(delays, want) {
+		if want := []time.Duration{3 * sec, 3 * sec, 3 * sec, 8 * sec, 8 * sec, 0, 14 * sec}; !slices.Equal(delays, want) {
 			t.Errorf("got delays %v, want %v", delays, want)
 		}
 	})
@@ -120,10 +120,10 @@ func TestPacer_CanceledWait(t *testing.T) {
 			body := &countedCloses{Reader: strings.NewReader("x")}
 			resp, err := rt.RoundTrip(newRequest(t, "PUT", "http://example.com/", body).WithContext(ctx))
 			e, ok := errors.AsType[*httpretry.Error](err)
-			if resp != nil || !ok || e.Attempts != attempts || e.Reason != httpretry.ReasonCanceled || e.Err != cause || (e.Last != nil) != (attempts > 0) {
+			if resp != nil || !ok || e.Attempts != attempts || e.Reason != "canceled" || e.Err != cause || (e.Last != nil) != (attempts > 0) {
 				t.Errorf("got %v and error %#v, want an *Error after %d attempts with the cause", resp, err, attempts)
 			}
-			if summary.Attempts != attempts || summary.Reason != httpretry.ReasonCanceled || summary.Waited != summary.Elapsed || onAttempts != attempts {
+			if summary.Attempts != attempts || summary.Reason != "canceled" || onAttempts != attempts {
 				t.Errorf("got %+v and %d attempts, want %d", summary, onAttempts, attempts)
 			}
 			if body.closed != 1 || p.count("done") != attempts {
@@ -190,18 +190,18 @@ func TestPacer_DoesNotWaitPastTheDeadline(t *testing.T) {
 				if took := time.Since(begun); took > 0 {
 					t.Errorf("the call took %v, want no wait", took)
 				}
-				if summary.Reason != httpretry.ReasonDeadline || summary.Attempts != tt.attempts || body.closed != 1 {
+				if summary.Reason != "deadline" || summary.Attempts != tt.attempts || body.closed != 1 {
 					t.Errorf("got %+v and %d Closes, want reason deadline after %d attempts, and the body closed", summary, body.closed, tt.attempts)
 				}
 				if tt.err == nil {
-					want := httpretry.Decision{Delay: tt.delay, Reason: httpretry.ReasonDeadline}
+					want := httpretry.Decision{Delay: tt.delay, Reason: "deadline"}
 					if err != nil || resp.StatusCode != 503 || decision != want {
 						t.Errorf("got %v, %v and decision %v, want the response and %v", resp, err, decision, want)
 					}
 					return
 				}
 				e, ok := errors.AsType[*httpretry.Error](err)
-				if !ok || e.Err != tt.err || e.Reason != httpretry.ReasonDeadline || e.Attempts != tt.attempts || (e.Last != nil) != (tt.attempts > 0) {
+				if !ok || e.Err != tt.err || e.Reason != "deadline" || e.Attempts != tt.attempts || (e.Last != nil) != (tt.attempts > 0) {
 					t.Errorf("got error %#v, want an *Error with reason deadline after %d attempts", err, tt.attempts)
 				}
 			})
@@ -271,11 +271,11 @@ func TestPacer_DoneIsCalledOnceDespiteAPanic(t *testing.T) {
 			}
 			rt := &httpretry.RetryTransport{
 				Base: p.sending(statuses(503)), Pacer: p,
-				Classifier: httpretry.ClassifierFunc(func(*http.Request, *http.Response, error) httpretry.Verdict {
+				Classifier: func(*http.Request, *http.Response, error) httpretry.Verdict {
 					p.add("classify")
 					return httpretry.Verdict{Outcome: httpretry.Unprocessed}
-				}),
-				Policy:    httpretry.PolicyFunc(func(httpretry.Attempt) (time.Duration, bool) { p.add("policy"); return 0, true }),
+				},
+				Policy:    policyFunc(func(httpretry.Attempt) (time.Duration, bool) { p.add("policy"); return 0, true }),
 				OnAttempt: func(httpretry.Attempt, httpretry.Decision) { p.add("attempt") },
 			}
 			body := &countedCloses{Reader: strings.NewReader("x")}

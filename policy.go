@@ -29,13 +29,6 @@ type Policy interface {
 	Backoff(a Attempt) (delay time.Duration, retry bool)
 }
 
-// The PolicyFunc type is an adapter to allow the use of ordinary functions as
-// policies.
-type PolicyFunc func(Attempt) (time.Duration, bool)
-
-// Backoff returns f(a).
-func (f PolicyFunc) Backoff(a Attempt) (time.Duration, bool) { return f(a) }
-
 // Never is a [Policy] that never retries. With it, request bodies are not
 // buffered.
 var Never = never{}

@@ -416,7 +416,7 @@ func TestRetryTransport_Waits(t *testing.T) {
 		return c
 	}
 	delays := func(ds ...time.Duration) httpretry.Policy {
-		return httpretry.PolicyFunc(func(a httpretry.Attempt) (time.Duration, bool) {
+		return policyFunc(func(a httpretry.Attempt) (time.Duration, bool) {
 			if a.Number > len(ds) {
 				return 0, false
 			}
@@ -440,12 +440,12 @@ func TestRetryTransport_Waits(t *testing.T) {
 		{"MaxElapsed, short of", config(httpretry.RetryConfig{MaxElapsed: 7*sec - 1}), nil, []time.Duration{0, sec, 3 * sec}, "a retry would start too late"},
 		{"MaxElapsed, with Retry-After", config(httpretry.RetryConfig{MaxElapsed: 20 * sec}), headerOf("Retry-After", "15"), []time.Duration{0, 15 * sec}, "the whole wait counts"},
 		{"MaxElapsed, huge", config(httpretry.RetryConfig{MaxElapsed: math.MaxInt64, MaxRetries: 1}), nil, []time.Duration{0, sec, 3 * sec, 7 * sec, 15 * sec}, "no overflow"},
-		{"PolicyFunc", delays(5*sec, 0, sec), nil, []time.Duration{0, 5 * sec, 5 * sec, 6 * sec}, "its waits as they are"},
-		{"PolicyFunc, negative", delays(-sec, math.MinInt64), nil, []time.Duration{0, 0, 0}, "a negative delay counts as 0"},
-		{"PolicyFunc, Retry-After above", delays(sec, 40*sec), headerOf("Retry-After", "30"), []time.Duration{0, 30 * sec, 70 * sec}, "a floor under every policy"},
-		{"PolicyFunc, Retry-After of 60 s", delays(sec), headerOf("Retry-After", "60"), []time.Duration{0, 60 * sec}, "a floor under every policy"},
-		{"PolicyFunc, Retry-After of 61 s", delays(sec), headerOf("Retry-After", "61"), []time.Duration{0}, "a policy that is not aware of it must not wait for long"},
-		{"PolicyFunc, longer itself", delays(120 * sec), headerOf("Retry-After", "90"), []time.Duration{0, 120 * sec}, "the policy's own wait is not limited"},
+		{"own Policy", delays(5*sec, 0, sec), nil, []time.Duration{0, 5 * sec, 5 * sec, 6 * sec}, "its waits as they are"},
+		{"own Policy, negative", delays(-sec, math.MinInt64), nil, []time.Duration{0, 0, 0}, "a negative delay counts as 0"},
+		{"own Policy, Retry-After above", delays(sec, 40*sec), headerOf("Retry-After", "30"), []time.Duration{0, 30 * sec, 70 * sec}, "a floor under every policy"},
+		{"own Policy, Retry-After of 60 s", delays(sec), headerOf("Retry-After", "60"), []time.Duration{0, 60 * sec}, "a floor under every policy"},
+		{"own Policy, Retry-After of 61 s", delays(sec), headerOf("Retry-After", "61"), []time.Duration{0}, "a policy that is not aware of it must not wait for long"},
+		{"own Policy, longer itself", delays(120 * sec), headerOf("Retry-After", "90"), []time.Duration{0, 120 * sec}, "the policy's own wait is not limited"},
 		{"Never", httpretry.Never, nil, []time.Duration{0}, "one attempt"},
 		{"negative MaxRetries", httpretry.RetryConfig{MaxRetries: -1}, nil, []time.Duration{0}, "one attempt"},
 	}
@@ -490,7 +490,7 @@ func TestRetryConfig_MaxElapsedCountsAttempts(t *testing.T) {
 func TestPolicy_NegativeDelayIsReportedAsZero(t *testing.T) {
 	var got []time.Duration
 	rt := &httpretry.RetryTransport{
-		Policy: httpretry.PolicyFunc(func(a httpretry.Attempt) (time.Duration, bool) { return -time.Hour, a.Number == 1 }),
+		Policy: policyFunc(func(a httpretry.Attempt) (time.Duration, bool) { return -time.Hour, a.Number == 1 }),
 		Base:   statuses(503, 200),
 		OnAttempt: func(a httpretry.Attempt, d httpretry.Decision) {
 			got = append(got, a.Delay, d.Delay)
@@ -537,7 +537,7 @@ func TestPolicy_GetsTheAttempt(t *testing.T) {
 			Verdict        httpretry.Verdict
 		}
 		var got []seen
-		policy := httpretry.PolicyFunc(func(a httpretry.Attempt) (time.Duration, bool) {
+		policy := policyFunc(func(a httpretry.Attempt) (time.Duration, bool) {
 			s := seen{a.Number, a.Elapsed, a.Delay, 0, a.Err, a.Verdict}
 			if a.Response != nil {
 				s.Status = a.Response.StatusCode
@@ -579,7 +579,7 @@ func TestNever_DoesNotRetry(t *testing.T) {
 
 func TestOverride_Policy(t *testing.T) {
 	retries := func(n int) httpretry.Policy {
-		return httpretry.PolicyFunc(func(a httpretry.Attempt) (time.Duration, bool) { return 0, a.Number <= n })
+		return policyFunc(func(a httpretry.Attempt) (time.Duration, bool) { return 0, a.Number <= n })
 	}
 	ctx := context.Background()
 	tests := []struct {
@@ -669,7 +669,7 @@ func TestRoundTrip_DoesNotWaitPastTheDeadline(t *testing.T) {
 		{"just after", sec + 1, nil, statuses(503), []time.Duration{0, sec}, 2 * sec, "there is a nanosecond left for the attempt"},
 		{"at the second wait", 2 * sec, nil, statuses(503), []time.Duration{0, sec}, 2 * sec, "the second wait is longer"},
 		{"Retry-After", 10 * sec, nil, busy(503, headerOf("Retry-After", "11")), []time.Duration{0}, 11 * sec, "the server asks for more time than there is"},
-		{"endless", time.Hour, httpretry.PolicyFunc(func(httpretry.Attempt) (time.Duration, bool) { return math.MaxInt64, true }),
+		{"endless", time.Hour, policyFunc(func(httpretry.Attempt) (time.Duration, bool) { return math.MaxInt64, true }),
 			statuses(503), []time.Duration{0}, math.MaxInt64, "no overflow"},
 		{"an error", sec, nil, func(*http.Request) (*http.Response, error) { return nil, boom }, []time.Duration{0}, sec, "an error is returned as well"},
 	}
@@ -699,7 +699,7 @@ func TestRoundTrip_DoesNotWaitPastTheDeadline(t *testing.T) {
 				if got, want := time.Since(start), tt.want[len(tt.want)-1]; got != want {
 					t.Errorf("came back after %v, want %v: a wait in vain is not begun", got, want)
 				}
-				if want := (httpretry.Decision{Delay: tt.delay, Reason: httpretry.ReasonDeadline}); last != want {
+				if want := (httpretry.Decision{Delay: tt.delay, Reason: "deadline"}); last != want {
 					t.Errorf("got decision %+v, want %+v", last, want)
 				}
 			})
@@ -729,8 +729,8 @@ func TestRoundTrip_ClientTimeoutIsADeadline(t *testing.T) {
 // orderedReasons are all reasons, in the order in which they are checked after a
 // response.
 var orderedReasons = []httpretry.Reason{
-	httpretry.ReasonFinal, httpretry.ReasonCanceled, httpretry.ReasonNotIdempotent,
-	httpretry.ReasonNotReplayable, httpretry.ReasonPolicy, httpretry.ReasonDeadline,
+	"final", "canceled", "not_idempotent",
+	"not_replayable", "policy", "deadline",
 }
 
 // decisionWhen returns the decision after an attempt for which the given
@@ -738,32 +738,32 @@ var orderedReasons = []httpretry.Reason{
 func decisionWhen(t *testing.T, holds map[httpretry.Reason]bool) httpretry.Decision {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	if holds[httpretry.ReasonDeadline] {
+	if holds["deadline"] {
 		ctx, cancel = context.WithTimeout(ctx, time.Minute)
 		defer cancel()
 	}
 	status, method := http.StatusInternalServerError, "PUT"
-	if holds[httpretry.ReasonFinal] {
+	if holds["final"] {
 		status = http.StatusNotFound
 	}
-	if holds[httpretry.ReasonNotIdempotent] {
+	if holds["not_idempotent"] {
 		method = "POST"
 	}
 	var decisions []httpretry.Decision
 	rt := &httpretry.RetryTransport{
-		Policy: httpretry.PolicyFunc(func(a httpretry.Attempt) (time.Duration, bool) {
-			return time.Hour, a.Number == 1 && !holds[httpretry.ReasonPolicy]
+		Policy: policyFunc(func(a httpretry.Attempt) (time.Duration, bool) {
+			return time.Hour, a.Number == 1 && !holds["policy"]
 		}),
 		Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
 			resp, err := busy(status, nil)(req)
-			if holds[httpretry.ReasonCanceled] {
+			if holds["canceled"] {
 				cancel()
 			}
 			return resp, err
 		}),
 		OnAttempt: func(_ httpretry.Attempt, d httpretry.Decision) { decisions = append(decisions, d) },
 	}
-	if holds[httpretry.ReasonNotReplayable] {
+	if holds["not_replayable"] {
 		rt.MaxReplayBytes = -1
 	}
 	resp, err := rt.RoundTrip(newRequest(t, method, "http://example.com/", newTestBody("x")).WithContext(ctx))
@@ -784,7 +784,7 @@ func TestReason_FirstInOrderIsReported(t *testing.T) {
 			if set&(1<<i) != 0 {
 				holds[reason] = true
 				want = httpretry.Decision{Reason: reason}
-				if reason == httpretry.ReasonPolicy || reason == httpretry.ReasonDeadline {
+				if reason == "policy" || reason == "deadline" {
 					want.Delay = time.Hour
 				}
 			}
@@ -810,16 +810,16 @@ func TestReason_CanceledAttempt(t *testing.T) {
 		OnAttempt: func(_ httpretry.Attempt, d httpretry.Decision) { got = d },
 	}
 	rt.RoundTrip(newRequest(t, "GET", "http://example.com/", nil).WithContext(ctx))
-	if want := (httpretry.Decision{Reason: httpretry.ReasonCanceled}); got != want {
+	if want := (httpretry.Decision{Reason: "canceled"}); got != want {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
 }
 
 func TestReason_OtherCauses(t *testing.T) {
 	outcome := func(o httpretry.Outcome) httpretry.Classifier {
-		return httpretry.ClassifierFunc(func(*http.Request, *http.Response, error) httpretry.Verdict {
+		return func(*http.Request, *http.Response, error) httpretry.Verdict {
 			return httpretry.Verdict{Outcome: o}
-		})
+		}
 	}
 	noGetBody := newRequest(t, "PUT", "http://example.com/", strings.NewReader("x"))
 	noGetBody.GetBody = func() (io.ReadCloser, error) { return nil, errors.New("gone") }
@@ -831,14 +831,14 @@ func TestReason_OtherCauses(t *testing.T) {
 		want httpretry.Reason
 		why  string
 	}{
-		{"success", &httpretry.RetryTransport{Base: statuses(200)}, get, httpretry.ReasonFinal, "success is final"},
-		{"unknown outcome", &httpretry.RetryTransport{Base: statuses(503), Classifier: outcome(9)}, get, httpretry.ReasonFinal, "an unknown outcome is not retried"},
-		{"rejected POST", &httpretry.RetryTransport{Base: statuses(500), Classifier: outcome(httpretry.Unprocessed), Policy: httpretry.Never}, post, httpretry.ReasonPolicy,
+		{"success", &httpretry.RetryTransport{Base: statuses(200)}, get, "final", "success is final"},
+		{"unknown outcome", &httpretry.RetryTransport{Base: statuses(503), Classifier: outcome(9)}, get, "final", "an unknown outcome is not retried"},
+		{"rejected POST", &httpretry.RetryTransport{Base: statuses(500), Classifier: outcome(httpretry.Unprocessed), Policy: httpretry.Never}, post, "policy",
 			"an unprocessed request may be resent"},
-		{"own Idempotent", &httpretry.RetryTransport{Base: statuses(500), Idempotent: func(*http.Request) bool { return false }}, get, httpretry.ReasonNotIdempotent,
+		{"own Idempotent", &httpretry.RetryTransport{Base: statuses(500), Idempotent: func(*http.Request) bool { return false }}, get, "not_idempotent",
 			"in place of IsIdempotent"},
-		{"failing GetBody", &httpretry.RetryTransport{Base: statuses(503), Policy: now}, noGetBody, httpretry.ReasonNotReplayable, "the body can't be had again"},
-		{"retries used up", &httpretry.RetryTransport{Base: statuses(503), Policy: now}, get, httpretry.ReasonPolicy, "MaxRetries is used up"},
+		{"failing GetBody", &httpretry.RetryTransport{Base: statuses(503), Policy: now}, noGetBody, "not_replayable", "the body can't be had again"},
+		{"retries used up", &httpretry.RetryTransport{Base: statuses(503), Policy: now}, get, "policy", "MaxRetries is used up"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -924,23 +924,23 @@ func TestOnAttempt_ReportsEachAttempt(t *testing.T) {
 		want []reported
 	}{
 		{"success", []any{200}, []reported{
-			{1, 0, 100 * ms, 200, nil, httpretry.Final, stop(httpretry.ReasonFinal)},
+			{1, 0, 100 * ms, 200, nil, httpretry.Final, stop("final")},
 		}},
 		{"success after retries", []any{503, boom, 500, 200}, []reported{
 			{1, 0, 100 * ms, 503, nil, httpretry.Unprocessed, retry(sec)},
 			{2, sec, sec + 200*ms, 0, boom, httpretry.Uncertain, retry(2 * sec)},
 			{3, 2 * sec, 3*sec + 300*ms, 500, nil, httpretry.Uncertain, retry(4 * sec)},
-			{4, 4 * sec, 7*sec + 400*ms, 200, nil, httpretry.Final, stop(httpretry.ReasonFinal)},
+			{4, 4 * sec, 7*sec + 400*ms, 200, nil, httpretry.Final, stop("final")},
 		}},
 		{"final failure after a retry", []any{boom, 404}, []reported{
 			{1, 0, 100 * ms, 0, boom, httpretry.Uncertain, retry(sec)},
-			{2, sec, sec + 200*ms, 404, nil, httpretry.Final, stop(httpretry.ReasonFinal)},
+			{2, sec, sec + 200*ms, 404, nil, httpretry.Final, stop("final")},
 		}},
 		{"retries run out", []any{503, 503, 503, boom}, []reported{
 			{1, 0, 100 * ms, 503, nil, httpretry.Unprocessed, retry(sec)},
 			{2, sec, sec + 200*ms, 503, nil, httpretry.Unprocessed, retry(2 * sec)},
 			{3, 2 * sec, 3*sec + 300*ms, 503, nil, httpretry.Unprocessed, retry(4 * sec)},
-			{4, 4 * sec, 7*sec + 400*ms, 0, boom, httpretry.Uncertain, stop(httpretry.ReasonPolicy)},
+			{4, 4 * sec, 7*sec + 400*ms, 0, boom, httpretry.Uncertain, stop("policy")},
 		}},
 	}
 	for _, tt := range tests {

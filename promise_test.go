@@ -73,7 +73,7 @@ func TestReplay_FailedSourceIsNotReadAgainAfterAResponse(t *testing.T) {
 		OnAttempt: func(_ httpretry.Attempt, d httpretry.Decision) { reason = d.Reason },
 	}
 	resp, err := rt.RoundTrip(req)
-	if err != nil || resp.StatusCode != 503 || attempts != 1 || reason != httpretry.ReasonNotReplayable {
+	if err != nil || resp.StatusCode != 503 || attempts != 1 || reason != "not_replayable" {
 		t.Errorf("got %v, %v after %d attempts, reason %q; want the 503 after 1, not_replayable", resp, err, attempts, reason)
 	}
 }

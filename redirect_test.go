@@ -63,7 +63,7 @@ func TestDownload_RenewsExpiredURL(t *testing.T) {
 		t.Run(strconv.Itoa(code), func(t *testing.T) {
 			o := newOrigin(redirected(signed+"1"), whole(10, errBreak), status(code), redirected(signed+"2"), part(-1, nil))
 			// A Policy that allows one retry shows that the renewal is not one.
-			once := httpretry.PolicyFunc(func(a httpretry.Attempt) (time.Duration, bool) { return 0, a.Number < 2 })
+			once := policyFunc(func(a httpretry.Attempt) (time.Duration, bool) { return 0, a.Number < 2 })
 			got, err := fetchThrough(t, o, httpretry.RetryTransport{Policy: once}, newRequest(t, "GET", hub, nil))
 			sent, ranges := []string{hub, signed + "1", signed + "1", hub, signed + "2"}, []string{"", "", "bytes=10-", "bytes=10-", "bytes=10-"}
 			if want && (got != alphabet || err != nil) {

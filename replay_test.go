@@ -174,7 +174,7 @@ func TestReplay_ReadDuringDecision(t *testing.T) {
 				asked, attempts := make(chan struct{}), 0
 				rt := &httpretry.RetryTransport{
 					MaxReplayBytes: 100,
-					Policy: httpretry.PolicyFunc(func(httpretry.Attempt) (time.Duration, bool) {
+					Policy: policyFunc(func(httpretry.Attempt) (time.Duration, bool) {
 						close(asked)
 						synctest.Wait() // until the late reader is done or blocked
 						return 0, retry
@@ -290,8 +290,8 @@ func TestMaxReplayBytes_LimitsBuffer(t *testing.T) {
 					t.Errorf("attempt %d sent %d bytes, want the %d of the body", i+1, len(b), len(content))
 				}
 			}
-			if tt.attempts == 1 && (last.Reason != httpretry.ReasonNotReplayable || resp.StatusCode != 503) {
-				t.Errorf("got reason %q and status %d, want %q and the attempt's own 503", last.Reason, resp.StatusCode, httpretry.ReasonNotReplayable)
+			if tt.attempts == 1 && (last.Reason != "not_replayable" || resp.StatusCode != 503) {
+				t.Errorf("got reason %q and status %d, want %q and the attempt's own 503", last.Reason, resp.StatusCode, "not_replayable")
 			}
 			body.wantClosedOnce(t)
 		})
@@ -553,7 +553,7 @@ func TestReplay_FailingSource(t *testing.T) {
 		body := source()
 		body.closed = make(chan struct{})
 		req.Body = body
-		if _, err := client.Do(req); !errors.Is(err, boom) || len(reasons) != 1 || reasons[0] != httpretry.ReasonFinal {
+		if _, err := client.Do(req); !errors.Is(err, boom) || len(reasons) != 1 || reasons[0] != "final" {
 			t.Errorf("got %v with reasons %q, want the source's error, once and final", err, reasons)
 		}
 		<-body.closed
@@ -871,8 +871,8 @@ func TestFileBody_UnusualFiles(t *testing.T) {
 		var cause error
 		rt.OnAttempt = func(a httpretry.Attempt, d httpretry.Decision) { last, cause = d, a.Err }
 		resp, err := rt.RoundTrip(newRequest(t, "POST", "http://example.com/", f))
-		if err != nil || resp.StatusCode != 503 || last.Reason != httpretry.ReasonNotReplayable || !errors.Is(cause, io.ErrUnexpectedEOF) {
-			t.Errorf("got %v, %v, reason %q and cause %v, want the 503 before, %q and %v", resp, err, last.Reason, cause, httpretry.ReasonNotReplayable, io.ErrUnexpectedEOF)
+		if err != nil || resp.StatusCode != 503 || last.Reason != "not_replayable" || !errors.Is(cause, io.ErrUnexpectedEOF) {
+			t.Errorf("got %v, %v, reason %q and cause %v, want the 503 before, %q and %v", resp, err, last.Reason, cause, "not_replayable", io.ErrUnexpectedEOF)
 		}
 	})
 	t.Run("grows", func(t *testing.T) {
@@ -1214,7 +1214,7 @@ func TestRoundTrip_ClosesBodyOnce(t *testing.T) {
 				body := newTestBody("content")
 				req := newRequest(t, "PUT", "http://example.com/", nil)
 				set(req, body)
-				rt := &httpretry.RetryTransport{Base: base, Policy: httpretry.PolicyFunc(func(a httpretry.Attempt) (time.Duration, bool) { return 0, a.Number < 3 })}
+				rt := &httpretry.RetryTransport{Base: base, Policy: policyFunc(func(a httpretry.Attempt) (time.Duration, bool) { return 0, a.Number < 3 })}
 				if resp, err := rt.RoundTrip(req); err == nil {
 					readAll(t, resp)
 				}
@@ -1349,7 +1349,7 @@ func FuzzReplay(f *testing.F) {
 		attempt := 0
 		rt := &httpretry.RetryTransport{
 			MaxReplayBytes: int64(limit),
-			Policy:         httpretry.PolicyFunc(func(a httpretry.Attempt) (time.Duration, bool) { return 0, true }),
+			Policy:         policyFunc(func(a httpretry.Attempt) (time.Duration, bool) { return 0, true }),
 			Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
 				if attempt++; attempt > len(plan) {
 					got, err := readPieces(req.Body, seed)

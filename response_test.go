@@ -20,7 +20,7 @@ import (
 
 // every waits d before each retry.
 func every(d time.Duration) httpretry.Policy {
-	return httpretry.PolicyFunc(func(a httpretry.Attempt) (time.Duration, bool) { return d, a.Number < 3 })
+	return policyFunc(func(a httpretry.Attempt) (time.Duration, bool) { return d, a.Number < 3 })
 }
 
 // A hangingBody returns data, and then blocks until it is closed or, if deaf is
@@ -352,10 +352,10 @@ func TestMaxResponseBytes_HooksReadPreview(t *testing.T) {
 			resp.Body.Close()
 			seen = append(seen, string(b))
 		}
-		classifier := httpretry.ClassifierFunc(func(req *http.Request, resp *http.Response, err error) httpretry.Verdict {
+		classifier := func(req *http.Request, resp *http.Response, err error) httpretry.Verdict {
 			look(resp)
-			return httpretry.DefaultClassifier.Classify(req, resp, err)
-		})
+			return httpretry.DefaultClassifier(req, resp, err)
+		}
 		rt := &httpretry.RetryTransport{
 			MaxResponseBytes: tt.limit,
 			Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
@@ -363,7 +363,7 @@ func TestMaxResponseBytes_HooksReadPreview(t *testing.T) {
 				resp.ContentLength = -1 // a body that is known to be too large is not buffered
 				return resp, nil
 			}),
-			Policy: httpretry.PolicyFunc(func(a httpretry.Attempt) (time.Duration, bool) {
+			Policy: policyFunc(func(a httpretry.Attempt) (time.Duration, bool) {
 				look(a.Response)
 				return 0, true
 			}),

@@ -114,7 +114,7 @@ func (d *download) Read(p []byte) (int, error) {
 func (d *download) readBody(p []byte) (int, error) {
 	body := d.current()
 	if body == nil {
-		d.finish(ReasonFinal, http.ErrBodyReadAfterClose)
+		d.finish(reasonFinal, http.ErrBodyReadAfterClose)
 		return 0, d.err
 	}
 	left := d.end - d.offset
@@ -125,7 +125,7 @@ func (d *download) readBody(p []byte) (int, error) {
 	n, err := body.Read(p)
 	if d.end >= 0 && int64(n) > left {
 		// Base's body may return more than Content-Length announces.
-		d.finish(ReasonFinal, errSurplus)
+		d.finish(reasonFinal, errSurplus)
 		return 0, d.err
 	}
 	d.offset += int64(n)
@@ -138,7 +138,7 @@ func (d *download) readBody(p []byte) (int, error) {
 		if d.resp != d.first {
 			setTrailer(d.first, d.resp.Trailer)
 		}
-		d.finish(ReasonFinal, err)
+		d.finish(reasonFinal, err)
 	default:
 		d.failure = err
 	}
@@ -186,7 +186,7 @@ func (d *download) Close() error {
 	}
 	d.mu.Unlock()
 	if !resuming {
-		d.release(ReasonFinal, d.begun, nil) // a Read may be in progress
+		d.release(reasonFinal, d.begun, nil) // a Read may be in progress
 	}
 	if body == nil {
 		return nil
@@ -199,11 +199,11 @@ func (d *download) Close() error {
 // the attempts, with that error.
 func (d *download) resume(failure error) {
 	if d.offset == d.end {
-		d.finish(ReasonFinal, failure) // all bytes were received, but perhaps not the trailers
+		d.finish(reasonFinal, failure) // all bytes were received, but perhaps not the trailers
 		return
 	}
 	if !d.begin() {
-		d.finish(ReasonFinal, http.ErrBodyReadAfterClose)
+		d.finish(reasonFinal, http.ErrBodyReadAfterClose)
 		return
 	}
 	c := &d.call
@@ -228,7 +228,7 @@ func (d *download) resume(failure error) {
 	switch {
 	case err == nil && c.resp != nil && d.continues(c.resp) && d.accept(c.resp):
 	case c.ctx.Err() != nil:
-		d.finish(ReasonCanceled, d.interruption())
+		d.finish(reasonCanceled, d.interruption())
 	default:
 		d.finish(reason, failure)
 	}

@@ -795,19 +795,19 @@ func TestDownload_PanicLeavesNothingOpen(t *testing.T) {
 				panic("boom")
 			}
 		}}, busyThenRest},
-		{"Policy for the failure", httpretry.RetryTransport{Policy: httpretry.PolicyFunc(func(httpretry.Attempt) (time.Duration, bool) { panic("boom") })}, busyThenRest},
-		{"Policy for a response", httpretry.RetryTransport{Policy: httpretry.PolicyFunc(func(a httpretry.Attempt) (time.Duration, bool) {
+		{"Policy for the failure", httpretry.RetryTransport{Policy: policyFunc(func(httpretry.Attempt) (time.Duration, bool) { panic("boom") })}, busyThenRest},
+		{"Policy for a response", httpretry.RetryTransport{Policy: policyFunc(func(a httpretry.Attempt) (time.Duration, bool) {
 			if is(a.Response, 503) {
 				panic("boom")
 			}
 			return 0, true
 		})}, busyThenRest},
-		{"Classifier", httpretry.RetryTransport{Classifier: httpretry.ClassifierFunc(func(req *http.Request, resp *http.Response, err error) httpretry.Verdict {
+		{"Classifier", httpretry.RetryTransport{Classifier: func(req *http.Request, resp *http.Response, err error) httpretry.Verdict {
 			if is(resp, 206) {
 				panic("boom")
 			}
-			return httpretry.DefaultClassifier.Classify(req, resp, err)
-		})}, busyThenRest},
+			return httpretry.DefaultClassifier(req, resp, err)
+		}}, busyThenRest},
 		{"Idempotent", httpretry.RetryTransport{Idempotent: func(*http.Request) bool { panic("boom") }}, busyThenRest},
 		{"Budget", httpretry.RetryTransport{Budget: refusing(func(resp *http.Response) { panic("boom") })}, busyThenRest},
 	}
@@ -913,8 +913,8 @@ func TestOnDone_InterruptedDownload(t *testing.T) {
 					if s.Attempts != len(o.sent) || s.Elapsed != time.Second {
 						t.Errorf("got %d attempts in %v, want %d in 1s", s.Attempts, s.Elapsed, len(o.sent))
 					}
-					if by == "cancellation" && (s.Reason != httpretry.ReasonCanceled || s.Err != cause) {
-						t.Errorf("got reason %q and error %v, want %q and %v", s.Reason, s.Err, httpretry.ReasonCanceled, cause)
+					if by == "cancellation" && (s.Reason != "canceled" || s.Err != cause) {
+						t.Errorf("got reason %q and error %v, want \"canceled\" and %v", s.Reason, s.Err, cause)
 					}
 				})
 			})
@@ -981,7 +981,7 @@ func TestDownload_ResumesOnlyWhenRead(t *testing.T) {
 func TestDownload_FreesContext(t *testing.T) {
 	for _, last := range []reply{part(-1, nil), status(404), fails(io.EOF)} {
 		o := newOrigin(whole(10, errBreak), part(5, errBreak), last)
-		policy := httpretry.PolicyFunc(func(a httpretry.Attempt) (time.Duration, bool) { return 0, a.Number < 2 })
+		policy := policyFunc(func(a httpretry.Attempt) (time.Duration, bool) { return 0, a.Number < 2 })
 		resp, err := o.downloads(httpretry.RetryTransport{Policy: policy}).RoundTrip(newRequest(t, "GET", "http://example.com/", nil))
 		if err != nil {
 			t.Fatal(err)
@@ -1043,14 +1043,14 @@ func TestDownload_CallsOnAttempt(t *testing.T) {
 
 // All fields of the RetryTransport apply to the attempts of a download too.
 func TestDownload_UsesAllFields(t *testing.T) {
-	final := httpretry.ClassifierFunc(func(_ *http.Request, _ *http.Response, err error) httpretry.Verdict { return httpretry.Verdict{} })
-	strange := httpretry.ClassifierFunc(func(_ *http.Request, resp *http.Response, err error) httpretry.Verdict {
+	final := func(_ *http.Request, _ *http.Response, err error) httpretry.Verdict { return httpretry.Verdict{} }
+	strange := func(_ *http.Request, resp *http.Response, err error) httpretry.Verdict {
 		if resp != nil && resp.StatusCode == 206 || err != nil {
 			return httpretry.Verdict{Outcome: httpretry.Uncertain}
 		}
 		return httpretry.Verdict{}
-	})
-	twice := httpretry.PolicyFunc(func(a httpretry.Attempt) (time.Duration, bool) { return 0, a.Number < 3 })
+	}
+	twice := policyFunc(func(a httpretry.Attempt) (time.Duration, bool) { return 0, a.Number < 3 })
 	tests := []struct {
 		name     string
 		rt       httpretry.RetryTransport
@@ -1182,7 +1182,7 @@ func TestDownload_MaxResponseBytes(t *testing.T) {
 		})
 	}
 	t.Run("buffered bytes are used", func(t *testing.T) {
-		once := httpretry.PolicyFunc(func(a httpretry.Attempt) (time.Duration, bool) { return 0, a.Number < 2 })
+		once := policyFunc(func(a httpretry.Attempt) (time.Duration, bool) { return 0, a.Number < 2 })
 		o := newOrigin(whole(20, errBreak), part(3, errBreak), part(-1, nil))
 		got, err := download(t, o.downloads(httpretry.RetryTransport{MaxResponseBytes: 16, Policy: once}), newRequest(t, "GET", "http://example.com/", nil))
 		if diff := cmp.Diff([]string{"", "bytes=20-", "bytes=23-"}, o.ranges()); diff != "" || got != alphabet || err != nil {

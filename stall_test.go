@@ -537,7 +537,7 @@ func testStalledUpload(t *testing.T, p protocol, method string, body io.Reader, 
 		t.Fatalf("after %v: attempts %+v, want an Uncertain first one after 30s", took, got)
 	}
 	if method == "POST" {
-		if err != got[0].Err || decisions[0].Reason != httpretry.ReasonNotIdempotent {
+		if err != got[0].Err || decisions[0].Reason != "not_idempotent" {
 			t.Errorf("got %v, %v, want the error of the stall, since a POST may have been processed", resp, err)
 		}
 		return

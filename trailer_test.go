@@ -35,7 +35,7 @@ func TestTrailer_MayBeUpdatedByAReadThatOutlivesItsAttempt(t *testing.T) {
 	}))
 	attempts := 0
 	var got string
-	policy := httpretry.PolicyFunc(func(httpretry.Attempt) (time.Duration, bool) { return 0, true })
+	policy := policyFunc(func(httpretry.Attempt) (time.Duration, bool) { return 0, true })
 	rt := &httpretry.RetryTransport{Policy: policy, Base: roundTripFunc(func(r *http.Request) (*http.Response, error) {
 		if attempts++; attempts == 1 {
 			go consume(r)

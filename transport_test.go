@@ -42,8 +42,12 @@ type roundTripFunc func(*http.Request) (*http.Response, error)
 
 func (f roundTripFunc) RoundTrip(req *http.Request) (*http.Response, error) { return asBase(f(req)) }
 
+type policyFunc func(httpretry.Attempt) (time.Duration, bool)
+
+func (f policyFunc) Backoff(a httpretry.Attempt) (time.Duration, bool) { return f(a) }
+
 // now retries immediately.
-var now = httpretry.PolicyFunc(func(a httpretry.Attempt) (time.Duration, bool) { return 0, a.Number < 10 })
+var now = policyFunc(func(a httpretry.Attempt) (time.Duration, bool) { return 0, a.Number < 10 })
 
 func newRequest(t testing.TB, method, url string, body io.Reader) *http.Request {
 	t.Helper()
@@ -303,7 +307,7 @@ func TestRoundTrip_PanicInHookClosesBodies(t *testing.T) {
 			rt.OnAttempt = func(httpretry.Attempt, httpretry.Decision) { panic("hook") }
 		},
 		"policy": func(rt *httpretry.RetryTransport) {
-			rt.Policy = httpretry.PolicyFunc(func(httpretry.Attempt) (time.Duration, bool) { panic("policy") })
+			rt.Policy = policyFunc(func(httpretry.Attempt) (time.Duration, bool) { panic("policy") })
 		},
 		"jitter": func(rt *httpretry.RetryTransport) {
 			rt.Policy = httpretry.RetryConfig{MaxRetries: 1, Jitter: func(_, _ time.Duration) time.Duration { panic("jitter") }}
@@ -313,7 +317,7 @@ func TestRoundTrip_PanicInHookClosesBodies(t *testing.T) {
 		},
 		"budget": func(rt *httpretry.RetryTransport) { rt.Budget = panicking{} },
 		"classifier": func(rt *httpretry.RetryTransport) {
-			rt.Classifier = httpretry.ClassifierFunc(func(*http.Request, *http.Response, error) httpretry.Verdict { panic("classifier") })
+			rt.Classifier = func(*http.Request, *http.Response, error) httpretry.Verdict { panic("classifier") }
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -848,7 +852,7 @@ func TestRoundTrip_ConcurrentCalls(t *testing.T) {
 		}
 	})
 	// Ten failures in a row of one call are rare, but do happen.
-	retry := httpretry.PolicyFunc(func(a httpretry.Attempt) (time.Duration, bool) { return 0, a.Number < 1000 })
+	retry := policyFunc(func(a httpretry.Attempt) (time.Duration, bool) { return 0, a.Number < 1000 })
 	client := newClient(t, srv, &httpretry.RetryTransport{Policy: retry})
 	var wg sync.WaitGroup
 	for i := range 8 {

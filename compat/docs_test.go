@@ -171,13 +171,13 @@ func TestDownloads_WatchedTransport(t *testing.T) {
 }
 
 func newStrictClassifier() httpretry.Classifier {
-	strict := httpretry.ClassifierFunc(func(req *http.Request, resp *http.Response, err error) httpretry.Verdict {
-		v := httpretry.DefaultClassifier.Classify(req, resp, err)
+	strict := func(req *http.Request, resp *http.Response, err error) httpretry.Verdict {
+		v := httpretry.DefaultClassifier(req, resp, err)
 		if resp != nil && resp.StatusCode == http.StatusServiceUnavailable {
 			v.Outcome = httpretry.Uncertain
 		}
 		return v
-	})
+	}
 	return strict
 }
 

@@ -177,7 +177,7 @@ func TestHTTP2Verdicts(t *testing.T) {
 				resp.Body.Close()
 				t.Fatal("got a response, want an error")
 			}
-			if got := httpretry.DefaultClassifier.Classify(req, nil, err).Outcome; got != tt.want {
+			if got := httpretry.DefaultClassifier(req, nil, err).Outcome; got != tt.want {
 				t.Errorf("got %v for %q, want %v: %s", got, err, tt.want, tt.reason)
 			}
 		})
@@ -208,7 +208,7 @@ func TestHTTP2Retries(t *testing.T) {
 			attempts := 0
 			retry := &httpretry.RetryTransport{
 				Base:      newHTTP2(t),
-				Policy:    httpretry.PolicyFunc(func(a httpretry.Attempt) (time.Duration, bool) { return 0, a.Number < 4 }),
+				Policy:    httpretry.RetryConfig{InitialBackoff: time.Millisecond},
 				OnAttempt: func(a httpretry.Attempt, _ httpretry.Decision) { attempts = a.Number },
 			}
 			err := sendOnce(t.Context(), retry, tt.method, s.url())

@@ -18,7 +18,7 @@ import (
 func newHTTP3(retry *httpretry.RetryTransport, config *tls.Config) *http3.Transport {
 	transport := &http3.Transport{TLSClientConfig: config}
 	retry.Base = transport
-	retry.Classifier = httpretry.ClassifierFunc(func(req *http.Request, resp *http.Response, err error) httpretry.Verdict {
+	retry.Classifier = func(req *http.Request, resp *http.Response, err error) httpretry.Verdict {
 		h3, isH3 := errors.AsType[*http3.Error](err)
 		_, handshake := errors.AsType[*quic.HandshakeTimeoutError](err)
 		switch {
@@ -28,8 +28,8 @@ func newHTTP3(retry *httpretry.RetryTransport, config *tls.Config) *http3.Transp
 		case isH3 && h3.Remote && h3.ErrorCode == http3.ErrCodeVersionFallback: // the server wants HTTP/1.1
 			return httpretry.Verdict{Outcome: httpretry.Final}
 		}
-		return httpretry.DefaultClassifier.Classify(req, resp, err)
-	})
+		return httpretry.DefaultClassifier(req, resp, err)
+	}
 	return transport
 }
 
@@ -92,7 +92,7 @@ func TestHTTP3_Errors(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got := retry.Classifier.Classify(req, nil, tt.err).Outcome; got != tt.want {
+			if got := retry.Classifier(req, nil, tt.err).Outcome; got != tt.want {
 				t.Errorf("got %v for %v, want %v", got, tt.err, tt.want)
 			}
 		})

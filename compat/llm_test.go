@@ -39,8 +39,8 @@ func newAnthropic(baseURL string, retry *httpretry.RetryTransport) anthropic.Cli
 
 // generating sets up retry for a client of a language model API.
 func generating(retry *httpretry.RetryTransport) {
-	retry.Classifier = inference.Classifier{} // an exhausted quota is final
-	retry.MaxResponseBytes = 1 << 20          // lets it read bodies; event streams are not buffered
+	retry.Classifier = inference.Classifier // an exhausted quota is final
+	retry.MaxResponseBytes = 1 << 20        // lets it read bodies; event streams are not buffered
 	retry.Idempotent = func(req *http.Request) bool {
 		return httpretry.IsIdempotent(req) ||
 			strings.HasSuffix(req.URL.Path, "/chat/completions") || // generating has no side effect

@@ -181,12 +181,12 @@ func (b breaker) RoundTrip(req *http.Request) (*http.Response, error) {
 }
 
 // breakerAware ends retries when the breaker is open.
-var breakerAware = httpretry.ClassifierFunc(func(req *http.Request, resp *http.Response, err error) httpretry.Verdict {
+var breakerAware = func(req *http.Request, resp *http.Response, err error) httpretry.Verdict {
 	if errors.Is(err, gobreaker.ErrOpenState) || errors.Is(err, gobreaker.ErrTooManyRequests) {
 		return httpretry.Verdict{Outcome: httpretry.Final}
 	}
-	return httpretry.DefaultClassifier.Classify(req, resp, err)
-})
+	return httpretry.DefaultClassifier(req, resp, err)
+}
 
 func TestCircuitBreaker(t *testing.T) {
 	tests := []struct {

@@ -34,7 +34,7 @@ func newMigrated() *http.Client {
 }
 
 // asBefore decides as the DefaultRetryPolicy of go-retryablehttp does.
-var asBefore = httpretry.ClassifierFunc(func(req *http.Request, resp *http.Response, err error) httpretry.Verdict {
+var asBefore = func(req *http.Request, resp *http.Response, err error) httpretry.Verdict {
 	if err != nil {
 		_, untrusted := errors.AsType[*tls.CertificateVerificationError](err)
 		if untrusted || req.Context().Err() != nil ||
@@ -49,7 +49,7 @@ var asBefore = httpretry.ClassifierFunc(func(req *http.Request, resp *http.Respo
 		return httpretry.Verdict{Outcome: httpretry.Unprocessed, RetryAfter: wait}
 	}
 	return httpretry.Verdict{}
-})
+}
 
 // A cell is a call all of whose attempts end in the same way.
 type cell struct {
@@ -539,11 +539,11 @@ func newTimedWithBody() *httpretry.RetryTransport {
 }
 
 func newClamped() httpretry.Classifier {
-	clamped := httpretry.ClassifierFunc(func(req *http.Request, resp *http.Response, err error) httpretry.Verdict {
-		v := httpretry.DefaultClassifier.Classify(req, resp, err)
+	clamped := func(req *http.Request, resp *http.Response, err error) httpretry.Verdict {
+		v := httpretry.DefaultClassifier(req, resp, err)
 		v.RetryAfter = min(v.RetryAfter, 30*time.Second)
 		return v
-	})
+	}
 	return clamped
 }
 

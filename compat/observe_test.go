@@ -53,13 +53,13 @@ type notRetried struct {
 }
 
 var notRetriedFor = []notRetried{
-	{httpretry.ReasonCanceled, []flaky.Step{flaky.Status(503)}, cancelCall, nil},
-	{httpretry.ReasonFinal, []flaky.Step{flaky.Status(404)}, unchanged, retryNotFound},
-	{httpretry.ReasonNotIdempotent, []flaky.Step{flaky.Status(502)}, asPost("an order"), setIdempotencyKey},
-	{httpretry.ReasonNotReplayable, []flaky.Step{flaky.Status(503)}, asPost(strings.Repeat("an order ", 1<<18)), bufferMore},
-	{httpretry.ReasonPolicy, []flaky.Step{flaky.Status(503), flaky.Status(503)}, retryOnce, retryMore},
-	{httpretry.ReasonDeadline, []flaky.Step{flaky.Status(503).WithHeader("Retry-After", "30")}, withDeadline, nil},
-	{httpretry.ReasonBudget, []flaky.Step{flaky.Status(503)}, exhaustBudget, nil},
+	{"canceled", []flaky.Step{flaky.Status(503)}, cancelCall, nil},
+	{"final", []flaky.Step{flaky.Status(404)}, unchanged, retryNotFound},
+	{"not_idempotent", []flaky.Step{flaky.Status(502)}, asPost("an order"), setIdempotencyKey},
+	{"not_replayable", []flaky.Step{flaky.Status(503)}, asPost(strings.Repeat("an order ", 1<<18)), bufferMore},
+	{"policy", []flaky.Step{flaky.Status(503), flaky.Status(503)}, retryOnce, retryMore},
+	{"deadline", []flaky.Step{flaky.Status(503).WithHeader("Retry-After", "30")}, withDeadline, nil},
+	{"budget", []flaky.Step{flaky.Status(503)}, exhaustBudget, nil},
 }
 
 func unchanged(_ *httpretry.RetryTransport, req *http.Request) *http.Request { return req }
@@ -84,12 +84,12 @@ func asPost(body string) func(*httpretry.RetryTransport, *http.Request) *http.Re
 }
 
 func retryNotFound(retry *httpretry.RetryTransport, req *http.Request) *http.Request {
-	retry.Classifier = httpretry.ClassifierFunc(func(req *http.Request, resp *http.Response, err error) httpretry.Verdict {
+	retry.Classifier = func(req *http.Request, resp *http.Response, err error) httpretry.Verdict {
 		if resp != nil && resp.StatusCode == http.StatusNotFound {
 			return httpretry.Verdict{Outcome: httpretry.Uncertain} // a replica lags behind
 		}
-		return httpretry.DefaultClassifier.Classify(req, resp, err)
-	})
+		return httpretry.DefaultClassifier(req, resp, err)
+	}
 	return req
 }
 
@@ -347,18 +347,18 @@ func otelMetrics(retry *httpretry.RetryTransport, meter metric.Meter) error {
 	attempts, err4 := meter.Int64Histogram("http.client.request.attempts", metric.WithUnit("{attempt}"),
 		metric.WithExplicitBucketBoundaries(1, 2, 3, 4, 5, 8))
 	retry.OnAttempt = func(a httpretry.Attempt, d httpretry.Decision) {
+		ctx, host := a.Request.Context(), semconv.ServerAddress(a.Request.URL.Hostname())
+		if a.Delay > 0 {
+			waited.Record(ctx, a.Delay.Seconds(), metric.WithAttributes(host))
+		}
 		if d.Retry {
-			host := semconv.ServerAddress(a.Request.URL.Hostname())
-			retries.Add(a.Request.Context(), 1, metric.WithAttributes(host, semconv.ErrorTypeKey.String(errorType(a))))
+			retries.Add(ctx, 1, metric.WithAttributes(host, semconv.ErrorTypeKey.String(errorType(a))))
 		}
 	}
 	retry.OnDone = func(s httpretry.Summary) {
 		ctx, host := s.Request.Context(), semconv.ServerAddress(s.Request.URL.Hostname())
 		attempts.Record(ctx, int64(s.Attempts), metric.WithAttributes(host))
-		if s.Waited > 0 {
-			waited.Record(ctx, s.Waited.Seconds(), metric.WithAttributes(host))
-		}
-		if s.Reason != httpretry.ReasonFinal {
+		if s.Reason != "final" {
 			givenUp.Add(ctx, 1, metric.WithAttributes(host, attribute.String("httpretry.reason", string(s.Reason))))
 		}
 	}
@@ -385,24 +385,25 @@ func promMetrics(retry *httpretry.RetryTransport, reg prometheus.Registerer) {
 		Name: "http_client_given_up_total", Help: "Calls that ended without a final result."},
 		[]string{"server_address", "httpretry_reason"})
 	waited := prometheus.NewHistogramVec(prometheus.HistogramOpts{
-		Name: "http_client_wait_duration_seconds", Help: "Time that a call spent waiting, for retries and for the Pacer.",
+		Name: "http_client_wait_duration_seconds", Help: "Waits before attempts, for a backoff or the Pacer.",
 		Buckets: []float64{0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300}}, []string{"server_address"})
 	attempts := prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name: "http_client_request_attempts", Help: "Attempts of a call.", Buckets: []float64{1, 2, 3, 4, 5, 8}},
 		[]string{"server_address"})
 	reg.MustRegister(retries, givenUp, waited, attempts)
 	retry.OnAttempt = func(a httpretry.Attempt, d httpretry.Decision) {
+		host := a.Request.URL.Hostname()
+		if a.Delay > 0 {
+			waited.WithLabelValues(host).Observe(a.Delay.Seconds())
+		}
 		if d.Retry {
-			retries.WithLabelValues(a.Request.URL.Hostname(), errorType(a)).Inc()
+			retries.WithLabelValues(host, errorType(a)).Inc()
 		}
 	}
 	retry.OnDone = func(s httpretry.Summary) {
 		host := s.Request.URL.Hostname()
 		attempts.WithLabelValues(host).Observe(float64(s.Attempts))
-		if s.Waited > 0 {
-			waited.WithLabelValues(host).Observe(s.Waited.Seconds())
-		}
-		if s.Reason != httpretry.ReasonFinal {
+		if s.Reason != "final" {
 			givenUp.WithLabelValues(host, string(s.Reason)).Inc()
 		}
 	}
@@ -477,7 +478,7 @@ func TestOtelMetrics(t *testing.T) {
 		"http.client.request.attempts server.address=api.example.com 4 7",
 		"http.client.retries error.type=503,server.address=api.example.com 2",
 		"http.client.retries error.type=_OTHER,server.address=api.example.com 2",
-		"http.client.wait.duration server.address=api.example.com 3 3.5",
+		"http.client.wait.duration server.address=api.example.com 3 3",
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))

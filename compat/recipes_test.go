@@ -26,14 +26,14 @@ import (
 
 func waitForGitHub(retry *httpretry.RetryTransport) {
 	retry.Policy = httpretry.RetryConfig{MaxRetryAfter: time.Hour} // the limit of GitHub is per hour
-	retry.Classifier = httpretry.ClassifierFunc(func(req *http.Request, resp *http.Response, err error) httpretry.Verdict {
+	retry.Classifier = func(req *http.Request, resp *http.Response, err error) httpretry.Verdict {
 		if resp != nil && resp.StatusCode == http.StatusForbidden {
 			if wait, asked := httpretry.RetryAfter(resp); asked {
 				return httpretry.Verdict{Outcome: httpretry.Unprocessed, RetryAfter: wait}
 			}
 		}
-		return httpretry.DefaultClassifier.Classify(req, resp, err)
-	})
+		return httpretry.DefaultClassifier(req, resp, err)
+	}
 }
 
 // Of GitHub's 403s, those for a rate limit are retried when it has been reset.
@@ -127,20 +127,22 @@ func (r *renewing) renew(ctx context.Context, rejected string) bool {
 	return true
 }
 
+// Backoff makes renewing a Policy as well. It retries immediately with a new token.
+func (r *renewing) Backoff(a httpretry.Attempt) (time.Duration, bool) {
+	if errors.Is(a.Err, errRenewed) {
+		return 0, a.Number <= 3
+	}
+	return httpretry.RetryConfig{}.Backoff(a)
+}
+
 func renewTokens(retry *httpretry.RetryTransport, tokens *renewing) {
-	retry.Base = tokens // a *renewing
-	retry.Policy = httpretry.PolicyFunc(func(a httpretry.Attempt) (time.Duration, bool) {
-		if errors.Is(a.Err, errRenewed) {
-			return 0, a.Number <= 3
-		}
-		return httpretry.RetryConfig{}.Backoff(a)
-	})
-	retry.Classifier = httpretry.ClassifierFunc(func(req *http.Request, resp *http.Response, err error) httpretry.Verdict {
+	retry.Base, retry.Policy = tokens, tokens // a *renewing
+	retry.Classifier = func(req *http.Request, resp *http.Response, err error) httpretry.Verdict {
 		if errors.Is(err, errRenewed) {
 			return httpretry.Verdict{Outcome: httpretry.Unprocessed}
 		}
-		return httpretry.DefaultClassifier.Classify(req, resp, err)
-	})
+		return httpretry.DefaultClassifier(req, resp, err)
+	}
 }
 
 // An authority accepts one token, and counts requests and renewals. It answers no
@@ -208,15 +210,15 @@ func TestRecipe_TokenIsRenewedOnce(t *testing.T) {
 
 func readAnswers(retry *httpretry.RetryTransport) {
 	retry.MaxResponseBytes = 1 << 20
-	retry.Classifier = httpretry.ClassifierFunc(func(req *http.Request, resp *http.Response, err error) httpretry.Verdict {
+	retry.Classifier = func(req *http.Request, resp *http.Response, err error) httpretry.Verdict {
 		if resp != nil && resp.StatusCode == http.StatusOK {
 			var answer struct{ Error string }
 			if json.NewDecoder(resp.Body).Decode(&answer) == nil && answer.Error == "try again" {
 				return httpretry.Verdict{Outcome: httpretry.Unprocessed}
 			}
 		}
-		return httpretry.DefaultClassifier.Classify(req, resp, err)
-	})
+		return httpretry.DefaultClassifier(req, resp, err)
+	}
 }
 
 type breakers struct {
@@ -252,21 +254,21 @@ func (k keyed) RoundTrip(req *http.Request) (*http.Response, error) {
 }
 
 func retryUnavailable(retry *httpretry.RetryTransport) {
-	retry.Classifier = httpretry.ClassifierFunc(func(req *http.Request, resp *http.Response, err error) httpretry.Verdict {
+	retry.Classifier = func(req *http.Request, resp *http.Response, err error) httpretry.Verdict {
 		if resp != nil && resp.StatusCode == http.StatusOK && resp.Header.Get("Grpc-Status") == "14" {
 			return httpretry.Verdict{Outcome: httpretry.Uncertain}
 		}
-		return httpretry.DefaultClassifier.Classify(req, resp, err)
-	})
+		return httpretry.DefaultClassifier(req, resp, err)
+	}
 }
 
 func waitForHost(retry *httpretry.RetryTransport) {
-	retry.Classifier = httpretry.ClassifierFunc(func(req *http.Request, resp *http.Response, err error) httpretry.Verdict {
+	retry.Classifier = func(req *http.Request, resp *http.Response, err error) httpretry.Verdict {
 		if dns, ok := errors.AsType[*net.DNSError](err); ok && dns.IsNotFound && req.Context().Err() == nil {
 			return httpretry.Verdict{Outcome: httpretry.Unprocessed}
 		}
-		return httpretry.DefaultClassifier.Classify(req, resp, err)
-	})
+		return httpretry.DefaultClassifier(req, resp, err)
+	}
 }
 
 // Each recipe that is a setting or a RoundTripper has the effect that its page

@@ -45,8 +45,8 @@ func newLLMTransport() *httpretry.RetryTransport {
 			Jitter:        httpretry.EqualJitter,
 			MaxRetryAfter: 2 * time.Minute, // the next minute's quota is worth waiting for
 		},
-		Classifier:       inference.Classifier{}, // a quota that is used up is final
-		MaxResponseBytes: 1 << 20,                // lets it read error bodies
+		Classifier:       inference.Classifier, // a quota that is used up is final
+		MaxResponseBytes: 1 << 20,              // lets it read error bodies
 		Budget:           &httpretry.TokenBudget{Ratio: 1, MinPerSecond: 1, Burst: 20},
 	}
 	return llm

@@ -241,14 +241,14 @@ func (t *Transport) base() http.RoundTripper {
 
 func (t *Transport) classify(req *http.Request, resp *http.Response, err error) httpretry.Verdict {
 	if t.Classifier == nil {
-		return httpretry.DefaultClassifier.Classify(req, resp, err)
+		return httpretry.DefaultClassifier(req, resp, err)
 	}
 	if resp != nil {
 		unread := *resp
 		unread.Body = http.NoBody
 		resp = &unread
 	}
-	return t.Classifier.Classify(req, resp, err)
+	return t.Classifier(req, resp, err)
 }
 
 // begin chooses the server of an attempt: target, if it is not nil.

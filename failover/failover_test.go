@@ -112,6 +112,11 @@ func newRequest(t testing.TB, method, body string) *http.Request {
 	return req
 }
 
+// immediately is a Policy that retries without a wait.
+type immediately struct{}
+
+func (immediately) Backoff(a httpretry.Attempt) (time.Duration, bool) { return 0, a.Number < 10 }
+
 // send sends a request, and reads and closes the response.
 func send(t testing.TB, rt http.RoundTripper, req *http.Request) (int, error) {
 	t.Helper()
@@ -659,13 +664,13 @@ func TestTransport_PanicOfClassifierEndsTheAttempt(t *testing.T) {
 	base := &hosts{}
 	rt := newTransport(base, "a", "b")
 	panics := true
-	rt.Classifier = httpretry.ClassifierFunc(func(*http.Request, *http.Response, error) httpretry.Verdict {
+	rt.Classifier = func(*http.Request, *http.Response, error) httpretry.Verdict {
 		if panics {
 			panics = false
 			panic("broken")
 		}
 		return httpretry.Verdict{}
-	})
+	}
 	func() {
 		defer func() { recover() }()
 		get(t, rt)
@@ -830,8 +835,7 @@ func TestTransport_ClosedEndpointIsNotClosedForLonger(t *testing.T) {
 				base.funcs["a"] = status(200, "")
 				return failure(req)
 			}
-			get(t, &httpretry.RetryTransport{Base: rt, Policy: httpretry.PolicyFunc(
-				func(httpretry.Attempt) (time.Duration, bool) { return 0, true })})
+			get(t, &httpretry.RetryTransport{Base: rt, Policy: immediately{}})
 			return time.Since(begun)
 		}
 		if got := once(fail(errRefused)); got != 250*time.Millisecond {
@@ -1030,7 +1034,7 @@ func TestTransport_CancellationIsNoFailure(t *testing.T) {
 // An attempt that a Pacer in Base did not send says nothing about the endpoint.
 func TestTransport_UnsentAttemptIsNoFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		base := &hosts{funcs: map[string]roundTripFunc{"a": fail(&httpretry.Error{Reason: httpretry.ReasonDeadline, Err: errReset})}}
+		base := &hosts{funcs: map[string]roundTripFunc{"a": fail(&httpretry.Error{Reason: "deadline", Err: errReset})}}
 		rt := newTransport(base, "a", "b")
 		for range 10 {
 			get(t, rt)
@@ -1166,9 +1170,8 @@ func TestTransport_Nested(t *testing.T) {
 		}
 		return resp, nil
 	}
-	now := httpretry.PolicyFunc(func(a httpretry.Attempt) (time.Duration, bool) { return 0, a.Number < 10 })
 	single := &failover.Transport{Endpoints: []failover.Endpoint{{URL: "http://a", Base: newTransport(base, "a1")}}}
-	code, err = get(t, &httpretry.RetryTransport{Base: single, ResumeDownloads: true, Policy: now})
+	code, err = get(t, &httpretry.RetryTransport{Base: single, ResumeDownloads: true, Policy: immediately{}})
 	if got := base.sent(); code != 200 || err != nil || got != "a1 a1" {
 		t.Errorf("resumed: got %d, %v from %s, want 200 from a1 a1", code, err, got)
 	}
@@ -1180,15 +1183,15 @@ func TestTransport_ClassifierDecides(t *testing.T) {
 			return response(req, 403, "too fast"), nil
 		}}}
 		rt := newTransport(base, "a", "b")
-		rt.Classifier = httpretry.ClassifierFunc(func(req *http.Request, resp *http.Response, err error) httpretry.Verdict {
+		rt.Classifier = func(req *http.Request, resp *http.Response, err error) httpretry.Verdict {
 			if resp != nil && resp.StatusCode == 403 {
 				if body, err := io.ReadAll(resp.Body); len(body) > 0 || err != nil {
 					t.Errorf("the Classifier reads %q, %v", body, err)
 				}
 				return httpretry.Verdict{Outcome: httpretry.Unprocessed, RetryAfter: 5 * time.Second}
 			}
-			return httpretry.DefaultClassifier.Classify(req, resp, err)
-		})
+			return httpretry.DefaultClassifier(req, resp, err)
+		}
 		get(t, rt)
 		delete(base.funcs, "a")
 		if got := closed(t, rt, base); got != 5*time.Second {

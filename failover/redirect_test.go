@@ -4,7 +4,6 @@ import (
 	"net/http"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -168,7 +167,7 @@ func TestTransport_RetryOfARedirectToAnotherEndpoint(t *testing.T) {
 	}}}
 	client := &http.Client{Transport: &httpretry.RetryTransport{
 		Base:   newTransport(base, "a", "b"),
-		Policy: httpretry.PolicyFunc(func(httpretry.Attempt) (time.Duration, bool) { return 0, true }),
+		Policy: immediately{},
 	}}
 	resp, err := client.Do(newRequest(t, "GET", ""))
 	if err != nil {

@@ -10,12 +10,11 @@ import (
 	"github.com/httpretry/httpretry"
 )
 
-// A Classifier is an [httpretry.Classifier] for the language model APIs of
-// OpenAI, Azure, Anthropic, Gemini, OpenRouter and compatible services. Its zero
-// value is ready to use, including with other clients, and safe for concurrent
-// use:
+// Classifier is an [httpretry.Classifier] for the language model APIs of OpenAI,
+// Azure, Anthropic, Gemini, OpenRouter and compatible services. It can also be
+// used with other clients, and is safe for concurrent use:
 //
-//	&httpretry.RetryTransport{Classifier: inference.Classifier{}, MaxResponseBytes: 1 << 20}
+//	&httpretry.RetryTransport{Classifier: inference.Classifier, MaxResponseBytes: 1 << 20}
 //
 // Errors, and statuses not listed here, are classified as by
 // [httpretry.DefaultClassifier].
@@ -64,24 +63,16 @@ import (
 // set and the response is not an event stream; otherwise every 429 is taken for a
 // rate limit, and every 2xx for a success. A gzipped body is decompressed. A body
 // of more than 256 KiB is ignored.
-type Classifier struct{}
-
-var _ httpretry.Classifier = Classifier{}
-
-// Classify implements [httpretry.Classifier].
-func (Classifier) Classify(req *http.Request, resp *http.Response, err error) httpretry.Verdict {
+func Classifier(req *http.Request, resp *http.Response, err error) httpretry.Verdict {
 	if err != nil {
-		return httpretry.DefaultClassifier.Classify(req, nil, err)
+		return httpretry.DefaultClassifier(req, nil, err)
 	}
 	return classify(req, resp, previewBody(resp))
 }
 
-// An exchangeClassifier is the Classifier of this package's client. The body of a
+// classifyExchange is the Classifier of this package's client. The body of a
 // response is in the exchange, and 2xx responses without an answer are errors.
-type exchangeClassifier struct{}
-
-// Classify implements [httpretry.Classifier].
-func (exchangeClassifier) Classify(req *http.Request, resp *http.Response, err error) httpretry.Verdict {
+func classifyExchange(req *http.Request, resp *http.Response, err error) httpretry.Verdict {
 	switch {
 	case err == nil && resp.StatusCode/100 == 2:
 		return httpretry.Verdict{} // the receiver has checked it
@@ -91,7 +82,7 @@ func (exchangeClassifier) Classify(req *http.Request, resp *http.Response, err e
 	f, ok := errors.AsType[*failure](err)
 	switch {
 	case !ok:
-		return httpretry.DefaultClassifier.Classify(req, nil, err)
+		return httpretry.DefaultClassifier(req, nil, err)
 	case f.final:
 		return httpretry.Verdict{}
 	case f.errs == nil: // without an answer, which may have cost something
@@ -116,7 +107,7 @@ func classify(req *http.Request, resp *http.Response, body []byte) httpretry.Ver
 		}
 		return httpretry.Verdict{}
 	case resp.StatusCode < http.StatusBadRequest:
-		return httpretry.DefaultClassifier.Classify(req, resp, nil)
+		return httpretry.DefaultClassifier(req, resp, nil)
 	}
 	return verdict(req, resp.StatusCode, resp.Header, parseAPIErrors(unframed(body)))
 }
@@ -127,7 +118,7 @@ func verdict(req *http.Request, status int, h http.Header, errs []apiError) http
 	if o == unknownOutcome {
 		// The default goes by the status alone, and that of an error in a 2xx is
 		// not the response's.
-		o = httpretry.DefaultClassifier.Classify(req, &http.Response{StatusCode: status, Header: h}, nil).Outcome
+		o = httpretry.DefaultClassifier(req, &http.Response{StatusCode: status, Header: h}, nil).Outcome
 	}
 	if o == httpretry.Final {
 		return httpretry.Verdict{}

@@ -52,7 +52,7 @@ func newPost(t testing.TB) *http.Request {
 
 func checkVerdict(t *testing.T, resp *http.Response, want httpretry.Verdict) {
 	t.Helper()
-	got := inference.Classifier{}.Classify(newPost(t), resp, nil)
+	got := inference.Classifier(newPost(t), resp, nil)
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("verdict (-want +got):\n%s", diff)
 	}
@@ -203,8 +203,8 @@ func TestClassifierStatus(t *testing.T) {
 func TestClassifierError(t *testing.T) {
 	for _, err := range []error{io.EOF, syscall.ECONNREFUSED, errors.New("other"), http.ErrSchemeMismatch} {
 		req := newPost(t)
-		got := inference.Classifier{}.Classify(req, nil, err)
-		if want := httpretry.DefaultClassifier.Classify(req, nil, err); got != want {
+		got := inference.Classifier(req, nil, err)
+		if want := httpretry.DefaultClassifier(req, nil, err); got != want {
 			t.Errorf("%v: got %v, want %v as by default", err, got, want)
 		}
 	}
@@ -406,7 +406,7 @@ func TestClassifier_LargeHeader(t *testing.T) {
 			resp := newResponse(429, "", "")
 			resp.Header = header
 			start := time.Now()
-			got := inference.Classifier{}.Classify(newPost(t), resp, nil)
+			got := inference.Classifier(newPost(t), resp, nil)
 			if elapsed := time.Since(start); elapsed > time.Second {
 				t.Errorf("took %v, want at most 1s", elapsed)
 			}
@@ -503,7 +503,7 @@ func TestClassifierUnderARetryTransport(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				script := repeat(flaky.Status(tc.status).WithHeader("Content-Type", tc.media).WithBody(tc.body))
 				client := &http.Client{Transport: &httpretry.RetryTransport{
-					Base: script.Transport(nil), Classifier: inference.Classifier{}, MaxResponseBytes: tc.max,
+					Base: script.Transport(nil), Classifier: inference.Classifier, MaxResponseBytes: tc.max,
 				}}
 				resp, err := client.Post(fakeURL, "application/json", strings.NewReader("{}"))
 				if err != nil {
@@ -565,7 +565,7 @@ func FuzzClassifier(f *testing.F) {
 	f.Fuzz(func(t *testing.T, status int, header, body string) {
 		synctest.Test(t, func(t *testing.T) { // the clock stands still
 			classify := func(body string) httpretry.Verdict {
-				return inference.Classifier{}.Classify(newPost(t), newResponse(status, header, body), nil)
+				return inference.Classifier(newPost(t), newResponse(status, header, body), nil)
 			}
 			got := classify(body)
 			if got.RetryAfter < 0 || got.Outcome == httpretry.Final && got.RetryAfter != 0 {
@@ -610,7 +610,7 @@ func TestClassifierIsBoundedInMemory(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			resp := newResponse(429, "", tc.body)
 			req := newPost(t)
-			allocated := allocatedBy(func() { inference.Classifier{}.Classify(req, resp, nil) })
+			allocated := allocatedBy(func() { inference.Classifier(req, resp, nil) })
 			if limit := uint64(4 << 20); allocated > limit {
 				t.Errorf("a body of %d KiB took %d KiB, want at most %d", len(tc.body)>>10, allocated>>10, limit>>10)
 			}

@@ -226,7 +226,7 @@ func keepMethod(header http.Header) func(req *http.Request, via []*http.Request)
 func (c HTTPInferenceClientConfig) retryTransport() *httpretry.RetryTransport {
 	t := &httpretry.RetryTransport{
 		Policy:     c.policy(),
-		Classifier: exchangeClassifier{},
+		Classifier: classifyExchange,
 		// Generating has no side effect, so a POST may be processed twice.
 		Idempotent:     func(*http.Request) bool { return true },
 		AttemptTimeout: c.timeout(),

@@ -45,7 +45,7 @@ func (c HTTPInferenceClientConfig) validateEndpoints() error {
 // spread returns the RoundTripper that spreads requests over the Endpoints. The
 // receivers are below it, so that it knows whether a response has an answer.
 func (c HTTPInferenceClientConfig) spread() *failover.Transport {
-	t := &failover.Transport{Base: receiver{c.transport()}, Classifier: exchangeClassifier{}, Pacer: c.Pacer}
+	t := &failover.Transport{Base: receiver{c.transport()}, Classifier: classifyExchange, Pacer: c.Pacer}
 	host := c.header().Get("Host")
 	for _, e := range c.Endpoints {
 		if e.Base != nil {

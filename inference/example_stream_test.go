@@ -24,7 +24,7 @@ func ExampleClassifier() {
 	client := &http.Client{Transport: &httpretry.RetryTransport{
 		Base:             api.Transport(nil),
 		Policy:           httpretry.RetryConfig{MaxRetries: 5, InitialBackoff: time.Millisecond},
-		Classifier:       inference.Classifier{},
+		Classifier:       inference.Classifier,
 		MaxResponseBytes: 1 << 20,
 		OnAttempt: func(a httpretry.Attempt, d httpretry.Decision) {
 			fmt.Println(a.Response.StatusCode, a.Verdict.Outcome, a.Verdict.RetryAfter)

@@ -200,7 +200,7 @@ func TestSecretsInWrappedErrors(t *testing.T) {
 				}
 				checkNoSecret(t, failure)
 				many, ok := errors.AsType[*httpretry.Error](failure)
-				if ok != (tc.retries > 0) || ok && (many.Attempts != 3 || many.Reason != httpretry.ReasonPolicy) {
+				if ok != (tc.retries > 0) || ok && (many.Attempts != 3 || many.Reason != "policy") {
 					t.Errorf("got %v, want the number of attempts and the reason", many)
 				}
 				for _, target := range []error{io.ErrUnexpectedEOF, tc.err} {

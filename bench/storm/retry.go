@@ -38,10 +38,15 @@ func tenPercent(r float64) httpretry.Jitter {
 	return func(backoff, _ time.Duration) time.Duration { return jitter.Proportional(backoff, 0.1, r) }
 }
 
+// A policyFunc is a Policy.
+type policyFunc func(httpretry.Attempt) (time.Duration, bool)
+
+func (f policyFunc) Backoff(a httpretry.Attempt) (time.Duration, bool) { return f(a) }
+
 // exponential returns a RetryConfig with the default waits and jitter of kind k,
 // which uses the random numbers of the call.
 func exponential(maxRetries int, k kind) httpretry.Policy {
-	return httpretry.PolicyFunc(func(a httpretry.Attempt) (time.Duration, bool) {
+	return policyFunc(func(a httpretry.Attempt) (time.Duration, bool) {
 		r := callOf(a.Request.Context()).rand.Float64()
 		delay, retry := httpretry.RetryConfig{MaxRetries: maxRetries, Jitter: k(r)}.Backoff(a)
 		return wholeTicks(delay), retry
@@ -50,7 +55,7 @@ func exponential(maxRetries int, k kind) httpretry.Policy {
 
 // immediate returns a policy that does not wait.
 func immediate(maxRetries int) httpretry.Policy {
-	return httpretry.PolicyFunc(func(a httpretry.Attempt) (time.Duration, bool) {
+	return policyFunc(func(a httpretry.Attempt) (time.Duration, bool) {
 		return 0, a.Number <= maxRetries
 	})
 }

@@ -128,11 +128,11 @@ func countAttempt(a httpretry.Attempt, d httpretry.Decision) {
 	}
 	t.waited += a.Delay
 	t.live.wait(a.Delay)
-	t.final = d.Reason == httpretry.ReasonFinal
+	t.final = d.Reason == "final"
 	if !d.Retry && a.Err == nil && a.Response.StatusCode < 400 {
 		return
 	}
-	if d.Reason == httpretry.ReasonPolicy && isRefusal(a) && !t.overtaken {
+	if d.Reason == "policy" && isRefusal(a) && !t.overtaken {
 		t.tooLong = d.Delay
 	}
 	t.live.note(cause(a), d.Retry)

@@ -18,8 +18,8 @@ var modes = map[string]func(base http.RoundTripper) http.RoundTripper{
 	"everything": func(base http.RoundTripper) http.RoundTripper {
 		return &httpretry.RetryTransport{
 			Base:           base,
-			Policy:         httpretry.PolicyFunc(func(httpretry.Attempt) (time.Duration, bool) { return 0, false }),
-			Classifier:     classifier{},
+			Policy:         once{},
+			Classifier:     classify,
 			AttemptTimeout: time.Hour,
 			OnAttempt:      func(httpretry.Attempt, httpretry.Decision) {},
 		}
@@ -43,10 +43,14 @@ func (w wrapper) CloseIdleConnections() {
 	}
 }
 
-type classifier struct{}
+// once is a Policy without retries that is not known for it.
+type once struct{}
 
-func (classifier) Classify(req *http.Request, resp *http.Response, err error) httpretry.Verdict {
-	return httpretry.DefaultClassifier.Classify(req, resp, err)
+func (once) Backoff(httpretry.Attempt) (time.Duration, bool) { return 0, false }
+
+// classify costs a copy of the request and of the response.
+func classify(req *http.Request, resp *http.Response, err error) httpretry.Verdict {
+	return httpretry.DefaultClassifier(req, resp, err)
 }
 
 func init() {
