@@ -153,7 +153,7 @@ func try(ctx context.Context, tests []test) iter.Seq2[mutation, outcome] {
 		var wg sync.WaitGroup
 		defer wg.Wait()
 		var next atomic.Int64
-		for range runtime.GOMAXPROCS(0) {
+		for range 2 * runtime.GOMAXPROCS(0) { // some tests hang
 			wg.Go(func() {
 				for i := next.Add(1) - 1; i < int64(len(tests)); i = next.Add(1) - 1 {
 					outcomes[i] <- tests[i].try(ctx)
