@@ -51,35 +51,6 @@ type call struct {
 	silent         time.Time // if it timed out: since when; else zero
 }
 
-// roundTrip makes the call.
-func (c *call) roundTrip() (*http.Response, error) {
-	if c.ctx.Err() != nil {
-		c.closeBody()
-		return c.end(reasonCanceled, nil, context.Cause(c.ctx))
-	}
-	if c.t.readsClock() {
-		c.start = time.Now()
-	}
-	if c.t.Budget != nil {
-		// Before newBody, because abandon then closes the caller's body if
-		// Deposit panics.
-		c.t.Budget.Deposit(c.req)
-	}
-	c.number = 1
-	if c.t.Pacer != nil {
-		if err := c.paceFirst(); err != nil {
-			return c.unsent(err)
-		}
-	}
-	c.body = c.newBody()
-	c.attempt()
-	reason, err := c.retry()
-	if err != nil {
-		return c.unsent(err)
-	}
-	return c.result(reason)
-}
-
 // retry makes further attempts after the current one until a decision is against
 // another, and returns the reason. err is not nil if a wait for an attempt ended
 // without it.
@@ -171,7 +142,11 @@ func (c *call) send(req *http.Request, cancel context.CancelCauseFunc) {
 	if c.t.IdleTimeout > 0 {
 		upload = c.watchUpload(req, cancel)
 	}
-	resp, err := c.transport().RoundTrip(req)
+	base := c.t.base()
+	if c.attempts > 1 || c.context.attempt > 1 {
+		base = c.retrying(base)
+	}
+	resp, err := base.RoundTrip(req)
 	if upload != nil {
 		if stalled := upload.end(); stalled != nil {
 			cancel(stalled)
@@ -204,9 +179,9 @@ func (c *call) send(req *http.Request, cancel context.CancelCauseFunc) {
 	c.err = err
 }
 
-// transport returns the RoundTripper for the attempt.
-func (c *call) transport() http.RoundTripper {
-	base := c.t.base()
+// retrying returns the RoundTripper for a retry, or for an attempt below another
+// RetryTransport.
+func (c *call) retrying(base http.RoundTripper) http.RoundTripper {
 	if t, ok := base.(*http.Transport); ok && (c.ownNumber() || c.context.attempt > 1) {
 		base = freshConnections{t}
 	}
@@ -548,7 +523,11 @@ func (c *call) result(reason Reason) (*http.Response, error) {
 	}
 	// Base may share a response between calls, so it is not written to without
 	// need.
-	if req := c.responseRequest(); c.resp.Request != req {
+	req := c.req
+	if c.attempts > 1 || c.choice != nil {
+		req = c.responseRequest()
+	}
+	if c.resp.Request != req {
 		c.resp.Request = req
 	}
 	if c.t.ResumeDownloads && c.buffer.failure() == nil && resumable(c.req, c.resp) {

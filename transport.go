@@ -20,6 +20,7 @@
 package httpretry
 
 import (
+	"context"
 	"net/http"
 	"time"
 )
@@ -193,7 +194,31 @@ func (t *RetryTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if c.context.override != nil {
 		c.t = t.overridden(c.context.override)
 	}
-	return c.roundTrip()
+	if ctx.Err() != nil {
+		c.closeBody()
+		return c.end(reasonCanceled, nil, context.Cause(ctx))
+	}
+	if c.t.readsClock() {
+		c.start = time.Now()
+	}
+	if c.t.Budget != nil {
+		// Before newBody, because abandon then closes the caller's body if
+		// Deposit panics.
+		c.t.Budget.Deposit(req)
+	}
+	c.number = 1
+	if c.t.Pacer != nil {
+		if err := c.paceFirst(); err != nil {
+			return c.unsent(err)
+		}
+	}
+	c.body = c.newBody()
+	c.attempt()
+	reason, err := c.retry()
+	if err != nil {
+		return c.unsent(err)
+	}
+	return c.result(reason)
 }
 
 // CloseIdleConnections calls the method of the same name of Base, if there is
