@@ -131,20 +131,21 @@ type roundTripFunc func(*http.Request) (*http.Response, error)
 
 func (f roundTripFunc) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
 
-// The log of a failure that is not retried is the one that the page shows, and
-// the remedy of the page helps.
-// Each Reason has a section on the page and a test.
+// Each Reason is listed at its type, and has a section on the page and a test.
 func TestReasons_AreAllExplained(t *testing.T) {
 	page, err := os.ReadFile("../docs/observability.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	source, err := parser.ParseFile(token.NewFileSet(), "../attempt.go", nil, 0)
+	source, err := parser.ParseFile(token.NewFileSet(), "../attempt.go", nil, parser.ParseComments)
 	if err != nil {
 		t.Fatal(err)
 	}
-	found := 0
+	found, list := 0, ""
 	ast.Inspect(source, func(n ast.Node) bool {
+		if d, ok := n.(*ast.GenDecl); ok && strings.HasPrefix(d.Doc.Text(), "A Reason ") {
+			list = d.Doc.Text()
+		}
 		spec, ok := n.(*ast.ValueSpec)
 		if !ok || len(spec.Values) != 1 || fmt.Sprint(spec.Type) != "Reason" {
 			return true
@@ -153,6 +154,9 @@ func TestReasons_AreAllExplained(t *testing.T) {
 		reason, err := strconv.Unquote(spec.Values[0].(*ast.BasicLit).Value)
 		if err != nil {
 			t.Fatal(err)
+		}
+		if !strings.Contains(list, strconv.Quote(reason)+": ") {
+			t.Errorf("the comment of type Reason does not list %q", reason)
 		}
 		if !strings.Contains(string(page), "\n### "+reason+"\n") {
 			t.Errorf("docs/observability.md: got no section %q", reason)
@@ -167,6 +171,8 @@ func TestReasons_AreAllExplained(t *testing.T) {
 	}
 }
 
+// The log of a failure that is not retried is the one that the page shows, and
+// the remedy of the page helps.
 func TestReasons(t *testing.T) {
 	page, err := os.ReadFile("../docs/observability.md")
 	if err != nil {
