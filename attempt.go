@@ -117,6 +117,10 @@ type Summary struct {
 	// Elapsed is the duration of the call, including all waits and, for a
 	// resumed download, the caller's reading of the body.
 	Elapsed time.Duration
+
+	// Waited is the part of Elapsed that was spent waiting for retries and for
+	// [RetryTransport.Pacer], including a wait that was canceled.
+	Waited time.Duration
 }
 
 // requestForHooks returns a copy of req that a hook may modify. It has no

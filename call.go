@@ -24,6 +24,7 @@ type call struct {
 	ended   bool            // nothing is left to be closed
 
 	attempts int           // made so far
+	waited   time.Duration // before them, in all
 	backoff  time.Duration // before the next one, which the Pacer may prolong
 	done     func(Attempt) // the Pacer's, until the attempt is reported to it; nil: none
 	turn     turn          // the same of an AdaptivePacer
@@ -403,9 +404,7 @@ func (c *call) wait(delay time.Duration) error {
 	c.number++
 	c.delay = delay
 	begun := time.Now()
-	if c.t.Pacer != nil {
-		defer c.setDelay(begun)
-	}
+	defer c.hasWaited(begun)
 	if resp == nil || certain && !hasResponseBody(resp) {
 		return c.pace(c.backoff)
 	}
@@ -416,10 +415,13 @@ func (c *call) wait(delay time.Duration) error {
 	return err
 }
 
-// setDelay replaces the expected wait by the one that began at begun, which a
-// Pacer may have prolonged.
-func (c *call) setDelay(begun time.Time) {
-	c.delay = time.Since(begun)
+// hasWaited counts a wait that began at begun.
+func (c *call) hasWaited(begun time.Time) {
+	d := time.Since(begun)
+	c.waited += d
+	if c.t.Pacer != nil {
+		c.delay = d // instead of the expected one
+	}
 }
 
 // paceFirst waits for the Pacer before the first attempt.
@@ -427,7 +429,7 @@ func (c *call) paceFirst() error {
 	if p, ok := c.t.Pacer.(*AdaptivePacer); ok && p.idle() {
 		return c.pace(0) // the clock would take longer than all of it
 	}
-	defer c.setDelay(time.Now())
+	defer c.hasWaited(time.Now())
 	return c.pace(0)
 }
 
@@ -578,7 +580,7 @@ func (c *call) end(reason Reason, resp *http.Response, err error) (*http.Respons
 
 // summarize calls OnDone.
 func (c *call) summarize(reason Reason, resp *http.Response, err error) {
-	s := Summary{Request: requestForHooks(c.req), Err: err, Attempts: c.attempts, Reason: reason}
+	s := Summary{Request: requestForHooks(c.req), Err: err, Attempts: c.attempts, Reason: reason, Waited: c.waited}
 	if resp != nil {
 		s.Response = responseForHooks(resp, s.Request, nil)
 	}

@@ -353,17 +353,17 @@ func otelMetrics(retry *httpretry.RetryTransport, meter metric.Meter) error {
 	attempts, err4 := meter.Int64Histogram("http.client.request.attempts", metric.WithUnit("{attempt}"),
 		metric.WithExplicitBucketBoundaries(1, 2, 3, 4, 5, 8))
 	retry.OnAttempt = func(a httpretry.Attempt, d httpretry.Decision) {
-		ctx, host := a.Request.Context(), semconv.ServerAddress(a.Request.URL.Hostname())
-		if a.Delay > 0 {
-			waited.Record(ctx, a.Delay.Seconds(), metric.WithAttributes(host))
-		}
 		if d.Retry {
-			retries.Add(ctx, 1, metric.WithAttributes(host, semconv.ErrorTypeKey.String(errorType(a))))
+			host := semconv.ServerAddress(a.Request.URL.Hostname())
+			retries.Add(a.Request.Context(), 1, metric.WithAttributes(host, semconv.ErrorTypeKey.String(errorType(a))))
 		}
 	}
 	retry.OnDone = func(s httpretry.Summary) {
 		ctx, host := s.Request.Context(), semconv.ServerAddress(s.Request.URL.Hostname())
 		attempts.Record(ctx, int64(s.Attempts), metric.WithAttributes(host))
+		if s.Waited > 0 {
+			waited.Record(ctx, s.Waited.Seconds(), metric.WithAttributes(host))
+		}
 		if s.Reason != "final" {
 			givenUp.Add(ctx, 1, metric.WithAttributes(host, attribute.String("httpretry.reason", string(s.Reason))))
 		}
@@ -391,24 +391,23 @@ func promMetrics(retry *httpretry.RetryTransport, reg prometheus.Registerer) {
 		Name: "http_client_given_up_total", Help: "Calls that ended without a final result."},
 		[]string{"server_address", "httpretry_reason"})
 	waited := prometheus.NewHistogramVec(prometheus.HistogramOpts{
-		Name: "http_client_wait_duration_seconds", Help: "Waits before attempts, for a backoff or the Pacer.",
+		Name: "http_client_wait_duration_seconds", Help: "Time that a call spent waiting, for retries and for the Pacer.",
 		Buckets: []float64{0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300}}, []string{"server_address"})
 	attempts := prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name: "http_client_request_attempts", Help: "Attempts of a call.", Buckets: []float64{1, 2, 3, 4, 5, 8}},
 		[]string{"server_address"})
 	reg.MustRegister(retries, givenUp, waited, attempts)
 	retry.OnAttempt = func(a httpretry.Attempt, d httpretry.Decision) {
-		host := a.Request.URL.Hostname()
-		if a.Delay > 0 {
-			waited.WithLabelValues(host).Observe(a.Delay.Seconds())
-		}
 		if d.Retry {
-			retries.WithLabelValues(host, errorType(a)).Inc()
+			retries.WithLabelValues(a.Request.URL.Hostname(), errorType(a)).Inc()
 		}
 	}
 	retry.OnDone = func(s httpretry.Summary) {
 		host := s.Request.URL.Hostname()
 		attempts.WithLabelValues(host).Observe(float64(s.Attempts))
+		if s.Waited > 0 {
+			waited.WithLabelValues(host).Observe(s.Waited.Seconds())
+		}
 		if s.Reason != "final" {
 			givenUp.WithLabelValues(host, string(s.Reason)).Inc()
 		}
@@ -484,7 +483,7 @@ func TestOtelMetrics(t *testing.T) {
 		"http.client.request.attempts server.address=api.example.com 4 7",
 		"http.client.retries error.type=503,server.address=api.example.com 2",
 		"http.client.retries error.type=_OTHER,server.address=api.example.com 2",
-		"http.client.wait.duration server.address=api.example.com 3 3",
+		"http.client.wait.duration server.address=api.example.com 3 3.5",
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
