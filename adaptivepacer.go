@@ -2,6 +2,7 @@ package httpretry
 
 import (
 	"context"
+	"math"
 	"net/http"
 	"sync/atomic"
 	"time"
@@ -27,12 +28,15 @@ import (
 //     is set to that of the attempts in flight without the refused one or, after a
 //     timeout, to four fifths of the attempts in flight. After 3 seconds and 100
 //     attempts, or after 13 seconds, the number is raised by 1, then by 2, 4 and so
-//     on, in steps of a second, until a refusal. If 30 times the Retry-After of a
-//     refusal is more than 3 seconds, it replaces them. A second refusal within 3
-//     seconds lowers the number by a fifth.
+//     on, in steps of a second, until a refusal. A second refusal within 3 seconds
+//     lowers the number by a fifth. One within 60 times its Retry-After replaces the
+//     3 seconds by 30 times the Retry-After, if that is more.
 //
-// After a refusal of the first kind, or of the only attempt in flight, single
-// attempts are sent, at intervals that double up to 5 seconds, until one is
+// If a server has accepted nothing before its first refusal, the rate begins with 10
+// attempts per second, and is doubled every second until a refusal.
+//
+// After a refusal of the first kind, or of the only attempt in flight, and after a
+// 408, 500, 502 or 504 with a Retry-After, single attempts are sent, at intervals that double up to 5 seconds, until one is
 // accepted. All refusals of attempts that were sent before the first refusal count
 // as one. If responses have X-RateLimit-Remaining and X-RateLimit-Reset, or the
 // same without X-, and the reset is the end of a window, the rest of the quota is
@@ -45,8 +49,9 @@ import (
 // [Pacer.Wait]. The caller's reading of a streamed body does not count.
 //
 // A call may wait for a long time: until the time that the server named, and until
-// the calls before it have been sent. A context with a deadline ends the wait, and
-// ends it immediately if the call would be sent too late.
+// the calls before it have been sent. A context with a deadline ends the wait. It
+// ends it immediately if the server asks for a longer wait, and does not begin it if
+// the call would probably be sent too late.
 //
 // The zero value is ready to use. An AdaptivePacer is safe for concurrent use. It
 // must not be copied, nor its fields modified, after first use. It keeps the limits
@@ -95,13 +100,18 @@ type turn struct {
 
 // Delay implements [Pacer].
 func (p *AdaptivePacer) Delay(req *http.Request) time.Duration {
+	return p.delay(req, &turn{arrival: math.MaxInt64})
+}
+
+// delay returns the time until the calls before that of t have been sent.
+func (p *AdaptivePacer) delay(req *http.Request, t *turn) time.Duration {
 	l := p.laneOf(req)
 	if l == nil {
 		return 0
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return max(0, time.Until(l.rate.opens()))
+	return l.delay(t.arrival, time.Now())
 }
 
 // Wait implements [Pacer].
@@ -118,7 +128,16 @@ func (p *AdaptivePacer) Wait(ctx context.Context, req *http.Request, backoff tim
 // wait implements Wait. All attempts of a call use the same t, so that a retry has
 // the place of its call in the queue.
 func (p *AdaptivePacer) wait(ctx context.Context, req *http.Request, backoff time.Duration, t *turn) error {
-	if l := p.laneOf(req); l != nil {
+	l := p.laneOf(req)
+	if l == nil {
+		if err := sleep(ctx, backoff); err != nil {
+			return err
+		}
+		if backoff > 0 {
+			l, backoff = p.laneOf(req), 0 // the server may have refused others meanwhile
+		}
+	}
+	if l != nil {
 		if t.arrival == 0 {
 			t.arrival = p.free.started.Load() + p.queued.Add(1)
 		}
@@ -126,9 +145,6 @@ func (p *AdaptivePacer) wait(ctx context.Context, req *http.Request, backoff tim
 		if err == nil {
 			*t = got
 		}
-		return err
-	}
-	if err := sleep(ctx, backoff); err != nil {
 		return err
 	}
 	n := p.free.add()
@@ -193,6 +209,7 @@ const (
 	tooFast           // too many in some period
 	overloaded        // too many in flight
 	timedOut          // perhaps because of too many in flight
+	down              // the server asked for a wait, for a reason of its own
 )
 
 func signalOf(resp *http.Response, err error, v Verdict) signal {
@@ -200,16 +217,20 @@ func signalOf(resp *http.Response, err error, v Verdict) signal {
 	switch {
 	case err != nil && v.Outcome == Uncertain && isTimeout(err):
 		return timedOut
-	case err != nil || v.Outcome != Unprocessed:
+	case err != nil || v.Outcome != Unprocessed && v.Outcome != Uncertain:
 		return accepted
 	case resp.StatusCode == http.StatusServiceUnavailable, resp.StatusCode == siteIsOverloaded:
 		return overloaded
+	case v.Outcome == Unprocessed:
+		return tooFast
+	case v.RetryAfter > 0:
+		return down
 	}
-	return tooFast
+	return accepted
 }
 
-// A history counts attempts that were sent without a limit, and has the times of
-// the last few thousand. The first rate is computed from it.
+// A history counts attempts that were sent before a refusal, and has the times of the
+// last few thousand. The first rate is computed from it.
 type history struct {
 	started atomic.Int64
 	refused atomic.Int64

@@ -551,3 +551,315 @@ func TestAdaptivePacer_MemoryIsBounded(t *testing.T) {
 		}
 	})
 }
+
+// window accepts n requests in each period.
+func window(n int, period time.Duration) func(time.Duration, int) int {
+	begun, left := time.Duration(0), n
+	return func(now time.Duration, _ int) int {
+		if now-begun >= period {
+			begun, left = now.Truncate(period), n
+		}
+		if left == 0 {
+			return 429
+		}
+		left--
+		return 200
+	}
+}
+
+// after refuses everything until then.
+func after(then time.Duration, accept func(time.Duration, int) int) func(time.Duration, int) int {
+	return func(now time.Duration, inFlight int) int {
+		if now < then {
+			return 429
+		}
+		return accept(now, inFlight)
+	}
+}
+
+// A server that has accepted nothing before its first refusal gives no rate to begin
+// with. It is found within seconds.
+func TestAdaptivePacer_BeginsWithRefusals(t *testing.T) {
+	unlimited := func(time.Duration, int) int { return 200 }
+	spent := func(accept func(time.Duration, int) int) func(time.Duration, int) int {
+		for range 1000 {
+			accept(0, 0)
+		}
+		return accept
+	}
+	tests := []struct {
+		name     string
+		accept   func() func(time.Duration, int) int
+		requests int
+		want     time.Duration
+	}{
+		{"5 s", func() func(time.Duration, int) int { return after(5*time.Second, unlimited) }, 1000, 15 * time.Second},
+		{"20 s", func() func(time.Duration, int) int { return after(20*time.Second, unlimited) }, 1000, 32 * time.Second},
+		{"2 min", func() func(time.Duration, int) int { return after(2*time.Minute, unlimited) }, 1000, 132 * time.Second},
+		{"then a bucket", func() func(time.Duration, int) int { return after(20*time.Second, bucket(always(50))) }, 3000, 95 * time.Second},
+		{"an empty bucket", func() func(time.Duration, int) int { return spent(bucket(always(50))) }, 3000, 64 * time.Second},
+		{"a spent window", func() func(time.Duration, int) int { return after(40*time.Second, window(600, time.Minute)) }, 3000, 390 * time.Second},
+	}
+	for _, tt := range tests {
+		for _, retryAfter := range []string{"", "1"} {
+			t.Run(tt.name+" "+retryAfter, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					s := newPacedServer(50*time.Millisecond, tt.accept())
+					if retryAfter != "" {
+						s.header.Set("Retry-After", retryAfter)
+					}
+					rt := &httpretry.RetryTransport{Base: s, Policy: httpretry.RetryConfig{MaxRetries: 1000}, Pacer: &httpretry.AdaptivePacer{}}
+					failed := work(t, rt, 64, tt.requests)
+					took := time.Since(s.start)
+					t.Logf("%d requests took %v, %d refused", tt.requests, took, len(s.refused))
+					if failed > 0 || took > tt.want {
+						t.Errorf("%d requests took %v and %d failed, want at most %v and 0", tt.requests, took, failed, tt.want)
+					}
+				})
+			})
+		}
+	}
+}
+
+// A probe without a response for some time counts as accepted. If it is refused after
+// all, what was found before remains valid.
+func TestAdaptivePacer_LateRefusalOfAProbe(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newPacedServer(50*time.Millisecond, window(300, time.Minute))
+		base := roundTripFunc(func(req *http.Request) (*http.Response, error) {
+			resp, err := s.RoundTrip(req)
+			if now := time.Since(s.start); resp.StatusCode == 429 && now > 20*time.Second && now < 40*time.Second {
+				time.Sleep(3 * time.Second)
+			}
+			return resp, err
+		})
+		rt := &httpretry.RetryTransport{Base: base, Policy: httpretry.RetryConfig{MaxRetries: 1000}, Pacer: &httpretry.AdaptivePacer{}}
+		work(t, rt, 64, 2400) // 8 windows
+		if took, most := time.Since(s.start), 8*time.Minute+30*time.Second; took > most {
+			t.Errorf("2400 calls took %v, want at most %v", took, most)
+		}
+	})
+}
+
+// One call after the other is enough to find that a limit was raised.
+func TestAdaptivePacer_SingleCaller(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newPacedServer(10*time.Millisecond, bucket(func(now time.Duration) float64 {
+			if now < 30*time.Second {
+				return 2
+			}
+			return 1000
+		}))
+		work(t, &httpretry.RetryTransport{Base: s, Pacer: &httpretry.AdaptivePacer{}}, 1, 6000)
+		if took := time.Since(s.start); took > 3*time.Minute {
+			t.Errorf("6000 calls took %v, want at most 3m", took)
+		}
+	})
+}
+
+// A call that waits for its backoff when the server refuses another one waits for the
+// server, too.
+func TestAdaptivePacer_RefusalDuringABackoff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newPacedServer(0, func(now time.Duration, _ int) int {
+			switch {
+			case now == 0:
+				return 500
+			case now < time.Second:
+				return 429
+			}
+			return 200
+		})
+		s.header.Set("Retry-After", "30")
+		base := roundTripFunc(func(req *http.Request) (*http.Response, error) {
+			resp, err := s.RoundTrip(req)
+			if resp.StatusCode == 500 {
+				resp.Header = http.Header{}
+			}
+			return resp, err
+		})
+		rt := &httpretry.RetryTransport{Base: base, Pacer: &httpretry.AdaptivePacer{}}
+		var wg sync.WaitGroup
+		wg.Go(func() { rt.RoundTrip(newRequest(t, "GET", "http://example.com/a", nil)) })
+		time.Sleep(100 * time.Millisecond)
+		wg.Go(func() { rt.RoundTrip(newRequest(t, "GET", "http://example.com/b", nil)) })
+		wg.Wait()
+		if got := s.sentIn(101*time.Millisecond, 30*time.Second); got > 0 {
+			t.Errorf("%d attempts while the server was closed, want none", got)
+		}
+	})
+}
+
+// A server may ask all callers to wait with any status that may be retried.
+func TestAdaptivePacer_RetryAfterClosesForAllCalls(t *testing.T) {
+	uncertain := func(req *http.Request, resp *http.Response, err error) httpretry.Verdict {
+		v := httpretry.DefaultClassifier(req, resp, err)
+		if v.Outcome == httpretry.Unprocessed {
+			v.Outcome = httpretry.Uncertain
+		}
+		return v
+	}
+	for status, classifier := range map[int]httpretry.Classifier{429: nil, 500: nil, 502: nil, 503: uncertain, 504: nil} {
+		synctest.Test(t, func(t *testing.T) {
+			s := newPacedServer(0, func(now time.Duration, _ int) int {
+				if now == 0 {
+					return status
+				}
+				return 200
+			})
+			s.header.Set("Retry-After", "30")
+			rt := &httpretry.RetryTransport{Base: s, Classifier: classifier, Policy: httpretry.Never, Pacer: &httpretry.AdaptivePacer{}}
+			for range 2 {
+				rt.RoundTrip(newRequest(t, "GET", "http://example.com/", nil))
+			}
+			if want := []time.Duration{0, 30*time.Second + time.Millisecond}; !slices.Equal(s.sent, want) {
+				t.Errorf("status %d: attempts were sent at %v, want %v", status, s.sent, want)
+			}
+		})
+	}
+}
+
+// One refusal, or one timeout, is no reason to send little for long.
+func TestAdaptivePacer_SingleFailures(t *testing.T) {
+	for _, status := range []int{503, 0} {
+		synctest.Test(t, func(t *testing.T) {
+			n := 0
+			s := newPacedServer(time.Second, func(time.Duration, int) int {
+				if n++; n == 3 && status != 0 {
+					return status
+				}
+				return 200
+			})
+			s.header.Set("Retry-After", "60")
+			hangs := false
+			base := roundTripFunc(func(req *http.Request) (*http.Response, error) {
+				if hangs {
+					hangs = false
+					<-req.Context().Done()
+					return nil, context.Cause(req.Context())
+				}
+				return s.RoundTrip(req)
+			})
+			rt := &httpretry.RetryTransport{Base: base, AttemptTimeout: 5 * time.Second, Pacer: &httpretry.AdaptivePacer{}}
+			for range 2 {
+				n, hangs = 0, status == 0
+				if hangs {
+					work(t, rt, 1, 1)
+				} else {
+					work(t, rt, 3, 6)
+				}
+				begun := time.Now()
+				work(t, rt, 64, 64*60) // a minute's work
+				if took := time.Since(begun); took > 80*time.Second {
+					t.Errorf("status %d: the calls after it took %v, want about a minute", status, took)
+				}
+				time.Sleep(3 * time.Hour)
+			}
+		})
+	}
+}
+
+// A retry is not late because of the calls behind it, and a call ends when the server
+// has asked it to wait too long.
+func TestAdaptivePacer_Deadlines(t *testing.T) {
+	t.Run("behind", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			s := newPacedServer(0, func(now time.Duration, _ int) int {
+				if now == 0 {
+					return 500
+				}
+				return 200
+			})
+			rt := &httpretry.RetryTransport{Base: s, Pacer: &httpretry.AdaptivePacer{MaxPerSecond: 1}}
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			defer cancel()
+			var wg sync.WaitGroup
+			wg.Go(func() {
+				resp, err := rt.RoundTrip(newRequest(t, "GET", "http://example.com/", nil).WithContext(ctx))
+				if err != nil || resp.StatusCode != 200 {
+					t.Errorf("got %v and error %v, want 200", resp, err)
+				}
+			})
+			synctest.Wait()
+			work(t, rt, 60, 60)
+			wg.Wait()
+		})
+	})
+	t.Run("closed", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			s := newPacedServer(0, func(time.Duration, int) int { return 429 })
+			s.header.Set("Retry-After", "3600")
+			base := roundTripFunc(func(req *http.Request) (*http.Response, error) {
+				time.Sleep(500 * time.Millisecond)
+				return s.RoundTrip(req)
+			})
+			rt := &httpretry.RetryTransport{Base: base, Policy: httpretry.Never, Pacer: &httpretry.AdaptivePacer{MaxPerSecond: 1}}
+			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+			defer cancel()
+			var wg sync.WaitGroup
+			wg.Go(func() { rt.RoundTrip(newRequest(t, "GET", "http://example.com/", nil)) })
+			synctest.Wait()
+			for range 3 {
+				wg.Go(func() {
+					_, err := rt.RoundTrip(newRequest(t, "GET", "http://example.com/", nil).WithContext(ctx))
+					if e, ok := errors.AsType[*httpretry.Error](err); !ok || e.Reason != "deadline" || time.Since(s.start) > time.Second {
+						t.Errorf("got error %v after %v, want the reason deadline within 1s", err, time.Since(s.start))
+					}
+				})
+			}
+			wg.Wait()
+		})
+	})
+}
+
+// The bounds are in force whatever the server refuses or says.
+func TestAdaptivePacer_BoundsAfterRefusals(t *testing.T) {
+	t.Run("MaxPerSecond", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			n := 0
+			s := newPacedServer(5*time.Millisecond, func(time.Duration, int) int {
+				if n++; n == 201 || n == 202 {
+					return 429
+				}
+				return 200
+			})
+			s.header.Set("Retry-After", "1")
+			work(t, &httpretry.RetryTransport{Base: s, Pacer: &httpretry.AdaptivePacer{MaxPerSecond: 10}}, 50, 300)
+			for from := time.Duration(0); from < 30*time.Second; from += 500 * time.Millisecond {
+				if got := s.sentIn(from, from+4*time.Second); got > 42 {
+					t.Fatalf("%d attempts in the 4 s from %v, want about 40", got, from)
+				}
+			}
+		})
+	})
+	t.Run("MinPerSecond, attempts in flight", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			s := newPacedServer(time.Second, func(now time.Duration, inFlight int) int {
+				if inFlight >= 2 && now < 3*time.Second {
+					return 503
+				}
+				return 200
+			})
+			work(t, &httpretry.RetryTransport{Base: s, Pacer: &httpretry.AdaptivePacer{MinPerSecond: 20}}, 50, 600)
+			if got := s.sentIn(5*time.Second, 10*time.Second); got < 99 {
+				t.Errorf("%d attempts in 5 s, want 100", got)
+			}
+		})
+	})
+	t.Run("MinPerSecond, quota", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			left, start := 1000, time.Now()
+			base := roundTripFunc(func(req *http.Request) (*http.Response, error) {
+				left--
+				resp := response(req, 200, "")
+				resp.Header.Set("X-Ratelimit-Remaining", strconv.Itoa(left))
+				resp.Header.Set("X-Ratelimit-Reset", strconv.Itoa(int((time.Hour - time.Since(start)).Seconds())))
+				return resp, nil
+			})
+			work(t, &httpretry.RetryTransport{Base: base, Pacer: &httpretry.AdaptivePacer{MinPerSecond: 5, MaxPerSecond: 10}}, 8, 100)
+			if took := time.Since(start); took > 21*time.Second {
+				t.Errorf("100 calls took %v, want at most 20s", took)
+			}
+		})
+	})
+}

@@ -451,7 +451,7 @@ func (c *call) pace(backoff time.Duration) error {
 
 func (c *call) pacerDelay() time.Duration {
 	if p, ok := c.t.Pacer.(*AdaptivePacer); ok {
-		return p.Delay(c.req)
+		return p.delay(c.req, &c.turn)
 	}
 	return c.t.Pacer.Delay(requestForHooks(c.req))
 }

@@ -15,15 +15,16 @@ type flightLimit struct {
 	lowest int // number of attempts that were in flight when one without a lane was refused
 
 	loweredAt time.Time
-	stepAt    time.Time // when found may be raised
-	toStep    int       // attempts to be sent before that, unless they take long
+	hold      time.Duration // for which a number that was refused is not exceeded
+	stepAt    time.Time     // when found may be raised
+	toStep    int           // attempts to be sent before that, unless they take long
 }
 
 func newFlightLimit(most int) flightLimit {
 	if most <= 0 {
 		most = math.MaxInt
 	}
-	return flightLimit{most: most, found: math.MaxInt, lowest: math.MaxInt}
+	return flightLimit{most: most, found: math.MaxInt, lowest: math.MaxInt, hold: firstHold}
 }
 
 func (f *flightLimit) limit() int { return min(f.found, f.most) }
@@ -52,13 +53,21 @@ func (f *flightLimit) refuse(t turn, inFlight int, retryAfter time.Duration, now
 			n = min(n, f.limit()*4/5)
 		}
 	}
-	// After a refusal with Retry-After nothing is sent for some time, so it must
-	// not happen often.
-	f.lower(n, now, max(firstHold, 30*retryAfter))
+	if t.sent.After(f.loweredAt) { // otherwise it belongs to the refusals before
+		f.hold = firstHold
+		if often := 30 * min(retryAfter, time.Hour); now.Sub(f.loweredAt) < 2*often {
+			// After each refusal with Retry-After nothing is sent for some time.
+			f.hold = max(f.hold, often)
+		}
+	}
+	f.lower(n, now, f.hold)
 }
 
 // timeout handles an attempt that timed out.
 func (f *flightLimit) timeout(t turn, now time.Time) {
+	if t.inFlight <= 1 {
+		return // nothing else was in its way
+	}
 	if t.lane == nil || t.sent.After(f.loweredAt) { // otherwise the others of its time count already
 		f.lower(t.inFlight*4/5, now, firstHold)
 	}

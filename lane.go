@@ -47,7 +47,7 @@ func (l *lane) wait(ctx context.Context, backoff time.Duration, t turn) (turn, e
 	}
 	select {
 	case <-w.ready:
-		return w.turn, nil
+		return w.turn, w.err
 	case <-ctx.Done():
 		l.leave(w)
 		return turn{}, context.Cause(ctx)
@@ -60,25 +60,39 @@ func (l *lane) join(ctx context.Context, w *waiter) error {
 	defer l.mu.Unlock()
 	now := time.Now()
 	if deadline, ok := ctx.Deadline(); ok {
-		wait := l.rate.opens().Sub(now) + l.rate.duration(len(l.waiting))
+		wait := l.delay(w.arrival, now)
 		if now.Add(wait).After(deadline) {
 			return &lateError{wait: wait}
 		}
+		w.deadline = deadline
 	}
+	w.joined = now
 	heap.Push(&l.waiting, w)
 	l.dispatch(now)
 	return nil
+}
+
+// delay returns the time until the calls that arrived before arrival have been sent.
+func (l *lane) delay(arrival int64, now time.Time) time.Duration {
+	before := 0
+	for _, w := range l.waiting {
+		if w.arrival < arrival {
+			before++
+		}
+	}
+	return max(0, l.rate.opens().Sub(now)) + l.rate.duration(before)
 }
 
 // leave removes w, which may have its turn already.
 func (l *lane) leave(w *waiter) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if w.index < 0 {
+	switch {
+	case w.index >= 0:
+		heap.Remove(&l.waiting, w.index)
+	case w.err == nil:
 		l.inFlight--
 		l.rate.returned(w.turn)
-	} else {
-		heap.Remove(&l.waiting, w.index)
 	}
 	l.dispatch(time.Now())
 }
@@ -86,8 +100,18 @@ func (l *lane) leave(w *waiter) {
 // dispatch gives turns to the waiters that may send now, and sets the timer for the
 // next one.
 func (l *lane) dispatch(now time.Time) {
-	for len(l.waiting) > 0 && l.allInFlight() < l.flight.limit() {
-		if at := l.rate.ready(now); at.After(now) {
+	for len(l.waiting) > 0 && l.allInFlight() < l.flight.most {
+		at := l.rate.ready(now)
+		if l.allInFlight() >= l.flight.limit() {
+			// MinPerSecond applies to both kinds of limits.
+			if l.rate.least == 0 {
+				return
+			}
+			if due := l.rate.sentAt.Add(seconds(1 / l.rate.least)); due.After(at) {
+				at = due
+			}
+		}
+		if at.After(now) {
 			if l.timer == nil {
 				l.timer = time.AfterFunc(at.Sub(now), l.wake)
 			} else {
@@ -101,9 +125,13 @@ func (l *lane) dispatch(now time.Time) {
 		}
 		w := heap.Remove(&l.waiting, next).(*waiter)
 		l.inFlight++
+		if l.pacer.bounded() && l.rate.period == 0 { // attempts have a lane from the first on
+			l.pacer.free.add()
+			l.pacer.ended.Add(1)
+		}
 		w.pending, w.lane, w.sent, w.period, w.inFlight = true, l, now, l.rate.period, l.allInFlight()
 		more := len(l.waiting) > 0
-		l.rate.send(now, more)
+		l.rate.send(now, more || now.After(w.joined))
 		l.flight.send(now, more && w.inFlight >= l.flight.limit())
 		close(w.ready)
 	}
@@ -130,6 +158,9 @@ func (l *lane) done(t turn, s signal, retryAfter time.Duration, resp *http.Respo
 	}
 	if s != accepted {
 		l.rate.close(now.Add(retryAfter))
+		if t.lane != nil && l.pacer.bounded() && t.period == 0 {
+			l.pacer.free.refused.Add(1)
+		}
 	}
 	switch {
 	case s == tooFast:
@@ -138,8 +169,9 @@ func (l *lane) done(t turn, s signal, retryAfter time.Duration, resp *http.Respo
 		l.rate.accept(t, now)
 	case s == timedOut:
 		l.flight.timeout(t, now)
-	case t.inFlight <= 1:
-		// The limit cannot be lower. The server is down, or others use it.
+	case s == down, t.inFlight <= 1:
+		// Others use the server, or it is down: the limit cannot be lower than
+		// one in flight.
 		l.rate.refuse(t, retryAfter, now, true)
 	default:
 		l.flight.refuse(t, l.allInFlight(), retryAfter, now)
@@ -149,13 +181,37 @@ func (l *lane) done(t turn, s signal, retryAfter time.Duration, resp *http.Respo
 		l.rate.close(l.rate.quota.exhaustedUntil())
 	}
 	l.dispatch(now)
+	l.dismiss(now)
+}
+
+// dismiss ends the waits that the server has made too long.
+func (l *lane) dismiss(now time.Time) {
+	if !l.rate.closed.After(now) {
+		return
+	}
+	stay := l.waiting[:0]
+	for _, w := range l.waiting {
+		if w.deadline.IsZero() || !l.rate.closed.After(w.deadline) {
+			w.index = len(stay)
+			stay = append(stay, w)
+			continue
+		}
+		w.index, w.err = -1, &lateError{wait: l.rate.closed.Sub(now)}
+		close(w.ready)
+	}
+	clear(l.waiting[len(stay):])
+	l.waiting = stay
+	heap.Init(&l.waiting)
 }
 
 // A waiter is an attempt that waits for its turn.
 type waiter struct {
 	turn
-	ready chan struct{} // closed when it has its turn
-	index int           // in the heap; negative: it has its turn
+	joined   time.Time
+	deadline time.Time     // zero: none
+	ready    chan struct{} // closed when it has its turn, or err
+	err      error
+	index    int // in the heap; negative: it has left it
 }
 
 // waiters is a heap, ordered by arrival.

@@ -29,7 +29,7 @@ type Pacer interface {
 	//
 	// Wait returns an error if ctx is done, or as soon as the attempt cannot be
 	// made before the deadline of ctx. The call then ends with an [*Error] whose
-	// Reason is [reasonCanceled] or [reasonDeadline].
+	// Reason is "canceled" or "deadline".
 	//
 	// If err is nil and done is not, done is called once when the attempt has
 	// ended, after the Classifier and before the Policy. A response has then been

@@ -12,9 +12,11 @@ type rateLimit struct {
 	least, most float64 // bounds; most may be infinite
 
 	base   float64   // the rate that the server accepts; infinite: not known
+	starts bool      // base is doubled until a refusal, because nothing was accepted before the first
 	excess float64   // the part of base by which it is exceeded
 	credit float64   // attempts that may be sent faster, because the server accepted earlier than it said
 	next   time.Time // when the rate permits the next attempt
+	sentAt time.Time // the last attempt
 	closed time.Time // until then nothing is sent, whatever the rate
 	quota  quota
 
@@ -28,6 +30,7 @@ type rateLimit struct {
 	probing   bool
 	probe     time.Time     // when the probe in flight was sent; zero: there is none
 	patience  time.Duration // after which a probe without a response counts as accepted
+	undo      *rateLimit    // before the opening by such a probe, until an attempt is accepted
 	gap       time.Duration // between probes
 	refusedAt time.Time     // the first refusal of the period
 	named     bool          // the server named the time of the opening
@@ -45,10 +48,13 @@ const (
 	stepSent   = 8               // attempts until the next step
 	firstStep  = 0.02            // of base
 	leastStep  = 0.05            // attempts per second, so that slow processes catch up
+	startRate  = 10              // attempts per second, if nothing was accepted before
 	firstGap   = 100 * time.Millisecond
 	maxGap     = 5 * time.Second
 	halfLife   = 100 // of feedback, in multiples of it
 	timerSlack = 10 * time.Millisecond
+
+	leastPatience = time.Second
 )
 
 func newRateLimit(free *history, least, most float64) rateLimit {
@@ -96,21 +102,24 @@ func (r *rateLimit) ready(now time.Time) time.Time {
 		if at := r.probe.Add(r.patience); at.After(now) {
 			return at
 		}
+		before := *r
 		r.open(now)
+		r.undo = &before
 	}
 	return r.opens()
 }
 
-// send counts an attempt. more reports whether others are waiting.
-func (r *rateLimit) send(now time.Time, more bool) {
+// send counts an attempt. limited reports whether it had to wait or others do.
+func (r *rateLimit) send(now time.Time, limited bool) {
 	r.sent++
+	r.sentAt = now
 	if r.probing {
 		r.probe = now
 		return
 	}
 	rate := r.perSecond()
-	if left := r.quota.perSecond(now); left < rate {
-		rate, more = left, false
+	if left := max(r.quota.perSecond(now), r.least); left < rate {
+		rate, limited = left, false
 	}
 	if math.IsInf(rate, 1) {
 		return
@@ -118,7 +127,7 @@ func (r *rateLimit) send(now time.Time, more bool) {
 	if r.credit > 0 {
 		const part = 0.2
 		r.credit -= part
-		rate /= 1 - part
+		rate = min(rate/(1-part), r.most)
 	}
 	// A timer that is late delays only one attempt.
 	if earliest := now.Add(-timerSlack); r.next.Before(earliest) {
@@ -126,7 +135,12 @@ func (r *rateLimit) send(now time.Time, more bool) {
 	}
 	r.next = r.next.Add(seconds(1 / rate))
 	r.toStep--
-	if more && !now.Before(r.stepAt) && (r.toStep <= 0 || now.Sub(r.stepAt) > longHold) {
+	switch {
+	case !limited || now.Before(r.stepAt):
+	case r.starts:
+		r.base *= 2
+		r.stepAt = now.Add(time.Second)
+	case r.toStep <= 0 || now.Sub(r.stepAt) > longHold:
 		r.excess = max(firstStep, leastStep/r.base, 2*r.excess)
 		r.stepAt, r.toStep = now.Add(r.stepTime()), stepSent
 	}
@@ -150,7 +164,11 @@ func (r *rateLimit) returned(t turn) {
 
 // accept handles an attempt that was not refused.
 func (r *rateLimit) accept(t turn, now time.Time) {
-	if r.probing && t.lane != nil && t.period == r.period {
+	if t.lane == nil || t.period != r.period {
+		return
+	}
+	r.undo = nil
+	if r.probing {
 		r.open(now)
 	}
 }
@@ -158,6 +176,13 @@ func (r *rateLimit) accept(t turn, now time.Time) {
 // refuse handles a refusal. keepsRate reports whether it says nothing about the
 // rate.
 func (r *rateLimit) refuse(t turn, retryAfter time.Duration, now time.Time, keepsRate bool) {
+	if r.undo != nil && t.period == r.period {
+		// The probe was refused late, or would have been.
+		sent, closed := r.sent, r.closed
+		*r = *r.undo
+		r.sent += sent
+		r.close(closed)
+	}
 	if t.lane != nil && !t.sent.Before(r.begun) {
 		r.sent--
 	}
@@ -165,7 +190,7 @@ func (r *rateLimit) refuse(t turn, retryAfter time.Duration, now time.Time, keep
 		return // it was sent before the first refusal
 	}
 	if t.lane != nil {
-		r.patience = 2 * now.Sub(t.sent)
+		r.patience = max(leastPatience, 2*now.Sub(t.sent))
 	}
 	if r.probing {
 		r.gap = min(2*r.gap, maxGap)
@@ -200,6 +225,9 @@ func (r *rateLimit) open(now time.Time) {
 	r.begun, r.opened, r.sent = now, opened, 0
 	r.next = probe.Add(r.duration(1))
 	r.stepAt, r.toStep = now.Add(firstHold), holdSent
+	if r.starts {
+		r.stepAt = now.Add(time.Second)
+	}
 }
 
 // learn finds the rate that the server accepts.
@@ -212,11 +240,17 @@ func (r *rateLimit) learn(opened, now time.Time) {
 	r.feedback = max(r.feedback, closed)
 	held := r.refusedAt.Sub(r.begun) > 2*r.feedback
 	switch before := r.base; {
-	case r.begun.IsZero() || math.IsInf(before, 1):
+	case math.IsInf(before, 1) && r.begun.IsZero():
 		r.base = r.free.rate(r.refusedAt, opened)
 		if r.base == 0 {
-			r.base = float64(max(r.sent, 1)) / max(closed, firstGap).Seconds()
+			r.base, r.starts, r.excess, r.credit = startRate, true, 0, 0
+			r.feedback = 0 // no rate was refused
+			return
 		}
+	case math.IsInf(before, 1):
+		r.base = float64(r.sent+1) / took // with the probe that opened it
+	case r.starts:
+		r.base = min(r.base, float64(r.sent+1)/took)
 	case r.excess > 0 && held:
 		// Only the excess was refused. If that was large, the limit has risen,
 		// and an earlier step was accepted, too.
@@ -231,7 +265,7 @@ func (r *rateLimit) learn(opened, now time.Time) {
 		}
 	}
 	// Nothing is left of the quota, so a rate that is exact would be refused.
-	r.excess, r.credit = -firstStep, 0
+	r.starts, r.excess, r.credit = false, -firstStep, 0
 	if r.named {
 		// Retry-After is rounded up to a second, during which the server's
 		// quota grows.
