@@ -53,8 +53,6 @@ const (
 	maxGap     = 5 * time.Second
 	halfLife   = 100 // of feedback, in multiples of it
 	timerSlack = 10 * time.Millisecond
-
-	leastPatience = time.Second
 )
 
 func newRateLimit(free *history, least, most float64) rateLimit {
@@ -190,7 +188,7 @@ func (r *rateLimit) refuse(t turn, retryAfter time.Duration, now time.Time, keep
 		return // it was sent before the first refusal
 	}
 	if t.lane != nil {
-		r.patience = max(leastPatience, 2*now.Sub(t.sent))
+		r.patience = max(firstGap, 2*now.Sub(t.sent))
 	}
 	if r.probing {
 		r.gap = min(2*r.gap, maxGap)
