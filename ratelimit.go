@@ -174,8 +174,8 @@ func (r *rateLimit) accept(t turn, now time.Time) {
 // refuse handles a refusal. keepsRate reports whether it says nothing about the
 // rate.
 func (r *rateLimit) refuse(t turn, retryAfter time.Duration, now time.Time, keepsRate bool) {
-	if r.undo != nil && t.period == r.period {
-		// The probe was refused late, or would have been.
+	if r.undo != nil && t.sent.Equal(r.undo.probe) {
+		// The probe was refused late.
 		sent, closed := r.sent, r.closed
 		*r = *r.undo
 		r.sent += sent
@@ -187,6 +187,7 @@ func (r *rateLimit) refuse(t turn, retryAfter time.Duration, now time.Time, keep
 	if t.period < r.period {
 		return // it was sent before the first refusal
 	}
+	r.undo = nil
 	if t.lane != nil {
 		r.patience = max(firstGap, 2*now.Sub(t.sent))
 	}
