@@ -46,9 +46,10 @@ type HTTPInferenceClientConfig struct {
 	Timeout time.Duration
 
 	// StreamIdleTimeout limits the wait for content of a Stream after its first
-	// content. A stream that exceeds it fails, even if comments, pings or empty
-	// events show that the gateway is alive. The time that the caller spends on
-	// an event does not count. If zero, Timeout is used.
+	// content. A stream that exceeds it fails, even if comments, pings or events
+	// that add nothing to the answer show that the gateway is alive: empty ones,
+	// and those that repeat a status, a usage or the name of a tool. The time that
+	// the caller spends on an event does not count. If zero, Timeout is used.
 	StreamIdleTimeout time.Duration
 
 	// MaxIdleConns is the maximum number of idle connections to keep. If zero, it

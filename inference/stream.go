@@ -1,7 +1,6 @@
 package inference
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -112,11 +111,11 @@ type stream struct {
 	unwatch func() bool // stops closing resp when own is done
 	resp    *http.Response
 
-	watch   *stall.Watch // of content; cancels own with an idleError
-	usage   []byte       // the last one that an event had
-	yielded bool
-	text    strings.Builder
-	ended   map[int]bool // the choices seen, by index, and whether each has a finish reason
+	watch    *stall.Watch // of progress; cancels own with an idleError
+	progress progress
+	yielded  bool
+	text     strings.Builder
+	ended    map[int]bool // the choices seen, by index, and whether each has a finish reason
 }
 
 // openStream sends the request, with retries, and returns a stream positioned
@@ -193,10 +192,9 @@ func (s *stream) read() (ev rawEvent, kind eventKind, c chunk, err error) {
 		}
 		kind, c = ev.interpret()
 	}
-	// Some gateways send empty chunks, or the same usage again, as keep-alives.
-	if kind == eventContent || !isEmpty(c.usage) && !bytes.Equal(c.usage, s.usage) {
+	// Some gateways send chunks that add nothing, as keep-alives.
+	if s.progress.made(ev.data) {
 		progress = 1
-		s.usage = append(s.usage[:0], c.usage...)
 	}
 	return ev, kind, c, nil
 }

@@ -1263,7 +1263,7 @@ func (b *body) Close() error {
 
 // streamFrom returns a client whose requests are answered with the bodies, one
 // after the other.
-func streamFrom(t *testing.T, config inference.HTTPInferenceClientConfig, bodies ...io.ReadCloser) *inference.HTTPInferenceClient {
+func streamFrom(t testing.TB, config inference.HTTPInferenceClientConfig, bodies ...io.ReadCloser) *inference.HTTPInferenceClient {
 	config.BaseURL = fakeURL
 	config.Transport = roundTripFunc(func(req *http.Request) (*http.Response, error) {
 		req.Body.Close()
