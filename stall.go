@@ -89,9 +89,12 @@ func (b *watchedResponse) Close() error {
 
 const (
 	// unwatchedBytes is the largest body of http.NewRequest that is sent
-	// unwrapped, in one write with the header. HTTP/2 sends as much before the
-	// server allows more (RFC 9113, section 6.9.2), and the buffer of a socket
-	// takes about as much, so a watch would see no stall.
+	// unwrapped, in one write with the header. HTTP/2 sends as much on a stream
+	// before the server allows more (RFC 9113, section 6.9.2), and the buffer of a
+	// socket takes about as much, so a watch would rarely see a stall. It would if
+	// other streams have used up the window of the connection: of 40 PUTs of
+	// 60 000 bytes whose handlers don't read, the later ones wait. AttemptTimeout
+	// covers that.
 	unwatchedBytes = 64<<10 - 1
 
 	// pieceBytes limits a Read of a request body, because progress shows only

@@ -126,7 +126,8 @@ type RetryTransport struct {
 	//
 	// Each HTTP/2 stream is watched separately. Upgraded connections and tunnels
 	// are not watched, nor are request bodies below 64 KiB made by
-	// [http.NewRequest].
+	// [http.NewRequest], which can stall only if other streams have used up the
+	// flow-control window of an HTTP/2 connection. AttemptTimeout covers that.
 	// If zero or negative, stalls are not detected.
 	IdleTimeout time.Duration
 
