@@ -397,7 +397,10 @@ func (c *call) wait(delay time.Duration) error {
 	if c.failure == nil {
 		c.previousStatus = resp.StatusCode
 	}
-	c.silent = c.silentSince()
+	c.silent = time.Time{}
+	if !c.elsewhere {
+		c.silent = silentSince(cmp.Or(c.failure, c.buffer.failure()))
+	}
 	// Thousands of calls may wait for a long time, so everything that the next
 	// attempt does not need is released first.
 	c.resp, c.buffer, c.previous = nil, nil, nil

@@ -180,18 +180,21 @@ func retireOne(t *http.Transport, host string) (found, blocked bool) {
 	return found, ctx.Err() != nil
 }
 
-// silentSince returns the time since when nothing has been received for the
-// current attempt, if it timed out or stalled. Otherwise, and if the next attempt
-// is sent to another server, it returns the zero time.
-func (c *call) silentSince() time.Time {
-	// A timeout of a dial or a TLS handshake is Unprocessed.
-	if c.elsewhere || c.verdict.Outcome != Uncertain || !isTimeout(c.failure) {
+// silentSince returns the time since when nothing has been received for an attempt
+// that failed with err, if it timed out or stalled. Otherwise it returns the zero
+// time.
+func silentSince(err error) time.Time {
+	if err == nil || !isTimeout(err) {
 		return time.Time{}
 	}
-	if e, ok := errors.AsType[*timeoutError](c.failure); ok {
+	if outcome, known := outcomeOf(err, false, 0); known && outcome == Unprocessed {
+		// A dial or a TLS handshake, whose connection is not in use.
+		return time.Time{}
+	}
+	if e, ok := errors.AsType[*timeoutError](err); ok {
 		return e.begun
 	}
-	if e, ok := errors.AsType[*stallError](c.failure); ok {
+	if e, ok := errors.AsType[*stallError](err); ok {
 		return time.Now().Add(-e.limits.Idle)
 	}
 	return time.Now()

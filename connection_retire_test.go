@@ -1,0 +1,151 @@
+package httpretry_test
+
+import (
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/httpretry/httpretry"
+)
+
+// The tests of this file use net/http over pipes in virtual time.
+
+// tlsClose is enough for both ends of a pipe with TLS to close it at the same time.
+const tlsClose = 10 * time.Second
+
+// A mortalConn is a client's end of a connection whose peer can disappear.
+type mortalConn struct {
+	net.Conn
+	dead   atomic.Bool // what is written is lost
+	closed atomic.Bool
+}
+
+func (c *mortalConn) Write(p []byte) (int, error) {
+	if c.dead.Load() {
+		return len(p), nil
+	}
+	return c.Conn.Write(p)
+}
+
+func (c *mortalConn) Close() error {
+	c.closed.Store(true)
+	return c.Conn.Close()
+}
+
+// mortals are the connections of a Transport.
+type mortals struct {
+	mu    sync.Mutex
+	conns []*mortalConn
+}
+
+// newMortals returns the connections that tr will dial.
+func newMortals(t *testing.T, tr *http.Transport) *mortals {
+	m := new(mortals)
+	t.Cleanup(func() { time.Sleep(tlsClose) })
+	dial := tr.DialContext
+	tr.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := dial(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		c := &mortalConn{Conn: conn}
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.conns = append(m.conns, c)
+		return c, nil
+	}
+	return m
+}
+
+// kill makes the peers of the connections that exist disappear.
+func (m *mortals) kill() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, c := range m.conns {
+		c.dead.Store(true)
+	}
+}
+
+// opened returns the number of connections so far.
+func (m *mortals) opened() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.conns)
+}
+
+// closed returns how many of them the client has closed.
+func (m *mortals) closed() (n int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, c := range m.conns {
+		if c.closed.Load() {
+			n++
+		}
+	}
+	return n
+}
+
+// atMost makes up to n retries.
+func atMost(n int) httpretry.Policy {
+	return httpretry.RetryConfig{MaxRetries: n, InitialBackoff: time.Millisecond, JitterFraction: -1}
+}
+
+// A connection is dead whatever a Classifier says about the timeout.
+func TestFreshConnections_VerdictOfClassifier(t *testing.T) {
+	for _, outcome := range []httpretry.Outcome{httpretry.Unprocessed, httpretry.Uncertain} {
+		for _, p := range protocols {
+			t.Run(p.name+" "+outcome.String(), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					tr, url := p.serve(t, func(http.ResponseWriter, *http.Request) {})
+					conns := newMortals(t, tr)
+					client := &http.Client{Transport: &httpretry.RetryTransport{
+						Base: tr, AttemptTimeout: time.Second, Policy: atMost(1),
+						Classifier: func(req *http.Request, resp *http.Response, err error) httpretry.Verdict {
+							if err != nil {
+								return httpretry.Verdict{Outcome: outcome}
+							}
+							return httpretry.Verdict{}
+						},
+					}}
+					if err := fetchOver(client, url); err != nil {
+						t.Fatal(err)
+					}
+					conns.kill()
+					if err := fetchOver(client, url); err != nil {
+						t.Errorf("got error %v, want a retry over another connection", err)
+					}
+				})
+			})
+		}
+	}
+}
+
+// A connection is dead too if its response has a status that is retried, but stops.
+func TestFreshConnections_StalledFailure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var first atomic.Bool
+		tr, url := protocols[1].serve(t, func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path == "/fails" && !first.Swap(true) {
+				w.Header().Set("Content-Length", "100")
+				w.WriteHeader(http.StatusInternalServerError)
+				io.WriteString(w, "begun")
+				http.NewResponseController(w).Flush()
+				fallSilent(r)
+			}
+		})
+		conns := newMortals(t, tr)
+		client := &http.Client{Transport: &httpretry.RetryTransport{
+			Base: tr, AttemptTimeout: time.Second, MaxResponseBytes: 1000, Policy: atMost(1),
+			OnAttempt: func(httpretry.Attempt, httpretry.Decision) { conns.kill() },
+		}}
+		if err := fetchOver(client, url+"fails"); err != nil {
+			t.Errorf("got error %v, want a retry over another connection", err)
+		}
+	})
+}
