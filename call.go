@@ -49,7 +49,8 @@ type call struct {
 	previous       *http.Response // with the part of its body that was discarded; nil: none, or not needed
 	previousErr    error          // its failure; nil if its status was the failure
 	previousStatus int
-	silent         time.Time // if it timed out: since when; else zero
+
+	silent time.Time // since when nothing was received for the last attempt that timed out; zero: none
 }
 
 // retry makes further attempts after the current one until a decision is against
@@ -80,7 +81,12 @@ func (c *call) numberedContext() context.Context {
 	if !c.ownNumber() {
 		return c.ctx
 	}
-	return context.WithValue(c.ctx, contextKey{}, &contextValue{c.context.override, c.number, cmp.Or(c.silent, c.context.silent)})
+	v := contextValue{c.context.override, c.number, c.context.silent}
+	if !c.silent.IsZero() && !c.elsewhere {
+		// The connections to another server are not the ones that timed out.
+		v.silent = c.silent
+	}
+	return context.WithValue(c.ctx, contextKey{}, &v)
 }
 
 // ownNumber reports whether the attempt's context differs from the call's. Also a
@@ -397,9 +403,8 @@ func (c *call) wait(delay time.Duration) error {
 	if c.failure == nil {
 		c.previousStatus = resp.StatusCode
 	}
-	c.silent = time.Time{}
-	if !c.elsewhere {
-		c.silent = silentSince(cmp.Or(c.failure, c.buffer.failure()))
+	if silent := silentSince(cmp.Or(c.failure, c.buffer.failure())); !silent.IsZero() {
+		c.silent = silent
 	}
 	// Thousands of calls may wait for a long time, so everything that the next
 	// attempt does not need is released first.

@@ -149,3 +149,67 @@ func TestFreshConnections_StalledFailure(t *testing.T) {
 		}
 	})
 }
+
+// A failure of another kind between the timeout and the retry, which did not use the
+// connection, does not make it usable.
+func TestFreshConnections_OtherFailureBetween(t *testing.T) {
+	for _, p := range protocols {
+		t.Run(p.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				tr, url := p.serve(t, func(http.ResponseWriter, *http.Request) {})
+				conns := newMortals(t, tr)
+				if err := fetchOver(&http.Client{Transport: tr}, url); err != nil {
+					t.Fatal(err)
+				}
+				conns.kill()
+				time.Sleep(time.Second)
+				base := roundTripFunc(func(req *http.Request) (*http.Response, error) {
+					switch httpretry.AttemptNumber(req.Context()) {
+					case 1:
+						<-req.Context().Done()
+						return nil, context.Cause(req.Context())
+					case 2:
+						return response(req, http.StatusServiceUnavailable, ""), nil
+					}
+					return httpretry.FreshConnections(tr).RoundTrip(req)
+				})
+				client := &http.Client{Transport: &httpretry.RetryTransport{Base: base, AttemptTimeout: time.Second, Policy: atMost(2)}}
+				if err := fetchOver(client, url); err != nil {
+					t.Errorf("got error %v, want a third attempt over another connection", err)
+				}
+			})
+		})
+	}
+}
+
+// A retry at another server leaves the connections to that server alone.
+func TestFreshConnections_KeepsConnectionsOfOtherServer(t *testing.T) {
+	for _, p := range protocols {
+		t.Run(p.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				tr, url := p.serve(t, func(http.ResponseWriter, *http.Request) {})
+				conns := newMortals(t, tr)
+				client := &http.Client{Transport: &httpretry.RetryTransport{
+					AttemptTimeout: time.Second, Policy: atMost(1),
+					Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
+						if httpretry.AttemptNumber(req.Context()) == 1 {
+							<-req.Context().Done()
+							return nil, choiceError{&choice{other: true}, context.Cause(req.Context())}
+						}
+						return httpretry.FreshConnections(tr).RoundTrip(req)
+					}),
+				}}
+				if err := fetchOver(&http.Client{Transport: tr}, url); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(time.Second)
+				if err := fetchOver(client, url); err != nil {
+					t.Fatal(err)
+				}
+				if got := conns.opened(); got != 1 {
+					t.Errorf("got %d connections, want 1, which did not time out", got)
+				}
+			})
+		})
+	}
+}

@@ -10,7 +10,7 @@ import (
 type contextValue struct {
 	override func(*RetryTransport) // nil: there is none
 	attempt  int                   // 0: the context belongs to no attempt
-	silent   time.Time             // if the attempt before timed out: since when; else zero
+	silent   time.Time             // if an attempt before timed out at the same server: since when; else zero
 }
 
 type contextKey struct{}
