@@ -82,6 +82,10 @@ import (
 //
 // A download that is resumed stays at the endpoint that sent its validator.
 //
+// A retry does not use a connection over which an attempt of the same call timed out
+// or stalled, because its peer may have disappeared. This holds if Base is nil or an
+// [http.Transport]. If it wraps one, use [httpretry.FreshConnections].
+//
 // A Pacer of the RetryTransport limits the endpoints together. A refusal is reported
 // to it only if no other endpoint is open. To find the limit of each endpoint, set
 // the Pacer of the Transport instead.
@@ -121,6 +125,7 @@ type Transport struct {
 
 	once    sync.Once
 	invalid error
+	direct  http.RoundTripper // for other hosts, and for endpoints without a Base
 
 	mu      sync.Mutex // guards the state of the servers
 	servers []*server
@@ -157,7 +162,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	target, local := t.target(req)
 	if !local {
-		return t.base().RoundTrip(req)
+		return t.direct.RoundTrip(req)
 	}
 	if target == nil && t.mayLeave(req.URL) {
 		return nil, notSent(req, errDots)

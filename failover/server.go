@@ -33,7 +33,7 @@ type server struct {
 	name   string // for errors: the URL without userinfo and query
 	host   string // for Request.Host; "": the URL's
 	header http.Header
-	base   http.RoundTripper
+	base   http.RoundTripper // never nil after Transport.init
 	weight int
 
 	// The following fields are guarded by Transport.mu.

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/httpretry/httpretry"
 	"github.com/httpretry/httpretry/internal/headerfield"
 	"github.com/httpretry/httpretry/internal/urlpath"
 )
@@ -22,7 +23,25 @@ func (t *Transport) Validate() error {
 	return err
 }
 
-func (t *Transport) init() { t.servers, t.invalid = t.newServers() }
+func (t *Transport) init() {
+	t.direct = fresh(t.base())
+	t.servers, t.invalid = t.newServers()
+	for _, s := range t.servers {
+		if s.base == nil {
+			s.base = t.direct
+		}
+	}
+}
+
+// fresh returns a RoundTripper that sends requests with base. If it is an
+// [http.Transport], an attempt after one that timed out does not use the same
+// connection again, as if it were the Base of a RetryTransport.
+func fresh(base http.RoundTripper) http.RoundTripper {
+	if t, ok := base.(*http.Transport); ok {
+		return httpretry.FreshConnections(t)
+	}
+	return base
+}
 
 func (t *Transport) newServers() ([]*server, error) {
 	if len(t.Endpoints) == 0 {
@@ -33,9 +52,6 @@ func (t *Transport) newServers() ([]*server, error) {
 		s, err := newServer(e)
 		if err != nil {
 			return nil, fmt.Errorf("failover: invalid Endpoints[%d]%w", i, err)
-		}
-		if s.base == nil {
-			s.base = t.base()
 		}
 		servers = append(servers, s)
 	}
@@ -52,7 +68,7 @@ func newServer(e Endpoint) (*server, error) {
 		url:    u,
 		name:   (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path, RawPath: u.RawPath}).String(),
 		header: make(http.Header),
-		base:   e.Base,
+		base:   fresh(e.Base),
 		weight: e.Weight,
 		limit:  math.Inf(1),
 	}
