@@ -24,6 +24,9 @@ import (
 // the retry would use them. Nothing happens while attempts succeed or fail for
 // another reason.
 //
+// An attempt that times out before it has a response header retires the HTTP/2
+// connections also if no retry follows, or if it is made at another server.
+//
 // A [RetryTransport] whose Base is nil or an [http.Transport] does the same. Use
 // FreshConnections if there are other RoundTrippers in between. They must pass on
 // the context of the request:
@@ -38,6 +41,14 @@ func (f freshConnections) CloseIdleConnections() { f.t.CloseIdleConnections() }
 
 // RoundTrip implements [http.RoundTripper].
 func (f freshConnections) RoundTrip(req *http.Request) (*http.Response, error) {
+	resp, err := f.send(req)
+	if err != nil {
+		f.failed(req, err)
+	}
+	return resp, err
+}
+
+func (f freshConnections) send(req *http.Request) (*http.Response, error) {
 	silent := valueOf(req.Context()).silent
 	if silent.IsZero() || req.URL == nil {
 		return f.t.RoundTrip(req)
@@ -58,6 +69,23 @@ func (f freshConnections) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 	}}
 	return f.t.RoundTrip(req.WithContext(httptrace.WithClientTrace(req.Context(), trace)))
+}
+
+// failed retires connections after an attempt that failed with err. Its call may
+// make no retry, or make it at another server, and the next call must not use the
+// connection either.
+func (f freshConnections) failed(req *http.Request, err error) {
+	if ctx := req.Context(); ctx.Err() != nil {
+		err = context.Cause(ctx)
+		switch err.(type) {
+		case *timeoutError, *stallError:
+		default:
+			return // the time that the caller was ready to wait may be short
+		}
+	}
+	if silent := silentSince(err); !silent.IsZero() {
+		poolOf(f.t).retire(f.t, hostPort(req.URL), silent)
+	}
 }
 
 // dial sends req over a connection of its own, because the one that t would use is

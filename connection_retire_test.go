@@ -2,6 +2,7 @@ package httpretry_test
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -212,4 +213,58 @@ func TestFreshConnections_KeepsConnectionsOfOtherServer(t *testing.T) {
 			})
 		})
 	}
+}
+
+// An attempt that timed out has no successor at its server, but another call has.
+func TestFreshConnections_NextCall(t *testing.T) {
+	for _, p := range protocols {
+		if !p.http2 {
+			continue // the connection is closed with its only request
+		}
+		t.Run(p.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				tr, url := p.serve(t, func(http.ResponseWriter, *http.Request) {})
+				conns := newMortals(t, tr)
+				rt := &httpretry.RetryTransport{Base: httpretry.FreshConnections(tr), AttemptTimeout: time.Second, Policy: httpretry.Never}
+				client := &http.Client{Transport: rt}
+				if err := fetchOver(client, url); err != nil {
+					t.Fatal(err)
+				}
+				conns.kill()
+				if err := fetchOver(client, url); err == nil {
+					t.Fatal("got no error over a dead connection")
+				}
+				if err := fetchOver(client, url); err != nil || conns.opened() != 2 {
+					t.Errorf("got error %v and %d connections, want nil and 2", err, conns.opened())
+				}
+			})
+		})
+	}
+}
+
+// A caller who waits for a short time retires no connections.
+func TestFreshConnections_DeadlineOfCaller(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tr, url := protocols[1].serve(t, func(_ http.ResponseWriter, r *http.Request) {
+			if r.URL.Path == "/slow" {
+				fallSilent(r)
+			}
+		})
+		conns := newMortals(t, tr)
+		client := &http.Client{Transport: httpretry.FreshConnections(tr)}
+		for range 3 {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			_, err := client.Do(newRequest(t, "GET", url+"slow", nil).WithContext(ctx))
+			cancel()
+			if !errors.Is(err, context.DeadlineExceeded) {
+				t.Fatalf("got error %v, want a timeout", err)
+			}
+			if err := fetchOver(client, url); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := conns.opened(); got != 1 {
+			t.Errorf("got %d connections, want 1", got)
+		}
+	})
 }
