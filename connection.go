@@ -3,12 +3,15 @@ package httpretry
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
 	"runtime"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 	"weak"
 )
@@ -19,10 +22,10 @@ import (
 // connection could otherwise stay in the pool of t for 17 minutes.
 //
 // Before the retry, all HTTP/2 connections of t to the host are retired: they
-// complete the requests in progress and are given no new ones. HTTP/1.1
-// connections that have been idle since the failed attempt began are closed when
-// the retry would use them. Nothing happens while attempts succeed or fail for
-// another reason.
+// complete the requests in progress and are given no new ones. If all idle HTTP/1.1
+// connections have been idle since the failed attempt began, one of them is closed,
+// and the retry has a connection of its own, which is closed after it. Nothing
+// happens while attempts succeed or fail for another reason.
 //
 // An attempt that times out before it has a response header retires the HTTP/2
 // connections also if no retry follows, or if it is made at another server.
@@ -53,22 +56,10 @@ func (f freshConnections) send(req *http.Request) (*http.Response, error) {
 	if silent.IsZero() || req.URL == nil {
 		return f.t.RoundTrip(req)
 	}
-	host := hostPort(req.URL)
-	if !poolOf(f.t).retire(f.t, host, silent) {
-		return f.dial(req, host)
+	if !poolOf(f.t).retire(f.t, hostPort(req.URL), silent) {
+		return f.alone(req)
 	}
-	if hasBody(req) && req.GetBody == nil {
-		// t could not send it again after the connection was closed.
-		return f.t.RoundTrip(req)
-	}
-	trace := &httptrace.ClientTrace{GotConn: func(info httptrace.GotConnInfo) {
-		if info.IdleTime > time.Since(silent) {
-			// A Transport that cannot write the first byte of a request takes
-			// another connection.
-			info.Conn.Close()
-		}
-	}}
-	return f.t.RoundTrip(req.WithContext(httptrace.WithClientTrace(req.Context(), trace)))
+	return f.unlessIdleSince(req, silent)
 }
 
 // failed retires connections after an attempt that failed with err. Its call may
@@ -88,21 +79,103 @@ func (f freshConnections) failed(req *http.Request, err error) {
 	}
 }
 
-// dial sends req over a connection of its own, because the one that t would use is
-// blocked and can't be retired.
-func (f freshConnections) dial(req *http.Request, host string) (*http.Response, error) {
-	conn, err := f.t.NewClientConn(req.Context(), req.URL.Scheme, host)
-	if err != nil {
-		closeBody(req)
+// unlessIdleSince sends req, but not over an idle connection that was not used since
+// silent. A Transport begins with the connection that was used last, so the others
+// were not used either, and req is sent over a connection of its own.
+func (f freshConnections) unlessIdleSince(req *http.Request, silent time.Time) (*http.Response, error) {
+	ctx, cancel := context.WithCancelCause(req.Context())
+	var use bodyUse
+	r := req.WithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(info httptrace.GotConnInfo) {
+		if info.IdleTime <= time.Since(silent) {
+			return
+		}
+		// Nothing can be written to it now.
+		info.Conn.Close()
+		if use.CompareAndSwap(bodyUnused, bodyWithheld) {
+			// net/http would try the next connection, which would be closed too.
+			cancel(errIdle)
+		}
+	}}))
+	if hasBody(req) {
+		r.Body = withheldBody{req.Body, &use}
+		if req.GetBody != nil {
+			// It may rewind the reader that Body reads.
+			r.GetBody = func() (io.ReadCloser, error) {
+				if use.Load() == bodyWithheld {
+					return nil, errIdle
+				}
+				return req.GetBody()
+			}
+		}
+	}
+	resp, err := f.t.RoundTrip(r)
+	switch {
+	case use.Load() == bodyWithheld:
+		if err == nil {
+			closeResponse(resp)
+		}
+		return f.alone(req)
+	case err != nil:
+		cancel(nil)
 		return nil, err
 	}
-	resp, err := conn.RoundTrip(req)
-	if err != nil {
-		conn.Close()
-		return nil, err
+	resp.Request = req
+	if !hasResponseBody(resp) {
+		cancel(nil)
+		return resp, nil
 	}
-	resp.Body = newTimedBody(resp.Body, func(error) { conn.Close() })
+	resp.Body = newTimedBody(resp.Body, cancel)
 	return resp, nil
+}
+
+var errIdle = errors.New("httpretry: idle connection may be dead")
+
+// A bodyUse is one of the constants below.
+type bodyUse = atomic.Int32
+
+const (
+	bodyUnused   = iota
+	bodyUsed     // read or closed
+	bodyWithheld // must not be
+)
+
+// A withheldBody is a request body that is neither read nor closed when it is
+// withheld.
+type withheldBody struct {
+	io.ReadCloser
+	use *bodyUse
+}
+
+func (b withheldBody) withheld() bool {
+	return !b.use.CompareAndSwap(bodyUnused, bodyUsed) && b.use.Load() == bodyWithheld
+}
+
+func (b withheldBody) Read(p []byte) (int, error) {
+	if b.withheld() {
+		return 0, errIdle
+	}
+	return b.ReadCloser.Read(p)
+}
+
+func (b withheldBody) Close() error {
+	if b.withheld() {
+		return nil
+	}
+	return b.ReadCloser.Close()
+}
+
+// alone sends req over a connection of its own, because those of t may be dead and
+// can't be retired, or would have to be closed for all. [http.Transport.NewClientConn]
+// would not call the GotConn of a trace.
+func (f freshConnections) alone(req *http.Request) (*http.Response, error) {
+	own := f.t.Clone()
+	own.DisableKeepAlives = true
+	if c := own.TLSClientConfig; c != nil && slices.Contains(c.NextProtos, "h2") {
+		// Otherwise a copy of a Transport that uses HTTP/2 by default offers
+		// HTTP/2 but does not speak it, because its TLSClientConfig is set.
+		own.ForceAttemptHTTP2 = true
+	}
+	return own.RoundTrip(req)
 }
 
 // hostPort returns the host and the port of u.
@@ -119,7 +192,12 @@ func hostPort(u *url.URL) string {
 // A pool knows when the HTTP/2 connections of one Transport were retired.
 type pool struct {
 	mu      sync.Mutex
-	retired map[string]time.Time // by host and port
+	retired map[string]retirement // by host and port
+}
+
+type retirement struct {
+	at  time.Time
+	all bool // none was blocked
 }
 
 // maxRetiredHosts limits the memory of a pool. A host that is forgotten has its
@@ -133,7 +211,7 @@ var pools sync.Map
 
 func poolOf(t *http.Transport) *pool {
 	key := weak.Make(t)
-	p, loaded := pools.LoadOrStore(key, &pool{retired: make(map[string]time.Time)})
+	p, loaded := pools.LoadOrStore(key, &pool{retired: make(map[string]retirement)})
 	if !loaded {
 		runtime.AddCleanup(t, func(key weak.Pointer[http.Transport]) { pools.Delete(key) }, key)
 	}
@@ -146,17 +224,15 @@ func poolOf(t *http.Transport) *pool {
 func (p *pool) retire(t *http.Transport, host string, silent time.Time) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.retired[host].After(silent) {
-		return true
+	if r := p.retired[host]; r.at.After(silent) {
+		return r.all
 	}
-	if !retireAll(t, host) {
-		return false
-	}
+	all := retireAll(t, host)
 	if len(p.retired) >= maxRetiredHosts {
 		clear(p.retired)
 	}
-	p.retired[host] = time.Now()
-	return true
+	p.retired[host] = retirement{time.Now(), all}
+	return all
 }
 
 const (

@@ -6,6 +6,8 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -267,4 +269,151 @@ func TestFreshConnections_DeadlineOfCaller(t *testing.T) {
 			t.Errorf("got %d connections, want 1", got)
 		}
 	})
+}
+
+// idlePool returns n idle connections of tr.
+func idlePool(t *testing.T, tr *http.Transport, url string, n int) *mortals {
+	tr.MaxIdleConnsPerHost = n
+	conns := newMortals(t, tr)
+	var calls []io.Closer
+	for range n {
+		resp, err := tr.RoundTrip(newRequest(t, "GET", url+"waits", nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		calls = append(calls, resp.Body)
+	}
+	for _, body := range calls {
+		io.Copy(io.Discard, body.(io.Reader))
+		body.Close()
+	}
+	time.Sleep(10 * time.Second)
+	if opened, closed := conns.opened(), conns.closed(); opened != n || closed > 0 {
+		t.Fatalf("got %d connections and closed %d, want %d and none", opened, closed, n)
+	}
+	return conns
+}
+
+// afterFlush sends a part of the response at once, so that several can be under way.
+func afterFlush(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Path == "/waits" {
+		http.NewResponseController(w).Flush()
+		time.Sleep(time.Second)
+	}
+}
+
+// A retry over HTTP/1.1 reaches a live connection, whether the idle ones are dead or
+// only the attempt was slow, and leaves the idle ones to others.
+func TestFreshConnections_KeepsIdleHTTP1Connections(t *testing.T) {
+	const n = 20
+	for _, p := range []protocol{protocols[0], protocols[2]} {
+		for _, dead := range []bool{false, true} {
+			t.Run(p.name+" dead "+strconv.FormatBool(dead), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					var slow atomic.Bool
+					tr, url := p.serve(t, func(w http.ResponseWriter, r *http.Request) {
+						afterFlush(w, r)
+						if r.URL.Path == "/slow" && !slow.Swap(true) && !dead {
+							fallSilent(r)
+						}
+						io.WriteString(w, "response")
+					})
+					conns := idlePool(t, tr, url, n)
+					if dead {
+						conns.kill()
+					}
+					var got []httpretry.Attempt
+					client := &http.Client{Transport: &httpretry.RetryTransport{
+						Base: tr, AttemptTimeout: time.Second, Policy: atMost(1),
+						OnAttempt: func(a httpretry.Attempt, _ httpretry.Decision) { got = append(got, a) },
+					}}
+					resp, err := client.Get(url + "slow")
+					if err != nil {
+						t.Fatal(err)
+					}
+					if got := readAll(t, resp); got != "response" {
+						t.Errorf("got %q, want the response", got)
+					}
+					if len(got) != 2 || got[1].ConnReused || got[1].RemoteAddr == "" {
+						t.Errorf("got attempts %+v, want the second over a new connection", got)
+					}
+					time.Sleep(tlsClose)
+					if opened := conns.opened(); opened != n+1 {
+						t.Errorf("got %d connections, want that of the retry and %d", opened, n)
+					}
+					// Those of the two attempts, and the one that the retry refused.
+					if closed := conns.closed(); closed != 3 {
+						t.Errorf("closed %d connections, want 3", closed)
+					}
+				})
+			})
+		}
+	}
+}
+
+// A body that can't be sent again is sent once, over a live connection.
+func TestFreshConnections_BodyOverIdleHTTP1Connections(t *testing.T) {
+	const n = 4
+	for _, p := range []protocol{protocols[0], protocols[2]} {
+		for _, getBody := range []bool{false, true} {
+			t.Run(p.name+" GetBody "+strconv.FormatBool(getBody), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					tr, url := p.serve(t, func(w http.ResponseWriter, r *http.Request) {
+						afterFlush(w, r)
+						io.Copy(w, r.Body)
+					})
+					conns := idlePool(t, tr, url, n)
+					conns.kill()
+					base := roundTripFunc(func(req *http.Request) (*http.Response, error) {
+						r := req.Clone(req.Context())
+						shared := &rewindable{Reader: strings.NewReader("compressed")} // as that of middleware that compresses
+						req.Body.Close()
+						r.Body, r.ContentLength, r.GetBody = shared, int64(shared.Len()), nil
+						if getBody {
+							r.GetBody = func() (io.ReadCloser, error) {
+								shared.Seek(0, io.SeekStart)
+								return shared, nil
+							}
+						}
+						resp, err := httpretry.FreshConnections(tr).RoundTrip(r)
+						if err == nil && !shared.closed {
+							t.Error("the body is not closed")
+						}
+						return resp, err
+					})
+					client := &http.Client{Transport: &httpretry.RetryTransport{Base: base, AttemptTimeout: time.Second, Policy: atMost(1)}}
+					resp, err := client.Do(newRequest(t, "PUT", url, strings.NewReader("hello")))
+					if err != nil {
+						t.Fatal(err)
+					}
+					if got := readAll(t, resp); got != "compressed" {
+						t.Errorf("got %q, want the body of the request", got)
+					}
+				})
+			})
+		}
+	}
+}
+
+// A rewindable is a body that GetBody rewinds.
+type rewindable struct {
+	*strings.Reader
+	closed bool
+}
+
+func (r *rewindable) Read(p []byte) (int, error) {
+	if r.closed {
+		return 0, http.ErrBodyReadAfterClose
+	}
+	return r.Reader.Read(p)
+}
+
+// WriteTo hides that of the Reader, which reads a closed body.
+func (r *rewindable) WriteTo(w io.Writer) (int64, error) {
+	return io.Copy(w, struct{ io.Reader }{r})
+}
+
+func (r *rewindable) Close() error {
+	r.closed = true
+	return nil
 }
