@@ -22,6 +22,7 @@ import (
 	"github.com/httpretry/httpretry"
 	"github.com/httpretry/httpretry/flaky"
 	"github.com/sony/gobreaker/v2"
+	"golang.org/x/sync/singleflight"
 )
 
 func waitForGitHub(retry *httpretry.RetryTransport) {
@@ -84,23 +85,23 @@ type renewing struct {
 	http.RoundTripper
 	fetch func(context.Context) (string, error)
 
+	flights singleflight.Group // golang.org/x/sync/singleflight
 	mu      sync.Mutex
 	token   string
-	renewed time.Time
+	tried   time.Time // when the last renewal ended
 }
 
-var errRenewed = errors.New("the token was renewed")
+const renewedField = "X-Token-Renewed" // is set in a 401 that is worth a retry
 
 func (r *renewing) RoundTrip(req *http.Request) (*http.Response, error) {
 	token := r.current()
 	req = req.Clone(req.Context())
 	req.Header.Set("Authorization", "Bearer "+token)
 	resp, err := r.RoundTripper.RoundTrip(req)
-	if err != nil || resp.StatusCode != http.StatusUnauthorized || !r.renew(req.Context(), token) {
-		return resp, err
+	if err == nil && resp.StatusCode == http.StatusUnauthorized && r.renew(req.Context(), token) {
+		resp.Header.Set(renewedField, "true")
 	}
-	resp.Body.Close()
-	return nil, errRenewed
+	return resp, err
 }
 
 func (r *renewing) current() string {
@@ -110,26 +111,37 @@ func (r *renewing) current() string {
 }
 
 // renew reports whether there is another token than the one that was rejected.
+// It waits for a renewal until ctx is done.
 func (r *renewing) renew(ctx context.Context, rejected string) bool {
+	renewal := r.flights.DoChan(rejected, func() (any, error) { return nil, r.replace(context.WithoutCancel(ctx), rejected) })
+	select {
+	case <-renewal:
+	case <-ctx.Done():
+	}
+	return r.current() != rejected
+}
+
+func (r *renewing) replace(ctx context.Context, rejected string) error {
+	r.mu.Lock()
+	skip := r.token != rejected || time.Since(r.tried) < 10*time.Second
+	r.mu.Unlock()
+	if skip {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	token, err := r.fetch(ctx)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.token != rejected {
-		return true // another call has renewed it
+	if r.tried = time.Now(); err == nil {
+		r.token = token
 	}
-	if time.Since(r.renewed) < time.Minute {
-		return false
-	}
-	token, err := r.fetch(ctx)
-	if err != nil {
-		return false
-	}
-	r.token, r.renewed = token, time.Now()
-	return true
+	return err
 }
 
 // Backoff makes renewing a Policy as well. It retries immediately with a new token.
 func (r *renewing) Backoff(a httpretry.Attempt) (time.Duration, bool) {
-	if errors.Is(a.Err, errRenewed) {
+	if a.Response != nil && a.Response.StatusCode == http.StatusUnauthorized {
 		return 0, a.Number <= 3
 	}
 	return httpretry.RetryConfig{}.Backoff(a)
@@ -138,7 +150,7 @@ func (r *renewing) Backoff(a httpretry.Attempt) (time.Duration, bool) {
 func renewTokens(retry *httpretry.RetryTransport, tokens *renewing) {
 	retry.Base, retry.Policy = tokens, tokens // a *renewing
 	retry.Classifier = func(req *http.Request, resp *http.Response, err error) httpretry.Verdict {
-		if errors.Is(err, errRenewed) {
+		if resp != nil && resp.StatusCode == http.StatusUnauthorized && resp.Header.Get(renewedField) != "" {
 			return httpretry.Verdict{Outcome: httpretry.Unprocessed}
 		}
 		return httpretry.DefaultClassifier(req, resp, err)
@@ -206,6 +218,77 @@ func TestRecipe_TokenIsRenewedOnce(t *testing.T) {
 			}
 		})
 	}
+}
+
+// If a call that gets a 401 can't be sent again, its caller gets the 401.
+func TestRecipe_TokenRejectedInTheLastAttempt(t *testing.T) {
+	tests := []struct {
+		name  string
+		steps []flaky.Step
+		body  io.Reader
+	}{
+		{"after the last retry", []flaky.Step{down.Step, down.Step, down.Step, flaky.Status(http.StatusUnauthorized)}, nil},
+		{"a body too large to replay", []flaky.Step{flaky.Status(http.StatusUnauthorized)}, io.LimitReader(zeros{}, 2<<20)},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				script := flaky.New(append(tt.steps, flaky.Status(http.StatusOK))...)
+				fetch := func(context.Context) (string, error) { return "token-2", nil }
+				retry := &httpretry.RetryTransport{}
+				renewTokens(retry, &renewing{RoundTripper: script.Transport(nil), fetch: fetch, token: "token-1"})
+				resp, err := (&http.Client{Transport: retry}).Post("http://example.com", "text/plain", tt.body)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer resp.Body.Close()
+				if got := len(script.Requests()); resp.StatusCode != http.StatusUnauthorized || got != len(tt.steps) {
+					t.Errorf("got status %d after %d attempts, want 401 after %d", resp.StatusCode, got, len(tt.steps))
+				}
+			})
+		})
+	}
+}
+
+// A call waits for the renewal of another until its own deadline, and a renewal
+// that fails is not repeated by each call that waited for it.
+func TestRecipe_TokenRenewalIsSlowAndFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rejecting := flaky.Func(func(int, *http.Request) flaky.Step { return flaky.Status(http.StatusUnauthorized) })
+		var fetches atomic.Int64
+		fetch := func(context.Context) (string, error) {
+			fetches.Add(1)
+			time.Sleep(3 * time.Second)
+			return "", errors.New("no connection")
+		}
+		retry := &httpretry.RetryTransport{}
+		renewTokens(retry, &renewing{RoundTripper: rejecting.Transport(nil), fetch: fetch, token: "token-1"})
+		call := func(limit, most time.Duration) {
+			ctx, cancel := context.WithTimeout(t.Context(), limit)
+			defer cancel()
+			start := time.Now()
+			_, err := get(ctx, retry, "http://example.com")
+			if took := time.Since(start); err == nil || took > most {
+				t.Errorf("with a limit of %v: got %v after %v, want a 401 within %v", limit, err, took, most)
+			}
+		}
+		var all sync.WaitGroup
+		for range 50 {
+			all.Go(func() { call(time.Minute, 3*time.Second) })
+		}
+		time.Sleep(time.Second)
+		call(200*time.Millisecond, 200*time.Millisecond)
+		all.Wait()
+		call(time.Minute, 0)
+		if got := fetches.Load(); got != 1 {
+			t.Errorf("got %d renewals, want 1 for all calls", got)
+		}
+		time.Sleep(11 * time.Second)
+		call(time.Minute, 3*time.Second)
+		if got := fetches.Load(); got != 2 {
+			t.Errorf("got %d renewals, want another one later", got)
+		}
+	})
 }
 
 func readAnswers(retry *httpretry.RetryTransport) {
