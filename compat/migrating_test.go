@@ -14,6 +14,7 @@ import (
 	"net/textproto"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -33,12 +34,13 @@ func newMigrated() *http.Client {
 	return client
 }
 
+var finalBefore = regexp.MustCompile(`unsupported protocol scheme|invalid header|certificate is not trusted|stopped after \d+ redirects$`)
+
 // asBefore decides as the DefaultRetryPolicy of go-retryablehttp does.
 var asBefore = func(req *http.Request, resp *http.Response, err error) httpretry.Verdict {
 	if err != nil {
-		_, untrusted := errors.AsType[*tls.CertificateVerificationError](err)
-		if untrusted || req.Context().Err() != nil ||
-			strings.Contains(err.Error(), "unsupported protocol scheme") || strings.Contains(err.Error(), "invalid header") {
+		_, untrusted := err.(*tls.CertificateVerificationError) // not if it is wrapped
+		if untrusted || req.Context().Err() != nil || finalBefore.MatchString(err.Error()) {
 			return httpretry.Verdict{}
 		}
 		return httpretry.Verdict{Outcome: httpretry.Unprocessed}
@@ -57,6 +59,7 @@ type cell struct {
 	status       int    // of each attempt, unless it ends with err
 	err          error
 	retryAfter   string
+	canceled     bool // the context, during the attempt
 }
 
 // A callResult is what the caller and the server see of a call.
@@ -85,7 +88,20 @@ func (r *callResult) once() {
 	}
 }
 
-const migrationRetries = 3
+// retried is the result of a call that is retried to the end, if its body can be
+// sent again.
+func (r *callResult) retried(c cell) {
+	if strings.HasPrefix(c.body, "large") {
+		return
+	}
+	r.Attempts, r.Took = 1+migrationRetries, 7*time.Second
+	r.Sent = strings.TrimSpace(strings.Repeat(r.Sent+" ", 1+migrationRetries))
+}
+
+const (
+	migrationRetries = 3
+	migrationReplay  = 1000 // MaxReplayBytes, so that a large body need not be
+)
 
 var (
 	errReset     = &net.OpError{Op: "read", Net: "tcp", Err: syscall.ECONNRESET}
@@ -98,6 +114,10 @@ var (
 	errUnknown   = errors.New("middleware failed")
 	errScheme    = errors.New(`unsupported protocol scheme "htp"`)
 	errBadHeader = errors.New(`net/http: invalid header field name "a b"`)
+	errWrapped   = fmt.Errorf("middleware: %w", errUntrusted)
+	errProxy     = &net.OpError{Op: "proxyconnect", Net: "tcp", Err: errUntrusted}
+	errTrustText = errors.New("x509: “example.com” certificate is not trusted")
+	errRedirects = errors.New("stopped after 10 redirects")
 )
 
 func (c cell) uncertain() bool {
@@ -114,18 +134,26 @@ func (c cell) idempotent() bool { return c.method != http.MethodPost && c.method
 var (
 	sameRetries = []difference{
 		{"returns the last response", func(c cell, r *callResult) {
-			if r.Status == 0 && c.err == nil {
+			if r.Status == 0 && c.err == nil && !c.canceled {
 				r.Status, r.Body = c.status, "why"
 			}
 		}},
 		{"up to `MaxReplayBytes`", func(c cell, r *callResult) {
-			if c.body == "large" {
+			if c.body == "large" || c.body == "large seeker" {
 				r.once()
 			}
 		}},
 		{"from its current offset", func(c cell, r *callResult) {
 			if c.body == "file" {
 				r.Sent = strings.ReplaceAll(r.Sent, "10", "7")
+			}
+		}},
+		{"another `io.ReadSeeker`", func(c cell, r *callResult) {
+			if c.body == "seeker" {
+				r.Sent = strings.ReplaceAll(r.Sent, "10", "7")
+			}
+			if c.body == "large seeker" {
+				r.Sent = strings.ReplaceAll(r.Sent, "1004", "1001")
 			}
 		}},
 		{"closes the request body", func(_ cell, r *callResult) { r.Closed = true }},
@@ -144,6 +172,11 @@ var (
 				r.once()
 			}
 		}},
+		{"if the context is canceled", func(c cell, r *callResult) {
+			if c.canceled {
+				r.Status, r.Body = c.status, "why"
+			}
+		}},
 	}
 	defaultDecisions = []difference{
 		{"POST and PATCH are not retried", func(c cell, r *callResult) {
@@ -158,8 +191,7 @@ var (
 		}},
 		{"a 408 is retried", func(c cell, r *callResult) {
 			if c.status == http.StatusRequestTimeout && c.idempotent() {
-				r.Attempts, r.Took = 1+migrationRetries, 7*time.Second
-				r.Sent = strings.TrimSpace(strings.Repeat(r.Sent+" ", 1+migrationRetries))
+				r.retried(c)
 			}
 		}},
 		{"a host that does not exist", func(c cell, r *callResult) {
@@ -177,6 +209,16 @@ var (
 				r.once()
 			}
 		}},
+		{"also if its error is wrapped", func(c cell, r *callResult) {
+			if c.err == errWrapped || c.err == error(errProxy) {
+				r.once()
+			}
+		}},
+		{"`certificate is not trusted`", func(c cell, r *callResult) {
+			if (c.err == errTrustText || c.err == errRedirects) && c.idempotent() {
+				r.retried(c)
+			}
+		}},
 	}
 )
 
@@ -184,10 +226,10 @@ func migrationCells() (cells []cell) {
 	statuses := []int{200, 204, 304, 400, 401, 403, 404, 408, 409, 425, 429, 500, 501, 502, 503, 504, 505, 507, 511, 599}
 	errs := []error{
 		errReset, errRefused, errTimeout, errNoHost, errMalformed, errUntrusted, errPinned, errUnknown, errScheme, errBadHeader,
-		io.EOF, io.ErrUnexpectedEOF,
+		io.EOF, io.ErrUnexpectedEOF, errWrapped, errProxy, errTrustText, errRedirects,
 	}
 	for _, method := range []string{"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "POST", "PATCH"} {
-		bodies := []string{"", "bytes", "stream"}
+		bodies := []string{"", "bytes", "stream", "large", "file", "seeker", "large seeker"}
 		if method == "HEAD" {
 			bodies = bodies[:1]
 		}
@@ -200,13 +242,13 @@ func migrationCells() (cells []cell) {
 			}
 		}
 	}
-	for _, body := range []string{"large", "file"} {
-		cells = append(cells, cell{method: "PUT", body: body, status: 503}, cell{method: "PUT", body: body, status: 200})
-	}
 	for _, asked := range []string{"0", "2", "20", "3600", "soon"} {
 		for _, status := range []int{429, 502, 503, 404} {
 			cells = append(cells, cell{method: "GET", status: status, retryAfter: asked})
 		}
+	}
+	for _, status := range []int{200, 404, 503} {
+		cells = append(cells, cell{method: "GET", status: status, canceled: true})
 	}
 	return cells
 }
@@ -249,12 +291,13 @@ func TestMigrating_DifferencesAreThoseOfThePage(t *testing.T) {
 	policy := httpretry.RetryConfig{MaxRetries: migrationRetries, MaxBackoff: 30 * time.Second, JitterFraction: -1}
 	t.Run("by default", func(t *testing.T) {
 		compare(t, func(base http.RoundTripper) *http.Client {
-			return &http.Client{Transport: &httpretry.RetryTransport{Base: base, Policy: policy}}
+			return &http.Client{Transport: &httpretry.RetryTransport{Base: base, Policy: policy, MaxReplayBytes: migrationReplay}}
 		}, slices.Concat(sameRetries, defaultDecisions))
 	})
 	t.Run("with its decisions", func(t *testing.T) {
 		compare(t, func(base http.RoundTripper) *http.Client {
-			return &http.Client{Transport: &httpretry.RetryTransport{Base: base, Policy: policy, Classifier: asBefore}}
+			retry := &httpretry.RetryTransport{Base: base, Policy: policy, MaxReplayBytes: migrationReplay, Classifier: asBefore}
+			return &http.Client{Transport: retry}
 		}, sameRetries)
 	})
 }
@@ -270,9 +313,11 @@ func openRetryablehttp(base http.RoundTripper) *http.Client {
 // call makes the call of c, in virtual time.
 func (c cell) call(t *testing.T, file string, open func(http.RoundTripper) *http.Client) (r callResult) {
 	synctest.Test(t, func(t *testing.T) {
-		base := &ending{cell: c}
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		base := &ending{cell: c, cancel: cancel}
 		body, closed := c.source(t, file)
-		req, err := http.NewRequestWithContext(t.Context(), c.method, "http://example.com/", body)
+		req, err := http.NewRequestWithContext(ctx, c.method, "http://example.com/", body)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -303,8 +348,12 @@ func (c cell) source(t *testing.T, file string) (io.Reader, func() bool) {
 		s := &watched{Reader: strings.NewReader("a streamed order")}
 		return s, func() bool { return s.closed }
 	case "large":
-		s := &watched{Reader: io.LimitReader(zeros{}, 1<<20+1)}
+		s := &watched{Reader: io.LimitReader(zeros{}, migrationReplay+1)}
 		return s, func() bool { return s.closed }
+	case "seeker":
+		return watchedSeeker(10)
+	case "large seeker":
+		return watchedSeeker(migrationReplay + 4)
 	case "file":
 		f, err := os.Open(file)
 		if err != nil {
@@ -332,6 +381,18 @@ func (w *watched) Close() error {
 	return nil
 }
 
+// watchedSeeker returns a body of n bytes at offset 3 that is no file.
+func watchedSeeker(n int) (io.Reader, func() bool) {
+	s := &struct {
+		watched
+		io.Seeker
+	}{}
+	r := strings.NewReader(strings.Repeat("x", n))
+	s.Reader, s.Seeker = r, r
+	r.Seek(3, io.SeekStart)
+	return s, func() bool { return s.closed }
+}
+
 type zeros struct{}
 
 func (zeros) Read(p []byte) (int, error) {
@@ -342,7 +403,8 @@ func (zeros) Read(p []byte) (int, error) {
 // An ending is a RoundTripper that ends each attempt of a call in the same way.
 type ending struct {
 	cell
-	sent []string // the lengths of the bodies
+	sent   []string // the lengths of the bodies
+	cancel func()
 }
 
 func (e *ending) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -352,6 +414,9 @@ func (e *ending) RoundTrip(req *http.Request) (*http.Response, error) {
 		req.Body.Close()
 	}
 	e.sent = append(e.sent, fmt.Sprint(n))
+	if e.canceled {
+		e.cancel()
+	}
 	if e.err != nil {
 		return nil, e.err
 	}
