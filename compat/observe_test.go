@@ -7,13 +7,16 @@ import (
 	"errors"
 	"fmt"
 	"go/ast"
+	"go/constant"
 	"go/parser"
 	"go/token"
+	"go/types"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -137,24 +140,8 @@ func TestReasons_AreAllExplained(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	source, err := parser.ParseFile(token.NewFileSet(), "../attempt.go", nil, parser.ParseComments)
-	if err != nil {
-		t.Fatal(err)
-	}
-	found, list := 0, ""
-	ast.Inspect(source, func(n ast.Node) bool {
-		if d, ok := n.(*ast.GenDecl); ok && strings.HasPrefix(d.Doc.Text(), "A Reason ") {
-			list = d.Doc.Text()
-		}
-		spec, ok := n.(*ast.ValueSpec)
-		if !ok || len(spec.Values) != 1 || fmt.Sprint(spec.Type) != "Reason" {
-			return true
-		}
-		found++
-		reason, err := strconv.Unquote(spec.Values[0].(*ast.BasicLit).Value)
-		if err != nil {
-			t.Fatal(err)
-		}
+	reasons, list := declaredReasons(t)
+	for reason := range reasons {
 		if !strings.Contains(list, strconv.Quote(reason)+": ") {
 			t.Errorf("the comment of type Reason does not list %q", reason)
 		}
@@ -164,11 +151,56 @@ func TestReasons_AreAllExplained(t *testing.T) {
 		if !slices.ContainsFunc(notRetriedFor, func(n notRetried) bool { return string(n.reason) == reason }) {
 			t.Errorf("got no test of the section %q", reason)
 		}
-		return true
-	})
-	if found == 0 {
-		t.Error("got no constants of the type Reason in attempt.go")
 	}
+	if listed := strings.Count(list, "\": "); len(reasons) != listed {
+		t.Errorf("got %d constants of the type Reason, and %d in its comment", len(reasons), listed)
+	}
+}
+
+// declaredReasons returns the values of all constant expressions of the type
+// Reason in the root package, whatever their form, and the comment of the type.
+func declaredReasons(t *testing.T) (reasons map[string]bool, list string) {
+	paths, err := filepath.Glob("../*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	fset := token.NewFileSet()
+	var files []*ast.File
+	for _, path := range paths {
+		if strings.HasSuffix(path, "_test.go") {
+			continue
+		}
+		file, err := parser.ParseFile(fset, path, nil, parser.ParseComments)
+		if err != nil {
+			t.Fatal(err)
+		}
+		files = append(files, file)
+		for _, d := range file.Decls {
+			if d, ok := d.(*ast.GenDecl); ok && strings.HasPrefix(d.Doc.Text(), "A Reason ") {
+				list = d.Doc.Text()
+			}
+		}
+	}
+	info := types.Info{Types: map[ast.Expr]types.TypeAndValue{}, Defs: map[*ast.Ident]types.Object{}}
+	// Imports are not resolved. No constant of the type needs them.
+	config := types.Config{Error: func(error) {}}
+	config.Check("httpretry", fset, files, &info)
+	reasons = map[string]bool{}
+	add := func(of types.Type, value constant.Value) {
+		if named, ok := of.(*types.Named); ok && named.Obj().Name() == "Reason" && value != nil {
+			reasons[constant.StringVal(value)] = true
+		}
+	}
+	for _, tv := range info.Types {
+		add(tv.Type, tv.Value)
+	}
+	for _, def := range info.Defs {
+		if c, ok := def.(*types.Const); ok {
+			add(c.Type(), c.Val())
+		}
+	}
+	delete(reasons, "") // an attempt follows
+	return reasons, list
 }
 
 // The log of a failure that is not retried is the one that the page shows, and
