@@ -58,7 +58,7 @@ type Verdict struct {
 type Classifier func(req *http.Request, resp *http.Response, err error) Verdict
 
 // DefaultClassifier is the [Classifier] of a [RetryTransport] that does not set
-// one. It is safe for concurrent use.
+// one.
 //
 // Statuses 429 and 503 are [Unprocessed]. Statuses 408, 500, 502 and 504 are
 // [Uncertain]. All others are [Final]. A 503 means that the server could not

@@ -19,8 +19,9 @@ const prefix = "httpretry: "
 // because the context was done or a [Pacer] would have exceeded the deadline. It
 // unwraps to Err, and is a [net.Error].
 //
-// If the only attempt failed, its error is returned unchanged. A response is
-// returned whatever its status.
+// If a call ends with its only attempt, the error of that attempt is returned
+// unchanged. If a call ends with a response, the response is returned whatever its
+// status.
 type Error struct {
 	// Attempts is the number of attempts that were made. It is 0 if the wait for
 	// the first one, which a [Pacer] required, was cut short.

@@ -807,8 +807,8 @@ func decisionWhen(t *testing.T, holds map[httpretry.Reason]bool) httpretry.Decis
 	return decisions[0]
 }
 
-// If several reasons hold, the first in the order of the constants is reported. A
-// call that has its response is not canceled, though.
+// If several reasons hold, the first in the order in which the type Reason lists
+// them is reported. A call that has its response is not canceled, though.
 func TestReason_FirstInOrderIsReported(t *testing.T) {
 	for set := range 1 << len(orderedReasons) {
 		want := httpretry.Decision{Retry: true, Delay: time.Hour}

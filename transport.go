@@ -36,10 +36,11 @@ import (
 // progress.
 //
 // It honors the contract of http.RoundTripper. The caller's request is not
-// modified, and its body is closed exactly once. A response is never turned
-// into an error: if the last attempt ends with a 503, the caller gets that 503
-// with its body. If only one attempt was made, its error is returned unchanged;
-// otherwise the error is an [*Error].
+// modified, and its body is closed exactly once. If the last attempt ends with a
+// 503, the caller gets that 503 with its body. The error of a call's only attempt,
+// or of a context that is done before it, is returned unchanged. Any other error
+// is an [*Error]. If a wait for an attempt is cut short, that is the result, even
+// if the attempt before it ended with a response.
 //
 // An [http.Client] calls RoundTrip for every hop of a redirect, so each hop has
 // its own retries.

@@ -12,7 +12,7 @@ import (
 
 // Classifier is an [httpretry.Classifier] for the language model APIs of OpenAI,
 // Azure, Anthropic, Gemini, OpenRouter and compatible services. It can also be
-// used with other clients, and is safe for concurrent use:
+// used with other clients:
 //
 //	&httpretry.RetryTransport{Classifier: inference.Classifier, MaxResponseBytes: 1 << 20}
 //
