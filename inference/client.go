@@ -233,9 +233,10 @@ func (c HTTPInferenceClientConfig) retryTransport() *httpretry.RetryTransport {
 		OnAttempt:      c.onAttempt(),
 	}
 	if len(c.Endpoints) > 0 {
-		t.Base = c.spread()
+		d := newDenials(len(c.Endpoints))
+		t.Base, t.Classifier = c.spread(d), d.classify
 	} else {
-		t.Base, t.Pacer = receiver{c.transport()}, c.Pacer
+		t.Base, t.Pacer = receiver{base: c.transport()}, c.Pacer
 	}
 	return t
 }

@@ -36,7 +36,9 @@ type HTTPInferenceClientConfig struct {
 	// one at BaseURL, which must be empty; see [failover.Transport]. Each gets the
 	// APIKey and Header unless its own Header replaces them. Its Header may have an
 	// Authorization, but no other field that is invalid in Header. A retry is sent
-	// to another endpoint if possible.
+	// to another endpoint if possible. An endpoint that responds with 401, 402, 403,
+	// a 404 of the model or a 429 for an exhausted quota gets no requests for a
+	// minute, unless others do the same. Only then is the failure final.
 	Endpoints []failover.Endpoint
 
 	// Timeout limits the duration of one attempt, from connecting to the end of

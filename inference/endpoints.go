@@ -44,13 +44,15 @@ func (c HTTPInferenceClientConfig) validateEndpoints() error {
 
 // spread returns the RoundTripper that spreads requests over the Endpoints. The
 // receivers are below it, so that it knows whether a response has an answer.
-func (c HTTPInferenceClientConfig) spread() *failover.Transport {
-	t := &failover.Transport{Base: receiver{c.transport()}, Classifier: classifyExchange, Pacer: c.Pacer}
+func (c HTTPInferenceClientConfig) spread(d *denials) *failover.Transport {
+	base := c.transport()
+	t := &failover.Transport{Base: receiver{base, outside}, Classifier: d.note, Pacer: c.Pacer}
 	host := c.header().Get("Host")
-	for _, e := range c.Endpoints {
-		if e.Base != nil {
-			e.Base = receiver{e.Base}
+	for i, e := range c.Endpoints {
+		if e.Base == nil {
+			e.Base = base
 		}
+		e.Base = receiver{e.Base, i}
 		if u, err := url.Parse(e.URL); err == nil && c.APIKey != "" {
 			u.User = nil // as in BaseURL, the APIKey has precedence
 			e.URL = u.String()

@@ -98,6 +98,84 @@ func TestEndpoints_RefusingGatewayIsLeftAlone(t *testing.T) {
 	})
 }
 
+// A gateway that will not serve, whatever the time, is left alone for a minute, and its
+// requests go to another one. Only if all say so is the failure final.
+func TestEndpoints_GatewayThatWillNotServe(t *testing.T) {
+	for name, denial := range map[string]func() (int, string){
+		"key":          func() (int, string) { return 401, `{"error":{"message":"bad key"}}` },
+		"account":      func() (int, string) { return 402, `{"error":{"message":"no money"}}` },
+		"permission":   func() (int, string) { return 403, "" },
+		"model":        func() (int, string) { return 404, `{"error":{"message":"The model m does not exist"}}` },
+		"quota":        func() (int, string) { return 429, `{"error":{"code":"insufficient_quota"}}` },
+		"error in 200": func() (int, string) { return 200, `{"error":{"code":401,"message":"bad key"}}` },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				g := &gateways{hosts: map[string]func() (int, string){"a": denial}}
+				c := newClient(t, inference.HTTPInferenceClientConfig{
+					Endpoints: []failover.Endpoint{{URL: "http://a"}, {URL: "http://b"}}, MaxRetries: 1, Transport: g,
+				})
+				begun := time.Now()
+				for time.Since(begun) < 59*time.Second {
+					if _, err := c.Generate(t.Context(), question()); err != nil {
+						t.Fatalf("got %v, want the answer of b", err)
+					}
+					time.Sleep(time.Second)
+				}
+				// A response that is an error in spite of its status closes the gateway
+				// for seconds.
+				most := map[bool]int{true: 30, false: 1}[name == "error in 200"]
+				if got := strings.Count(strings.Join(g.got, "\n"), "//a/"); got < 1 || got > most {
+					t.Errorf("got %d requests to a, want 1 to %d", got, most)
+				}
+				g.got, g.hosts["b"] = nil, denial
+				for i := range 20 {
+					if _, err := c.Generate(t.Context(), question()); err == nil {
+						t.Fatal("got an answer, want a failure")
+					}
+					if n := len(g.got); n > i+2 {
+						t.Fatalf("%d requests after %d failures, want one each, and one retry", n, i+1)
+					}
+				}
+			})
+		})
+	}
+}
+
+// A gateway that serves other models is not left alone because of one that it lacks.
+func TestEndpoints_GatewayWithoutOneModel(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		status := map[string]int{"a": 200, "b": 200}
+		g := &gateways{hosts: map[string]func() (int, string){
+			"a": func() (int, string) { return status["a"], answer }, "b": func() (int, string) { return status["b"], answer },
+		}}
+		c := newClient(t, inference.HTTPInferenceClientConfig{
+			Endpoints: []failover.Endpoint{{URL: "http://a"}, {URL: "http://b"}}, MaxRetries: 1, Transport: g,
+		})
+		ask := func(want bool) {
+			t.Helper()
+			if _, err := c.Generate(t.Context(), question()); want != (err == nil) {
+				t.Errorf("got %v, want an answer: %t", err, want)
+			}
+		}
+		ask(true)
+		ask(true)
+		status["a"] = 404
+		ask(true)
+		ask(true)
+		g.got = nil
+		status["a"], status["b"] = 200, 404
+		for range 4 {
+			ask(true) // a is still asked, and first of all it is not closed
+		}
+		if got := strings.Count(strings.Join(g.got, "\n"), "//a/"); got != 4 {
+			t.Errorf("got %d requests to a, want 4", got)
+		}
+		status["a"] = 404
+		ask(false)
+	})
+}
+
 // Each gateway has its own credentials, and none of them appears in an error or in
 // the text of a config.
 func TestEndpoints_Credentials(t *testing.T) {

@@ -25,6 +25,7 @@ type exchange struct {
 	completion bool // the answer must have choices
 
 	received bool         // an attempt was made by the receiver
+	endpoint int          // of the last attempt, if there are several
 	body     []byte       // the body of the last attempt's response; nil for a stream
 	err      error        // why reading it failed, if it did
 	events   *eventReader // the events of a stream, from the first content on
@@ -40,13 +41,16 @@ func exchangeOf(ctx context.Context) *exchange { return ctx.Value(exchangeKey{})
 // stream, when the first content has arrived. A 2xx response without an answer
 // becomes an error, a [*failure], so that it is retried, reported and timed out
 // like any other failed attempt.
-type receiver struct{ base http.RoundTripper }
+type receiver struct {
+	base     http.RoundTripper
+	endpoint int // to which it sends, if there are several
+}
 
 // RoundTrip implements [http.RoundTripper].
 func (r receiver) RoundTrip(req *http.Request) (*http.Response, error) {
 	ctx := req.Context()
 	x := exchangeOf(ctx)
-	x.received, x.body, x.err, x.events = true, nil, nil, nil
+	x.received, x.endpoint, x.body, x.err, x.events = true, r.endpoint, nil, nil, nil
 	resp, err := r.base.RoundTrip(req)
 	if err != nil || resp == nil || resp.StatusCode == http.StatusSwitchingProtocols {
 		return resp, err

@@ -123,6 +123,10 @@ type hopelessError struct{ text string }
 
 func (e *hopelessError) Error() string { return e.text }
 
+// unwilling is the kind of the failures for which a gateway would serve no request. They
+// are of one kind because several gateways may each have another reason.
+const unwilling = "unwilling"
+
 // kind returns the cause of a final failure, or "" if the failure may pass. common
 // reports whether the cause is that of all requests, whatever they ask.
 func (r result) kind() (kind string, common bool) {
@@ -133,7 +137,9 @@ func (r result) kind() (kind string, common bool) {
 	case !r.tally.final:
 		return "", false
 	case code == categoryModel, code == categoryNotFound:
-		return code, false
+		return unwilling, false
+	case code == string(inference.ErrCategoryAuth), code == categoryQuota:
+		return unwilling, true
 	case advice[code] != "":
 		return code, true
 	}

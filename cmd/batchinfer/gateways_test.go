@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -193,6 +194,46 @@ func TestRun_NoneOfSeveralGatewaysIsReached(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// A gateway that will not serve is left alone, and its requests are answered by the
+// other one. The run stops as hopeless only if both say so, each in its way.
+func TestRun_OneOfSeveralGatewaysWillNotServe(t *testing.T) {
+	denials := map[string]func() (int, string, string){
+		"key":   func() (int, string, string) { return 401, "", `{"error":{"message":"bad key"}}` },
+		"quota": func() (int, string, string) { return 429, "", `{"error":{"code":"insufficient_quota"}}` },
+		"model": func() (int, string, string) { return 404, "", `{"error":{"message":"no such model"}}` },
+	}
+	for name, denial := range denials {
+		for _, both := range []bool{false, true} {
+			t.Run(fmt.Sprint(name, both), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					var asked atomic.Int32
+					cfg := defaultConfig()
+					cfg.maxRetries = 0
+					cfg.gateways = []failover.Endpoint{{URL: "http://a"}, {URL: "http://b"}}
+					b, _, err := runVirtual(t, 1000, cfg, virtualGateway(func(r *http.Request) (int, string, string) {
+						switch {
+						case r.URL.Host == "a":
+							asked.Add(1)
+							return denial()
+						case both:
+							asked.Add(1)
+							return denials["key"]()
+						}
+						return 200, "", answered
+					}))
+					n, hopeless := asked.Load(), errors.As(err, new(*hopelessError))
+					switch {
+					case !both && (err != nil || b.summary.answered != 1000 || n > 40):
+						t.Errorf("got %d answered, failed %v, %v, %d refused, want 1000 and few refused", b.summary.answered, b.summary.failed, err, n)
+					case both && (!hopeless || n > 100):
+						t.Errorf("got %v after %d requests, want a hopeless run after at most 100", err, n)
+					}
+				})
+			})
+		}
 	}
 }
 

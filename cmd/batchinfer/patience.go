@@ -27,7 +27,7 @@ const maxOvertaken = 8
 // Backoff implements [httpretry.Policy].
 func (p patience) Backoff(a httpretry.Attempt) (time.Duration, bool) {
 	t := tallyOf(a.Request.Context())
-	if isRefusal(a) || isUnreachable(a) {
+	if isRefusal(a) || isUnreachable(a) || isDenial(a) {
 		t.excused++
 		// No backoff of its own, in which the request would wait beside an idle
 		// gateway: the gate and the Pacer know when it is the request's turn.
@@ -57,6 +57,19 @@ func isRefusal(a httpretry.Attempt) bool {
 		return false
 	}
 	return a.Verdict.RetryAfter > 0 || status == http.StatusTooManyRequests
+}
+
+// isDenial reports whether one of several gateways will not serve the request, such as
+// for the key that it was sent. Another one may.
+func isDenial(a httpretry.Attempt) bool {
+	if a.Verdict.Outcome != httpretry.Uncertain || isRedirected(a) {
+		return false
+	}
+	switch statusOf(a) {
+	case http.StatusUnauthorized, http.StatusPaymentRequired, http.StatusForbidden, http.StatusNotFound, http.StatusTooManyRequests:
+		return true
+	}
+	return false
 }
 
 // statusOf returns the status of an attempt's response, or 0 if there was none.
