@@ -70,6 +70,9 @@ func (a *asker) withPatience(ctx context.Context) context.Context {
 func (a *asker) ask(ctx context.Context, req request) result {
 	r := result{request: req}
 	r.tally.again, r.tally.cancel = req.again, req.cancel
+	if len(a.config.gateways) == 0 { // otherwise the limit is that of one of them
+		r.tally.responded = func(resp *http.Response) { a.gate.quota.exhaust(resp, a.config.maxRetryAfter) }
+	}
 	id := headerSafe(req.customID)
 	if r.tally.live = a.live; a.live == nil {
 		r.tally.live = new(live)

@@ -1,8 +1,13 @@
 package main
 
 import (
+	"net/http"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
+
+	"github.com/httpretry/httpretry/inference"
 )
 
 // A quota limits the tokens that a run uses in a minute. An attempt reserves as many
@@ -14,7 +19,8 @@ type quota struct {
 	mu    sync.Mutex
 	level float64 // tokens that may be used now; negative: reserved beforehand
 	at    time.Time
-	mean  float64 // tokens of an answer
+	mean  float64   // tokens of an answer
+	reset time.Time // no attempt before: the gateway's own limit is exhausted
 }
 
 // quotaBurst is the time whose tokens accumulate while they are not used.
@@ -43,7 +49,7 @@ func (q *quota) reserve() (wait time.Duration, reserved float64) {
 		wait = time.Duration(-q.level / q.perSecond * float64(time.Second))
 	}
 	q.level -= q.mean
-	return wait, q.mean
+	return max(wait, q.reset.Sub(now)), q.mean
 }
 
 // cancel gives back the tokens of an attempt that has used none.
@@ -68,4 +74,32 @@ func (q *quota) use(tokens int) {
 		q.mean = float64(tokens)
 	}
 	q.mean += (float64(tokens) - q.mean) / 16
+}
+
+// exhaust delays the next attempts if a response says that the gateway's own limit is
+// exhausted, until its reset, but not for more than longest.
+func (q *quota) exhaust(resp *http.Response, longest time.Duration) {
+	if q == nil || resp == nil {
+		return
+	}
+	wait := tokenReset(resp.Header)
+	if wait <= 0 || wait > longest {
+		return
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if reset := time.Now().Add(wait); reset.After(q.reset) {
+		q.reset = reset
+	}
+}
+
+// tokenReset returns the time until the reset of an exhausted limit of tokens, or 0 if
+// none is exhausted.
+func tokenReset(h http.Header) time.Duration {
+	const remaining, reset = "X-Ratelimit-Remaining-Tokens", "X-Ratelimit-Reset-Tokens"
+	if n, err := strconv.Atoi(strings.TrimSpace(h.Get(remaining))); err != nil || n > 0 {
+		return 0
+	}
+	only := http.Header{remaining: h[remaining], reset: h[reset], "Date": h["Date"]}
+	return inference.Classifier(new(http.Request), &http.Response{StatusCode: http.StatusTooManyRequests, Header: only, Body: http.NoBody}, nil).RetryAfter
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"maps"
 	"net"
+	"net/http"
 	"strconv"
 	"sync"
 	"syscall"
@@ -33,6 +34,8 @@ type tally struct {
 	unavailable bool // an attempt got a 503 or the like, without a time to come back
 
 	cancel context.CancelCauseFunc // ends the request; nil: not possible
+
+	responded func(*http.Response) // called with each response; may be nil
 }
 
 // A live has counts that are updated while requests are in flight. It is safe
@@ -125,6 +128,9 @@ func countAttempt(a httpretry.Attempt, d httpretry.Decision) {
 	// attempt has number 1.
 	if a.Number > 1 || t.attempts == 0 {
 		t.attempts++
+	}
+	if a.Response != nil && t.responded != nil && !isRedirected(a) {
+		t.responded(a.Response)
 	}
 	t.waited += a.Delay
 	t.live.wait(a.Delay)
