@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"regexp"
 	"syscall"
 
 	"github.com/httpretry/httpretry/inference"
@@ -143,6 +144,24 @@ func (r result) kind() (kind string, common bool) {
 	case advice[code] != "":
 		return code, true
 	}
+	text := r.answer.Error.Message
+	if r.answer.Response != nil {
+		text += string(r.answer.Response.Body)
+	}
+	if ofPrompt.MatchString(text) {
+		return "", false
+	}
 	// Such as an invalid parameter, which may be in a part of the requests.
-	return code + r.answer.Error.Message, false
+	return code + varying.ReplaceAllLiteralString(r.answer.Error.Message, "…"), false
 }
+
+var (
+	// varying matches the parts of a message that differ between requests although the
+	// cause is the same: quoted text, remarks in parentheses, words with a digit, and
+	// words that are too long for a language.
+	varying = regexp.MustCompile(`"(?:[^"\\]|\\.)*(?:"|$)|\B'[^']*(?:'|$)|\([^()]*\)|[\w-]*[0-9][\w-]*|[\w-]{20,}`)
+
+	// ofPrompt matches the failures for the length or the content of a prompt. A file
+	// may begin with many such prompts, and each fails for itself.
+	ofPrompt = regexp.MustCompile(`(?i)context.?length|too.?long|content.?(?:filter|policy)`)
+)

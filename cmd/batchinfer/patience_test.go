@@ -207,10 +207,51 @@ func TestRun_StopsIfHopeless(t *testing.T) {
 	}
 }
 
+// Messages of one cause are recognized although a part of them varies.
+func TestRun_StopsIfHopelessWhateverVaries(t *testing.T) {
+	for name, message := range map[string]string{
+		"number":         `bad (request id %d)`,
+		"id":             `bad, see req_%xab`,
+		"UUID":           `bad: 00000000-0000-0000-0000-%012d`,
+		"quoted text":    `no such parameter in 'question %d'`,
+		"letters":        `bad (trace %s)`,
+		"an error":       `{"error":{"message":"unknown parameter","request_id":"%d"}}`,
+		"JSON":           `{"detail":[{"loc":["body",3],"msg":"missing","input":{"a":"say \"%d\""}}]}`,
+		"cut off quote":  `bad input "question %d`,
+		"long word":      `bad, see abcdefghijkl%s`,
+		"number at once": `bad%d`,
+	} {
+		for _, status := range []int{400, 422} {
+			t.Run(fmt.Sprint(name, status), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					var n atomic.Int32
+					_, _, err := runVirtual(t, 3000, defaultConfig(), virtualGateway(func(*http.Request) (int, string, string) {
+						i := n.Add(1)
+						if strings.Contains(message, "%s") {
+							return status, "", fmt.Sprintf(message, strings.Repeat(string(rune('a'+i%26)), 8))
+						}
+						return status, "", fmt.Sprintf(message, i)
+					}))
+					if _, ok := errors.AsType[*hopelessError](err); !ok || n.Load() > 60 {
+						t.Errorf("got %v after %d requests, want a hopeless run after at most 60", err, n.Load())
+					}
+				})
+			})
+		}
+	}
+}
+
 // Failures of single requests do not stop a run, whatever their number.
 func TestRun_GoesOnAfterFailuresOfSingleRequests(t *testing.T) {
 	for name, handle := range map[string]func(n int32) (int, string){
-		"other messages": func(n int32) (int, string) { return 400, fmt.Sprintf("prompt %d is too long", n) },
+		"of the prompt": func(n int32) (int, string) { return 400, fmt.Sprintf("prompt %d is too long", n) },
+		"of its length": func(n int32) (int, string) {
+			return 400, fmt.Sprintf(`{"error":{"message":"maximum context length is 8192, got %d","code":"context_length_exceeded"}}`, n)
+		},
+		"of its content": func(n int32) (int, string) { return 400, `{"error":{"code":"content_filter"}}` },
+		"of two kinds": func(n int32) (int, string) {
+			return 400, []string{"no such parameter", "no such tool"}[n%2]
+		},
 		"after an answer": func(n int32) (int, string) {
 			if n == 1 {
 				return 200, answered
