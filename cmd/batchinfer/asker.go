@@ -56,6 +56,23 @@ func (a *asker) begin(stop func(error)) {
 	a.gate = newGate(a.config, a.config.pacer(), stop)
 }
 
+// traffic describes the attempts at this time.
+func (a *asker) traffic() traffic {
+	t := a.gate.traffic()
+	if t.flying > 0 || t.waiting == 0 {
+		return t
+	}
+	// What a waiting attempt expected when it began to wait may be outdated.
+	sample, err := http.NewRequest(http.MethodPost, a.config.gatewayURL, nil)
+	if err != nil {
+		return t
+	}
+	if next := time.Now().Add(a.gate.Delay(sample)); next.After(t.next) {
+		t.next = next
+	}
+	return t
+}
+
 // withPatience returns a context whose requests the client retries as a run needs
 // it.
 func (a *asker) withPatience(ctx context.Context) context.Context {

@@ -37,7 +37,7 @@ func (l *local) work(ctx context.Context, requests <-chan request, results chan<
 }
 
 func (l *local) traffic() traffic {
-	t := l.asker.gate.traffic()
+	t := l.asker.traffic()
 	t.limit = l.window.size()
 	return t
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"net"
+	"net/http"
 	"net/http/httptest"
 	"strings"
 	"syscall"
@@ -12,6 +13,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/httpretry/httpretry"
+	"github.com/httpretry/httpretry/inference"
 )
 
 // The intervals between lines grow: an hour has at most a hundred lines.
@@ -81,6 +83,42 @@ func TestProgress_AllWait(t *testing.T) {
 		s.traffic = func() traffic { return traffic{limit: 64, waiting: 63, flying: 1} }
 		if got := s.status(time.Now()); strings.Contains(got[0], "wait") {
 			t.Errorf("with an attempt under way: got %q, want no wait", got)
+		}
+	})
+}
+
+// While the gateway refuses everything, the time of the next attempt is shown, although
+// it is put off again and again.
+func TestProgress_AllWaitForProbes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		cfg := defaultConfig()
+		client := cfg.client()
+		client.BaseURL = "http://gateway.test"
+		cfg.gatewayURL = client.BaseURL
+		client.Transport = virtualGateway(func(*http.Request) (int, string, string) {
+			if time.Since(start) < 2*time.Minute {
+				return 429, "", ""
+			}
+			return 200, "", answered
+		})
+		b := newBatchWith(cfg, inference.NewHTTPInferenceClient(client), checkedInput(t, inputOf(100)), &output{name: "out", file: &fullDisk{room: 1 << 30}})
+		var lines bytes.Buffer
+		b.progress = newPlain(&lines, 100)
+		if err := b.run(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		waits, times := 0, 0
+		for line := range strings.Lines(lines.String()) {
+			if strings.Contains(line, " wait, ") {
+				waits++
+				if strings.Contains(line, " wait, next attempt in ") {
+					times++
+				}
+			}
+		}
+		if waits < 10 || times < waits {
+			t.Errorf("got %d lines with a wait, %d of them with its end, want 10 or more, and all:\n%s", waits, times, &lines)
 		}
 	})
 }

@@ -101,7 +101,7 @@ func newWorker(q queue.Worker, client inference.InferenceClient, cfg *config, pa
 }
 
 func (w *worker) traffic() traffic {
-	t := w.asker.gate.traffic()
+	t := w.asker.traffic()
 	t.limit = w.window.size()
 	return t
 }

@@ -1118,6 +1118,8 @@ var mutations = []mutation{
 		"return in + min(out, math.MaxInt-in)", "_ = math.MaxInt\n\t\treturn 0 * (in + out)", "TestTokensIn"},
 	{"the gateway's own limit of tokens is awaited", "cmd/batchinfer", "quota.reserve",
 		"max(wait, q.reset.Sub(now))", "wait", "TestRun_TokensPerMinuteOfTheGateway"},
+	{"the end of a wait is shown when it was put off", "cmd/batchinfer", "asker.traffic",
+		"next.After(t.next)", "false && next.After(t.next)", "TestProgress_AllWaitForProbes"},
 	{"the line fits the terminal", "cmd/batchinfer", "bar.show",
 		"b.width()-1", "b.width()", "TestBar_FitsWidth"},
 	{"the estimate is that of the last minute", "cmd/batchinfer", "meter.rate",
