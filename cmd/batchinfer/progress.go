@@ -133,7 +133,9 @@ type bar struct {
 	w     io.Writer
 	width func() int // of the terminal, in columns
 	total int
-	line  string    // as it was drawn last
+	done  int       // requests, when texts were made
+	texts []string  // as they were drawn last
+	line  string    // the same, for the width at that time
 	drawn time.Time // when that was
 }
 
@@ -145,9 +147,13 @@ const (
 
 func newBar(w io.Writer, total int, width func() int) *bar {
 	b := &bar{w: w, total: total, width: width}
-	b.draw(barLine(0, total, nil, width()-1))
+	b.draw(b.fitted())
 	return b
 }
+
+// fitted returns the line for the width of the terminal. The last column stays free:
+// some terminals wrap when it is written.
+func (b *bar) fitted() string { return barLine(b.done, b.total, b.texts, b.width()-1) }
 
 func (b *bar) draw(line string) {
 	b.line = line
@@ -161,9 +167,8 @@ func (b *bar) show(s *summary) {
 	if now.Sub(b.drawn) < barInterval && s.done() < b.total {
 		return
 	}
-	b.drawn = now
-	// The last column stays free: some terminals wrap when it is written.
-	if line := barLine(s.done(), b.total, s.status(now), b.width()-1); line != b.line {
+	b.drawn, b.done, b.texts = now, s.done(), s.status(now)
+	if line := b.fitted(); line != b.line {
 		b.draw(line)
 	}
 }
@@ -207,7 +212,7 @@ func (b *bar) Write(text []byte) (int, error) {
 	defer b.mu.Unlock()
 	io.WriteString(b.w, clearLine)
 	n, err := b.w.Write(text)
-	b.draw(b.line)
+	b.draw(b.fitted()) // the width may have changed
 	return n, err
 }
 

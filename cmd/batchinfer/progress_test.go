@@ -179,6 +179,25 @@ func TestBar_FitsWidth(t *testing.T) {
 	})
 }
 
+// A log line after a change of the width does not draw a bar of the old width.
+func TestBar_LogLineAfterResize(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var buf bytes.Buffer
+		width := 120
+		b, s := newBar(&buf, 1000, func() int { return width }), newSummary(1000, 0, "")
+		s.answered = 500
+		time.Sleep(time.Second)
+		b.show(s)
+		buf.Reset()
+		width = 40
+		b.Write([]byte("log\n"))
+		line := strings.TrimPrefix(buf.String(), clearLine+"log\n"+clearLine)
+		if n := utf8.RuneCountInString(line); n >= 40 || !strings.Contains(line, "(500/1000)") {
+			t.Errorf("got %d columns: %q, want the bar in less than 40", n, buf.String())
+		}
+	})
+}
+
 // A log line does not mix with the bar.
 func TestBar(t *testing.T) {
 	var buf bytes.Buffer
