@@ -1122,6 +1122,8 @@ var mutations = []mutation{
 		"next.After(t.next)", "false && next.After(t.next)", "TestProgress_AllWaitForProbes"},
 	{"the line below a log line fits the terminal", "cmd/batchinfer", "bar.Write",
 		"b.draw(b.fitted())", "b.draw(b.line)", "TestBar_LogLineAfterResize"},
+	{"a wait is not logged as a retry", "cmd/batchinfer", "retryHandler.Handle",
+		"a.Value.Int64()-int64(excused)", "a.Value.Int64()", "TestLogger_CountsOnlyRetries"},
 	{"the line fits the terminal", "cmd/batchinfer", "bar.fitted",
 		"b.width()-1", "b.width()", "TestBar_FitsWidth"},
 	{"the estimate is that of the last minute", "cmd/batchinfer", "meter.rate",
