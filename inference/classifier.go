@@ -57,7 +57,8 @@ import (
 //
 // A 429 may also mean that the request needs more than remains. If no limit is
 // exhausted, the reset is the x-ratelimit-reset-* of the unit that the error
-// names, such as tokens, or else of the limit with the smallest share remaining.
+// names, such as tokens, or else of the limit with the smallest share remaining, or
+// else of the only unit if the size of its limit is not told.
 //
 // The body is available only if [httpretry.RetryTransport.MaxResponseBytes] is
 // set and the response is not an event stream; otherwise every 429 is taken for a

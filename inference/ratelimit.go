@@ -46,18 +46,25 @@ func limitReset(h http.Header) (longest time.Duration) {
 
 // scarceReset returns the time until the reset of the limit that a 429 is about,
 // although something remains of it: that of the unit which errs name, otherwise
-// the one with the smallest share remaining.
+// the one with the smallest share remaining. If there is only one limit, and its size is
+// not told, it is that one.
 func scarceReset(h http.Header, errs []apiError) (wait time.Duration) {
 	if len(h) > maxFields {
 		return 0
 	}
 	least, named := 1.0, false // of the limit in wait
+	units, only := 0, time.Duration(0)
 	for name := range h {
 		unit, ok := strings.CutPrefix(name, "X-Ratelimit-Reset-")
 		if !ok {
 			continue
 		}
 		reset, ok := parseWait(h.Get(name))
+		units++
+		remaining, err := strconv.Atoi(strings.TrimSpace(h.Get("X-Ratelimit-Remaining-" + unit)))
+		if ok && err == nil && remaining > 0 && h.Get("X-Ratelimit-Limit-"+unit) == "" {
+			only = reset
+		}
 		share := shareOf(h.Get("X-Ratelimit-Remaining-"+unit), h.Get("X-Ratelimit-Limit-"+unit))
 		isNamed := namesUnit(errs, unit)
 		switch {
@@ -67,6 +74,9 @@ func scarceReset(h http.Header, errs []apiError) (wait time.Duration) {
 		case isNamed, share == least && share < 1:
 			wait = max(wait, reset) // since the order of a map is random
 		}
+	}
+	if units == 1 && wait == 0 {
+		return only
 	}
 	return wait
 }

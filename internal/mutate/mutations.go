@@ -1065,6 +1065,8 @@ var mutations = []mutation{
 
 	{"the unit that a 429 names counts", "inference", "scarceReset",
 		"isNamed := namesUnit(errs, unit)", "isNamed := false && namesUnit(errs, unit)", "TestClassifierWait_SomethingRemains"},
+	{"the only limit counts", "inference", "scarceReset",
+		"units == 1 && wait == 0", "false", "TestClassifierWait_SomethingRemains"},
 	{"the limit with the smallest share counts", "inference", "scarceReset",
 		"share < least:", "share > least && share < 1:", "TestClassifierWait_SomethingRemains"},
 
