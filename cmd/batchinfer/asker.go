@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"regexp"
 	"strings"
+	"sync"
 	"time"
 	"unicode/utf8"
 
@@ -25,6 +26,9 @@ type asker struct {
 	secrets *redact.Redactor // keeps secrets out of the output that the gateway repeats
 	live    *live            // of all requests; nil: each has its own
 	gate    *gate            // of the attempts; set by begin
+	window  *window          // of the requests in flight; nil: none
+	warn    func(string)     // logs a warning; nil: not possible
+	once    sync.Once        // for the warning about files
 }
 
 // A result is the end of a request.
@@ -56,6 +60,20 @@ func (a *asker) begin(stop func(error)) {
 	a.gate = newGate(a.config, a.config.pacer(), stop)
 }
 
+// crowded lowers the number of requests in flight to that of the attempts for which this
+// machine has files.
+func (a *asker) crowded() {
+	if a.window != nil {
+		_, flying, _ := a.gate.counts()
+		a.window.reduce(flying)
+	}
+	a.once.Do(func() {
+		if a.warn != nil {
+			a.warn("this machine allows too few open files: fewer requests are sent at a time; raise ulimit -n, or lower -concurrency")
+		}
+	})
+}
+
 // traffic describes the attempts at this time.
 func (a *asker) traffic() traffic {
 	t := a.gate.traffic()
@@ -77,7 +95,7 @@ func (a *asker) traffic() traffic {
 // it.
 func (a *asker) withPatience(ctx context.Context) context.Context {
 	policy := a.config.patience()
-	policy.answers = a.gate.answers
+	policy.answers, policy.crowded = a.gate.answers, a.crowded
 	return httpretry.Override(ctx, func(t *httpretry.RetryTransport) {
 		t.Policy, t.Pacer = policy, a.gate
 	})

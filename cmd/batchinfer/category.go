@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"regexp"
-	"syscall"
 
 	"github.com/httpretry/httpretry/inference"
 )
@@ -47,14 +46,14 @@ func categoryOf(failed *inference.InferenceError, final bool) string {
 	}
 	dns, notResolved := errors.AsType[*net.DNSError](failed.RawError)
 	switch {
+	case isOutOfFiles(failed.RawError):
+		return categoryFiles
 	case notResolved && dns.IsNotFound:
 		return categoryHost
 	case isCertificateError(failed.RawError):
 		return categoryCertificate
 	case errors.Is(failed.RawError, http.ErrSchemeMismatch):
 		return categoryScheme
-	case errors.Is(failed.RawError, syscall.EMFILE), errors.Is(failed.RawError, syscall.ENFILE):
-		return categoryFiles
 	}
 	return string(failed.Category)
 }

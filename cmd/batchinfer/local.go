@@ -15,6 +15,7 @@ type local struct {
 func (l *local) begin(stop context.CancelCauseFunc) {
 	l.asker.begin(stop)
 	l.window = newWindow(l.asker.config.inFlight())
+	l.asker.window = l.window
 }
 
 func (l *local) enter(ctx context.Context) error { return l.window.enter(ctx) }

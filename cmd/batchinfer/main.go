@@ -265,7 +265,9 @@ func (j *job) newCrew(ctx context.Context, p process, opts options, cfg *config,
 	}
 	clientConfig.Logger = newLogger(shown, opts.verbosity)
 	j.client = inference.NewHTTPInferenceClient(clientConfig)
-	return &local{asker: newAsker(j.client, cfg, sum.live)}, nil
+	a := newAsker(j.client, cfg, sum.live)
+	a.warn = func(text string) { fmt.Fprintf(shown, "batchinfer: %s\n", text) }
+	return &local{asker: a}, nil
 }
 
 // openFiles opens the input, checks it, and only then opens the output.

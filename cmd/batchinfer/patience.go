@@ -2,7 +2,10 @@ package main
 
 import (
 	"errors"
+	"net"
 	"net/http"
+	"strings"
+	"syscall"
 	"time"
 
 	"github.com/httpretry/httpretry"
@@ -16,6 +19,7 @@ type patience struct {
 	retries       httpretry.RetryConfig
 	maxRetryAfter time.Duration
 	answers       func() int // so far, of the run
+	crowded       func()     // called when this machine has no file for a connection
 }
 
 // maxOvertaken is the number of refusals of a request, and of answers to others since
@@ -27,6 +31,13 @@ const maxOvertaken = 8
 // Backoff implements [httpretry.Policy].
 func (p patience) Backoff(a httpretry.Attempt) (time.Duration, bool) {
 	t := tallyOf(a.Request.Context())
+	if isOutOfFiles(a.Err) {
+		// The fault is this machine's, and passes when other requests end.
+		t.excused++
+		t.crowded++
+		p.crowded()
+		return min(time.Duration(min(t.crowded, maxCrowded))*p.retries.InitialBackoff, p.retries.MaxBackoff), true
+	}
 	if isRefusal(a) || isUnreachable(a) || isDenial(a) {
 		t.excused++
 		// No backoff of its own, in which the request would wait beside an idle
@@ -57,6 +68,21 @@ func isRefusal(a httpretry.Attempt) bool {
 		return false
 	}
 	return a.Verdict.RetryAfter > 0 || status == http.StatusTooManyRequests
+}
+
+// maxCrowded is the number of waits for a file of which each is longer than the previous
+// one.
+const maxCrowded = 10
+
+// isOutOfFiles reports whether an attempt failed because this machine allows no more open
+// files.
+func isOutOfFiles(err error) bool {
+	if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) {
+		return true
+	}
+	// A resolver that can't open its files or a socket returns a text only.
+	dns, ok := errors.AsType[*net.DNSError](err)
+	return ok && strings.Contains(dns.Err, syscall.EMFILE.Error())
 }
 
 // isDenial reports whether one of several gateways will not serve the request, such as

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -270,6 +271,52 @@ func TestRun_GoesOnAfterFailuresOfSingleRequests(t *testing.T) {
 				}))
 				if err != nil || b.summary.done() != 100 {
 					t.Errorf("got %d done, %v, want 100", b.summary.done(), err)
+				}
+			})
+		})
+	}
+}
+
+// Requests for which this machine has no file left wait for those that have one, and use
+// up no retry. Fewer are sent at a time then.
+func TestRun_TooManyOpenFiles(t *testing.T) {
+	for name, full := range map[string]error{
+		"socket":   &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("socket", syscall.EMFILE)},
+		"resolver": &net.OpError{Op: "dial", Net: "tcp", Err: &net.DNSError{Err: "dial udp: socket: too many open files", IsTemporary: true}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				const files = 10
+				var open, failed atomic.Int32
+				cfg := defaultConfig()
+				cfg.maxRetries = 0
+				cfg.gatewayURL = "http://gateway.test"
+				client := cfg.client()
+				client.Transport = roundTripFunc(func(r *http.Request) (*http.Response, error) {
+					defer open.Add(-1)
+					if open.Add(1) > files {
+						r.Body.Close()
+						failed.Add(1)
+						return nil, full
+					}
+					return virtualGateway(func(*http.Request) (int, string, string) {
+						time.Sleep(20 * time.Second)
+						return 200, "", answered
+					}).RoundTrip(r)
+				})
+				b := newBatchWith(cfg, inference.NewHTTPInferenceClient(client), checkedInput(t, inputOf(100)), &output{name: "out", file: &fullDisk{room: 1 << 30}})
+				var warnings []string
+				b.crew.(*local).asker.warn = func(text string) { warnings = append(warnings, text) }
+				start := time.Now()
+				err := b.run(t.Context())
+				if err != nil || b.summary.answered != 100 || b.summary.attempts[1] < 80 {
+					t.Errorf("got %d answered, failed %v, attempts %v, %v, want all answered", b.summary.answered, b.summary.failed, b.summary.attempts, err)
+				}
+				if took := time.Since(start); took > 6*time.Minute {
+					t.Errorf("took %v, want little more than 200 s", took)
+				}
+				if failed.Load() > 100 || len(warnings) != 1 || !strings.Contains(warnings[0], "ulimit -n") {
+					t.Errorf("got %d attempts in vain, and warnings %q, want few, and one warning", failed.Load(), warnings)
 				}
 			})
 		})

@@ -31,6 +31,8 @@ type tally struct {
 	answersBefore int  // answers of the run at the first of them
 	overtaken     bool // it was refused often while others were answered
 
+	crowded int // attempts for which this machine had no file
+
 	unavailable bool // an attempt got a 503 or the like, without a time to come back
 
 	cancel context.CancelCauseFunc // ends the request; nil: not possible
@@ -155,12 +157,12 @@ func cause(a httpretry.Attempt) string {
 	switch {
 	case errors.As(err, &timeout) && timeout.Timeout(), errors.Is(err, context.DeadlineExceeded):
 		return "timeout"
+	case isOutOfFiles(err):
+		return "too many open files"
 	case errors.As(err, &dns):
 		return "name not resolved"
 	case isCertificateError(err):
 		return "certificate"
-	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
-		return "too many open files"
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return "connection refused"
 	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):

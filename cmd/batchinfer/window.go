@@ -285,6 +285,17 @@ func (w *window) set(limit int) {
 	w.limit = min(max(limit, leastLimit), w.most)
 }
 
+// reduce lowers the limit to n for a while, because more requests can't be sent at a time.
+func (w *window) reduce(n int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if n >= w.limit || w.limit <= leastLimit {
+		return
+	}
+	w.keep(n, w.best, maxHold)
+	w.skip = w.limit
+}
+
 // size returns the current limit.
 func (w *window) size() int {
 	w.mu.Lock()

@@ -97,6 +97,7 @@ func newWorker(q queue.Worker, client inference.InferenceClient, cfg *config, pa
 		summary: newSummary(0, 0, ""),
 	}
 	w.summary.traffic = w.traffic
+	a.window, a.warn = w.window, func(text string) { w.log("%s", text) }
 	return w, nil
 }
 
