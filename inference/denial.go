@@ -112,6 +112,9 @@ func (x *exchange) denial(resp *http.Response, err error, v httpretry.Verdict) (
 		return false, denial{}
 	}
 	key = denial{endpoint: x.endpoint}
+	if _, isAlert := errors.AsType[*alertError](err); isAlert {
+		return true, key
+	}
 	ofModel := bytes.Contains(bytes.ToLower(body), []byte("model"))
 	switch status {
 	case http.StatusUnauthorized, http.StatusPaymentRequired, http.StatusTooManyRequests:

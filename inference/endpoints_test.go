@@ -1,10 +1,13 @@
 package inference_test
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -174,6 +177,38 @@ func TestEndpoints_GatewayWithoutOneModel(t *testing.T) {
 		status["a"] = 404
 		ask(false)
 	})
+}
+
+// A server that responds to HTTP with a TLS alert has an error of its own, for which
+// there is no retry. The test notices when net/http changes the text by which it is
+// recognized.
+func TestGenerate_TLSAlert(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	var attempts atomic.Int32
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			attempts.Add(1)
+			conn.Write([]byte("\x15\x03\x01\x00\x02\x02\x46"))
+			io.Copy(io.Discard, conn)
+			conn.Close()
+		}
+	}()
+	c := newClient(t, inference.HTTPInferenceClientConfig{BaseURL: "http://" + l.Addr().String(), MaxRetries: 3})
+	_, failed := c.Generate(t.Context(), question())
+	if failed == nil || !errors.Is(failed, http.ErrSchemeMismatch) || attempts.Load() != 1 {
+		t.Errorf("got %v after %d attempts, want http.ErrSchemeMismatch after 1", failed, attempts.Load())
+	}
+	if !strings.Contains(failed.Error(), "server gave TLS response to HTTP client") {
+		t.Errorf("got %v", failed)
+	}
 }
 
 // Each gateway has its own credentials, and none of them appears in an error or in

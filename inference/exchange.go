@@ -52,6 +52,9 @@ func (r receiver) RoundTrip(req *http.Request) (*http.Response, error) {
 	x := exchangeOf(ctx)
 	x.received, x.endpoint, x.body, x.err, x.events = true, r.endpoint, nil, nil, nil
 	resp, err := r.base.RoundTrip(req)
+	if isTLSAlert(err) {
+		return resp, &alertError{err}
+	}
 	if err != nil || resp == nil || resp.StatusCode == http.StatusSwitchingProtocols {
 		return resp, err
 	}
@@ -75,6 +78,26 @@ func (r receiver) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	return &own, nil
 }
+
+// isTLSAlert reports whether a server responded to HTTP with a TLS alert (RFC 8446,
+// section 5.1), because it expects https. The error of net/http has no type, and quotes
+// the response.
+func isTLSAlert(err error) bool {
+	return err != nil && strings.Contains(err.Error(), `malformed HTTP response "\x15\x03`)
+}
+
+// An alertError is the error of a TLS alert in response to HTTP. It is an
+// [http.ErrSchemeMismatch], like the error of HTTP in response to TLS.
+type alertError struct{ err error }
+
+func (e *alertError) Error() string {
+	return "server gave TLS response to HTTP client: " + e.err.Error()
+}
+
+func (e *alertError) Unwrap() error { return e.err }
+
+// Is reports whether target is [http.ErrSchemeMismatch].
+func (e *alertError) Is(target error) bool { return target == http.ErrSchemeMismatch }
 
 // CloseIdleConnections closes the idle connections of base.
 func (r receiver) CloseIdleConnections() {

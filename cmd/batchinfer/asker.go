@@ -51,13 +51,21 @@ func (r result) isClear() bool {
 }
 
 func newAsker(client inference.InferenceClient, c *config, l *live) *asker {
+	if l != nil {
+		l.plain = len(c.gateways) == 0 && strings.HasPrefix(strings.ToLower(c.gatewayURL), "http:")
+	}
 	return &asker{client: client, config: c, secrets: c.secrets(), live: l}
 }
 
 // begin begins a run, which stop ends when the gateway has answered nothing for too
 // long.
 func (a *asker) begin(stop func(error)) {
-	a.gate = newGate(a.config, a.config.pacer(), stop)
+	a.gate = newGate(a.config, a.config.pacer(), func(err error) {
+		if hint := a.live.hint(); hint != "" {
+			err = fmt.Errorf("%w\nbatchinfer: %s", err, hint)
+		}
+		stop(err)
+	})
 }
 
 // crowded lowers the number of requests in flight to that of the attempts for which this

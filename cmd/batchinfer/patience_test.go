@@ -194,6 +194,7 @@ func TestRun_StopsIfHopeless(t *testing.T) {
 			}).URL
 		}, "RATE_LIMIT: HTTP 429: Too Many Requests (the gateway asked to wait for 25h0m0s,"},
 		{"certificate", func(*testing.T) string { return untrusted.URL }, "CERTIFICATE: failed to execute request: tls: failed to verify certificate"},
+		{"http for a server with TLS alerts", func(t *testing.T) string { return "http://" + alertServer(t) }, "WRONG_SCHEME: failed to execute request: server gave TLS response to HTTP client"},
 		{"http for https", func(*testing.T) string { return strings.Replace(untrusted.URL, "https", "http", 1) }, "WRONG_SCHEME: HTTP 400: Client sent an HTTP request to an HTTPS server.\nbatchinfer: check whether"},
 		{"https for http", func(*testing.T) string { return strings.Replace(plain.URL, "http", "https", 1) }, "WRONG_SCHEME: failed to execute request: http: server gave HTTP response"},
 	} {
@@ -206,6 +207,30 @@ func TestRun_StopsIfHopeless(t *testing.T) {
 			}
 		})
 	}
+}
+
+// alertServer returns the address of a server that responds to each connection with a TLS
+// alert.
+func alertServer(t *testing.T) string {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer conn.Close()
+				io.WriteString(conn, "\x15\x03\x01\x00\x02\x02\x46")
+				io.Copy(io.Discard, conn)
+			}()
+		}
+	}()
+	return l.Addr().String()
 }
 
 // Messages of one cause are recognized although a part of them varies.
@@ -271,6 +296,43 @@ func TestRun_GoesOnAfterFailuresOfSingleRequests(t *testing.T) {
 				}))
 				if err != nil || b.summary.done() != 100 {
 					t.Errorf("got %d done, %v, want 100", b.summary.done(), err)
+				}
+			})
+		})
+	}
+}
+
+// A gateway that closes connections without a response may expect https. If it has ever
+// responded, it does not.
+func TestRun_ClosedConnectionsMayMeanHTTPS(t *testing.T) {
+	for _, tt := range []struct {
+		name      string
+		err       error
+		responses int32
+		want      bool
+	}{
+		{"closed", io.EOF, 0, true},
+		{"reset", &net.OpError{Op: "read", Net: "tcp", Err: syscall.ECONNRESET}, 0, true},
+		{"refused", &net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED}, 0, false},
+		{"closed after an answer", io.EOF, 1, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var n atomic.Int32
+				cfg := defaultConfig()
+				cfg.maxOutage = 10 * time.Minute
+				gateway := virtualGateway(func(*http.Request) (int, string, string) { return 200, "", answered })
+				b, _, err := runVirtual(t, 100, cfg, roundTripFunc(func(r *http.Request) (*http.Response, error) {
+					if n.Add(1) <= tt.responses {
+						return gateway.RoundTrip(r)
+					}
+					r.Body.Close()
+					time.Sleep(time.Millisecond)
+					return nil, tt.err
+				}))
+				shown := strings.Contains(strings.Join(b.summary.status(time.Now()), ", "), perhapsTLS)
+				if got := err != nil && strings.Contains(err.Error(), perhapsTLS); got != tt.want || shown != tt.want {
+					t.Errorf("got %v, and advice in the line: %t, want it in both: %t", err, shown, tt.want)
 				}
 			})
 		})

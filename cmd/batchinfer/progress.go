@@ -76,6 +76,9 @@ func (s *summary) status(now time.Time) (texts []string) {
 	}
 	if failure != "" && silent {
 		add("last failure: %s", failure)
+		if hint := s.live.hint(); hint != "" {
+			add("%s", hint)
+		}
 	}
 	if r.answers > 0 {
 		add("%s/s", number3(r.answers))

@@ -48,6 +48,36 @@ type live struct {
 	retried int            // sum of retries
 	waited  time.Duration  // sum of the waits between attempts
 	failure string         // the cause of the last failure
+
+	plain     bool // the gateway's URL begins with http:
+	responded bool // the gateway has responded
+}
+
+// perhapsTLS is advice for a gateway that closes connections instead of responding, as
+// some servers do to which http is spoken in place of https.
+const perhapsTLS = "the gateway has never responded: check whether its URL must begin with https"
+
+// hint returns advice about the last failure, or "".
+func (l *live) hint() string {
+	if l == nil {
+		return ""
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	closed := l.failure == connectionClosed || l.failure == connectionReset
+	if l.plain && !l.responded && closed {
+		return perhapsTLS
+	}
+	return ""
+}
+
+func (l *live) respond() {
+	if l == nil {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.responded = true
 }
 
 func (l *live) note(failure string, retried bool) {
@@ -134,6 +164,9 @@ func countAttempt(a httpretry.Attempt, d httpretry.Decision) {
 	if a.Response != nil && t.responded != nil && !isRedirected(a) {
 		t.responded(a.Response)
 	}
+	if statusOf(a) > 0 {
+		t.live.respond()
+	}
 	t.waited += a.Delay
 	t.live.wait(a.Delay)
 	t.final = d.Reason == "final"
@@ -145,6 +178,11 @@ func countAttempt(a httpretry.Attempt, d httpretry.Decision) {
 	}
 	t.live.note(cause(a), d.Retry)
 }
+
+const (
+	connectionReset  = "connection reset"
+	connectionClosed = "connection closed"
+)
 
 // cause returns the cause of a failed attempt for the summary.
 func cause(a httpretry.Attempt) string {
@@ -166,11 +204,11 @@ func cause(a httpretry.Attempt) string {
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return "connection refused"
 	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
-		return "connection reset"
+		return connectionReset
 	case errors.Is(err, io.ErrUnexpectedEOF):
 		return "body truncated"
 	case errors.Is(err, io.EOF):
-		return "connection closed"
+		return connectionClosed
 	case statusOf(a) > 0:
 		return "HTTP " + strconv.Itoa(statusOf(a)) + " without an answer"
 	}
