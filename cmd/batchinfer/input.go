@@ -93,7 +93,7 @@ func (in *input) check(ctx context.Context) error {
 			wrong.add(l.number, "%s", tooLong)
 			return errTooManyProblems
 		}
-		if fault := otherFormat(l.text); fault != "" && requests == 0 && len(wrong.list) == 0 {
+		if fault := otherFormat(l); fault != "" && requests == 0 && len(wrong.list) == 0 {
 			wrong.add(l.number, "%s", fault)
 			return errTooManyProblems // each line would be a mistake
 		}
@@ -130,19 +130,39 @@ func (in *input) enter(req request, wrong *problems) {
 	in.index[key] = entry{line: int32(req.line), content: req.content}
 }
 
-// otherFormat returns the mistake of a file whose first line is text if the file has
-// a format that is often taken for the right one.
-func otherFormat(text []byte) string {
-	const utf16LE, utf16BE = "\xff\xfe", "\xfe\xff"
-	first, _ := bytes.CutPrefix(bytes.TrimSpace(text), []byte("\uFEFF"))
+// otherFormat returns the mistake of a file with that first line if the file has a format
+// that is often taken for the right one.
+func otherFormat(l *lines) string {
+	first, _ := bytes.CutPrefix(bytes.TrimSpace(l.text), []byte("\uFEFF"))
+	encoding := utf16In(l.text, l.start)
 	switch {
-	case bytes.HasPrefix(text, []byte(utf16LE)), bytes.HasPrefix(text, []byte(utf16BE)),
-		bytes.HasPrefix(text, []byte("{\x00")), bytes.HasPrefix(text, []byte("\x00{")):
-		return "is UTF-16, and must be UTF-8: iconv -f UTF-16 -t UTF-8 converts it"
+	case encoding != "":
+		return fmt.Sprintf("is UTF-16, and must be UTF-8: iconv -f %s -t UTF-8 converts it", encoding)
 	case bytes.HasPrefix(first, []byte("[")):
 		return "is a JSON array, and must be a JSON object in each line: jq -c '.[]' converts it"
 	}
 	return ""
+}
+
+// utf16In returns the name that iconv has for the encoding of a text that begins at an
+// offset of its file, or "" if it is not UTF-16. Without a byte order mark, iconv has to
+// be told the order.
+func utf16In(text []byte, offset int64) string {
+	const le, be, enough = "\xff\xfe", "\xfe\xff", 64
+	if bytes.HasPrefix(text, []byte(le)) || bytes.HasPrefix(text, []byte(be)) {
+		return "UTF-16"
+	}
+	// White space and the characters of JSON syntax have a byte of 0. UTF-8 has none in
+	// JSON, and a file that is damaged has many in a row.
+	text = text[:min(len(text), enough)]
+	zero := bytes.IndexByte(text, 0)
+	switch {
+	case zero < 0 || bytes.Contains(text, []byte{0, 0, 0}):
+		return ""
+	case (offset+int64(zero))%2 == 0:
+		return "UTF-16BE"
+	}
+	return "UTF-16LE"
 }
 
 // unanswered calls yield with each request that the index has no answer for. It

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"strings"
 	"testing"
 	"testing/iotest"
+	"unicode/utf16"
 )
 
 func memoryInput(text string) *input {
@@ -104,6 +106,45 @@ func inputCases(t *testing.T) []inputCase {
 		{"repeated key, deeper", with("body", `{"messages":[{"role":"user"},{"role":"user"}],"n":{"a":1,"a":2}}`), nil},
 		{"stream", with("body", `{"messages":[],"stream": true}`), []string{"in.jsonl:1: body.stream: must not be true"}},
 		{"too long", chatLine("a") + "\n" + strings.Repeat("x", maxLineBytes+1) + "\n{", []string{"in.jsonl:2: longer than 16 MiB", "in.jsonl:3: not valid JSON"}},
+	}
+}
+
+// A file in UTF-16 is recognized by its first line, in either order, with a byte order
+// mark or without one, and after blank lines. It has one mistake.
+func TestInputCheck_UTF16(t *testing.T) {
+	for name, text := range map[string]string{
+		"object":              chatLine("a") + "\n" + chatLine("b") + "\n",
+		"array":               "[" + chatLine("a") + "]",
+		"pretty array":        "[\r\n  " + chatLine("a") + "\r\n]",
+		"after a blank line":  "\n" + chatLine("a") + "\n",
+		"after CRLF":          "\r\n\r\n" + chatLine("a") + "\r\n",
+		"after spaces":        "  \n \t" + chatLine("a") + "\n",
+		"bytes of 0 in a row": chatLine("一"),
+		"with a space before": " " + chatLine("a"),
+	} {
+		for encoding, order := range map[string]binary.AppendByteOrder{"UTF-16LE": binary.LittleEndian, "UTF-16BE": binary.BigEndian} {
+			for _, mark := range []bool{false, true} {
+				t.Run(fmt.Sprint(name, encoding, mark), func(t *testing.T) {
+					var file []byte
+					want := encoding
+					if mark {
+						file, want = order.AppendUint16(file, 0xfeff), "UTF-16"
+					}
+					for _, unit := range utf16.Encode([]rune(text)) {
+						file = order.AppendUint16(file, unit)
+					}
+					got := fmt.Sprint(memoryInput(string(file)).check(t.Context()))
+					want = ": is UTF-16, and must be UTF-8: iconv -f " + want + " -t UTF-8 converts it"
+					if !strings.HasSuffix(got, want) || strings.Contains(got, "\n") {
+						t.Errorf("got %s, want one line with %s", got, want)
+					}
+				})
+			}
+		}
+	}
+	zeros := fmt.Sprint(memoryInput("\x00\x00\x00\x00\n").check(t.Context()))
+	if strings.Contains(zeros, "UTF-16") {
+		t.Errorf("zeros: got %s, want another mistake", zeros)
 	}
 }
 
