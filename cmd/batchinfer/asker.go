@@ -57,6 +57,9 @@ func newAsker(client inference.InferenceClient, c *config, l *live) *asker {
 	return &asker{client: client, config: c, secrets: c.secrets(), live: l}
 }
 
+// probesOfOutage is the number of probes, at least, of an outage that ends the run.
+const probesOfOutage = 20
+
 // begin begins a run, which stop ends when the gateway has answered nothing for too
 // long.
 func (a *asker) begin(stop func(error)) {
@@ -66,6 +69,10 @@ func (a *asker) begin(stop func(error)) {
 		}
 		stop(err)
 	})
+	// A probe ends the run, so it must be due soon after the outage has become too long.
+	longest := a.config.maxOutage / probesOfOutage
+	a.gate.probes.InitialBackoff = min(a.gate.probes.InitialBackoff, longest)
+	a.gate.probes.MaxBackoff = min(a.gate.probes.MaxBackoff, longest)
 }
 
 // crowded lowers the number of requests in flight to that of the attempts for which this

@@ -302,6 +302,27 @@ func TestRun_GoesOnAfterFailuresOfSingleRequests(t *testing.T) {
 	}
 }
 
+// A short inference_max_outage ends a run soon after it, not with a probe that is due
+// much later.
+func TestRun_ShortOutageEndsInTime(t *testing.T) {
+	for _, allowed := range []time.Duration{time.Second, 10 * time.Second, time.Minute, 10 * time.Minute} {
+		t.Run(fmt.Sprint(allowed), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				cfg := defaultConfig()
+				cfg.maxOutage = allowed
+				start := time.Now()
+				_, _, err := runVirtual(t, 100, cfg, roundTripFunc(func(r *http.Request) (*http.Response, error) {
+					r.Body.Close()
+					return nil, &net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED}
+				}))
+				if took := time.Since(start); err == nil || took < allowed || took > allowed+allowed/16 {
+					t.Errorf("got %v after %v, want an error after %v and little more", err, took, allowed)
+				}
+			})
+		})
+	}
+}
+
 // A gateway that closes connections without a response may expect https. If it has ever
 // responded, it does not.
 func TestRun_ClosedConnectionsMayMeanHTTPS(t *testing.T) {

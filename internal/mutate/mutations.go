@@ -1142,6 +1142,8 @@ var mutations = []mutation{
 		"offset+int64(zero)", "int64(zero)", "TestInputCheck_UTF16"},
 	{"a file of zeros is not UTF-16", "cmd/batchinfer", "utf16In",
 		" || bytes.Contains(text, []byte{0, 0, 0})", "", "TestInputCheck_UTF16"},
+	{"an outage that is too long ends the run in time", "cmd/batchinfer", "asker.begin",
+		"a.gate.probes.MaxBackoff, longest)", "a.gate.probes.MaxBackoff, max(longest, maxProbeInterval))", "TestRun_ShortOutageEndsInTime"},
 	{"the line fits the terminal", "cmd/batchinfer", "bar.fitted",
 		"b.width()-1", "b.width()", "TestBar_FitsWidth"},
 	{"the estimate is that of the last minute", "cmd/batchinfer", "meter.rate",
