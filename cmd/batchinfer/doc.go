@@ -121,12 +121,13 @@ itself; see [httpretry.AdaptivePacer].
 # Failures
 
 A 429, another refusal with a Retry-After, and an attempt that could not connect
-do not use up the retries of a request. If the gateway asks for a longer wait than
+do not use up the retries of a request. Nor does an attempt for which this machine
+allows no more open files; fewer requests are then sent at a time. If the gateway asks for a longer wait than
 inference_max_retry_after, the request fails, and its error has both times.
 
 If no connection to the gateway can be made, or 16 attempts in a row end without
 a response of the gateway itself, the run pauses. One attempt is made at a time, at
-most 10 seconds apart, and all others wait until the gateway responds. If the gateway
+most 10 seconds and a twentieth of inference_max_outage apart, and all others wait until the gateway responds. If the gateway
 has processed no request for inference_max_outage, to which the longest wait that it
 asked for is added, the run ends. The requests without an answer have no line in the
 output.
@@ -137,7 +138,10 @@ request that is refused 8 times while others are answered is put off to the end,
 
 If 20 requests in a row fail for a reason that all requests share, such as a wrong
 key or an exhausted quota, the run stops. It also stops if 20 requests in a row fail
-in the same final way, such as an unknown model, before any is answered.
+in the same final way, such as an unknown model, before any is answered. Messages are
+compared without numbers, ids and quoted text, and those about the length or the
+content of a prompt do not count. With several gateways, a request fails for such a
+reason only if all of them reject it.
 
 # The head of a job
 
@@ -229,9 +233,12 @@ decimal, also with leading zeros. The flag -url overrides inference_gateway_url.
 The flag can be repeated and the key can be a list, to name several gateways. Each
 URL may be followed by a weight: "http://b:8000 weight=2". Each gateway gets as many
 requests as it serves. A gateway that fails or refuses gets none for a while, and
-retries go to another. The flag -concurrency is the largest total number of
+retries go to another. So does a request after a 401, 402, 403, a 404 of the model or a
+429 for an exhausted quota. The flag -concurrency is the largest total number of
 concurrent requests and overrides num_workers and max_job_concurrency. The flags -rps
-and -tpm limit the requests per second and the tokens per minute.
+and -tpm limit the requests per second and the tokens per minute. Tokens are those in the
+usage of the answers. With -tpm, a run also waits for x-ratelimit-reset-tokens of a
+response whose x-ratelimit-remaining-tokens is 0, if there is one gateway.
 
 The flag -header adds a field to inference_headers, or replaces it. The flag -queue
 overrides queue_url. The flag -job of work and status overrides queue_job. The command
@@ -252,7 +259,8 @@ last minute, the numbers of failures and retries, the answers and tokens per sec
 and the attempts in flight. While all requests wait, it has their number and the time
 until the next attempt. The last failure is shown if no answer has arrived for five
 seconds. Logs are written by klog to the standard error. With -v=3, each retry is
-logged, with its status. Messages of package net/http are not printed, because they
+logged, with its status and the number of retries that the request has used up.
+Messages of package net/http are not printed, because they
 may quote the gateway.
 
 The summary is printed to the standard output. In it, a redirect does not count
