@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -30,6 +31,7 @@ type head struct {
 	results *puller
 	ready   chan struct{} // results have arrived
 	suspect chan struct{} // the streams may be gone
+	full    atomic.Bool   // HandOut has failed because the disk is full
 
 	mu       sync.Mutex
 	record   record
@@ -151,10 +153,13 @@ func (h *head) during(ctx context.Context) (context.Context, func()) {
 func (h *head) HandOut(ctx context.Context, r queue.Request) error {
 	record := h.snapshot()
 	message, err := h.b.encode(ctx, &record, r.Attempts, r.Line)
-	if err != nil {
-		return err
+	if err == nil {
+		err = h.sender.send(ctx, workSubject(h.token, r.ID), message)
 	}
-	return h.sender.send(ctx, workSubject(h.token, r.ID), message)
+	if errors.Is(err, queue.ErrFull) {
+		h.full.Store(true)
+	}
+	return err
 }
 
 // Held returns the requests that the queue holds.
@@ -241,11 +246,16 @@ func (h *head) Finish(ctx context.Context) error {
 	return h.b.repeat(ctx, func(ctx context.Context) error { return h.b.remove(ctx, h.token) })
 }
 
-// Close leaves the job as it is, or removes it if it was canceled.
+// Close leaves the job for another head, or removes it if it was canceled. If requests have
+// filled the disk, it takes back those that no worker has: without room, workers can't
+// finish the others.
 func (h *head) Close() error {
 	canceled := errors.Is(context.Cause(h.ctx), queue.ErrCanceled)
 	ended := h.ctx.Err() != nil
 	h.end()
+	if h.full.Load() && !ended {
+		h.b.takeBack(context.Background(), h.token) // the record is written if there is room
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), tryTimeout)
 	defer cancel()
 	switch {
@@ -258,7 +268,7 @@ func (h *head) Close() error {
 		return nil
 	}
 	h.record.Owner = ""
-	_, err := h.b.write(ctx, h.token, &h.record, h.revision)
+	_, err := h.b.write(ctx, h.token, &h.record, h.revision, h.b.takeBack)
 	return err
 }
 
@@ -286,7 +296,7 @@ func (b *broker) remove(ctx context.Context, token string) error {
 
 // removeStreams removes the requests and results of a job.
 func (b *broker) removeStreams(ctx context.Context, token string) error {
-	for _, name := range []string{workStream(token), resultsStream(token), "OBJ_" + objectBucket(token)} {
+	for _, name := range []string{workStream(token), resultsStream(token), objectStream(objectBucket(token))} {
 		if err := b.js.DeleteStream(ctx, name); err != nil && !isGone(err) {
 			return err
 		}

@@ -36,6 +36,7 @@ func token(job string) string {
 func workStream(token string) string    { return "BATCHINFER_" + token }
 func resultsStream(token string) string { return "BATCHINFER_" + token + "_RESULTS" }
 func objectBucket(token string) string  { return "batchinfer_" + token }
+func objectStream(bucket string) string { return "OBJ_" + bucket }
 
 func workSubject(token string, id queue.ID) string {
 	return "batchinfer." + token + ".work." + string(id)

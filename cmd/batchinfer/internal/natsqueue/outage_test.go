@@ -320,11 +320,9 @@ func TestOpen_TooFewServers(t *testing.T) {
 	open(t, b, job("batch")) // nothing is left of the failure
 }
 
-func TestHandOut_FullDisk(t *testing.T) {
-	t.Parallel()
-	b := connect(t, alone(t, &server.Options{JetStream: true, JetStreamMaxStore: 4 << 20}))
-	h := open(t, b, job("batch"))
-	w := join(t, b, "w1", "batch")
+// fill hands out requests until the disk of the queue is full.
+func fill(t *testing.T, h *head) {
+	t.Helper()
 	ctx := within(t, 20*time.Second)
 	var err error
 	for i := 0; err == nil; i++ {
@@ -333,11 +331,71 @@ func TestHandOut_FullDisk(t *testing.T) {
 	if !errors.Is(err, queue.ErrFull) {
 		t.Fatalf("HandOut = %v: want ErrFull", err)
 	}
-	ids := held(t, h)
-	if len(ids) == 0 {
-		t.Fatal("nothing is held")
+}
+
+// A head that has filled the disk leaves room for the results of the requests that were
+// taken, and for the next head, which does not wait.
+func TestHandOut_FullDisk(t *testing.T) {
+	t.Parallel()
+	for name, maxPayload := range map[string]int32{"messages": 0, "objects": 64 << 10} {
+		t.Run(name, func(t *testing.T) {
+			b := connect(t, alone(t, &server.Options{JetStream: true, JetStreamMaxStore: 4 << 20, MaxPayload: maxPayload}))
+			j := job("batch")
+			j.DeadAfter = time.Hour
+			h := open(t, b, j)
+			w := join(t, b, "w1", "batch")
+			handOut(t, h, numbered(3)...)
+			tasks := take(t, w, 3)
+			fill(t, h)
+			if len(held(t, h)) <= len(tasks) {
+				t.Fatal("nothing is held")
+			}
+			if err := h.Close(); err != nil {
+				t.Fatalf("Close = %v", err)
+			}
+			next, err := b.Open(within(t, 10*time.Second), j)
+			if err != nil {
+				t.Fatalf("Open of the next head = %v", err)
+			}
+			t.Cleanup(func() { next.Close() })
+			ids := held(t, next.(*head))
+			for _, task := range tasks {
+				if _, ok := ids[task.ID]; !ok {
+					t.Errorf("%s is no longer held, although a worker has it", task.ID)
+				}
+			}
+			finish(t, w, tasks...)
+			results(t, next, 3)
+			large := queue.Request{ID: "large", Line: make([]byte, 1<<20)}
+			handOut(t, next, large)
+			finish(t, w, take(t, w, 1)...)
+			results(t, next, 1)
+		})
 	}
-	take(t, w, len(ids)) // nothing is lost
+}
+
+func TestCancel_FullDisk(t *testing.T) {
+	t.Parallel()
+	b := connect(t, alone(t, &server.Options{JetStream: true, JetStreamMaxStore: 4 << 20}))
+	h := open(t, b, job("batch"))
+	w := join(t, b, "w1", "batch")
+	fill(t, h)
+	take(t, w, len(held(t, h))) // nothing can be taken back
+	if err := b.Cancel(t.Context(), "batch"); err != nil {
+		t.Fatalf("Cancel = %v", err)
+	}
+	eventually(t, "the head has ended", func() bool { return errors.Is(h.ended(), queue.ErrCanceled) })
+}
+
+// A head keeps its job while the disk is full.
+func TestHead_RenewsOnFullDisk(t *testing.T) {
+	t.Parallel()
+	b := connect(t, alone(t, &server.Options{JetStream: true, JetStreamMaxStore: 4 << 20}))
+	h := open(t, b, job("batch"))
+	fill(t, h)
+	if err := h.renew(within(t, 10*time.Second)); err != nil {
+		t.Errorf("renew = %v", err)
+	}
 }
 
 func TestHandOut_SilentStream(t *testing.T) {

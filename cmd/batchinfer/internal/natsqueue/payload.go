@@ -3,6 +3,7 @@ package natsqueue
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -123,16 +124,29 @@ func (b *broker) load(ctx context.Context, token string, c *content) error {
 	return err
 }
 
-// drop removes an object. If that fails, the object is removed with the job.
+// drop removes an object. If that fails, the object is removed with the job. The client
+// library would write a marker first, which a full disk does not take.
 func (b *broker) drop(ctx context.Context, token, name string) error {
 	ctx, cancel := context.WithTimeout(ctx, tryTimeout)
 	defer cancel()
-	store, err := b.js.ObjectStore(ctx, objectBucket(token))
+	bucket := objectBucket(token)
+	store, err := b.js.ObjectStore(ctx, bucket)
 	if err != nil {
 		return err
 	}
-	if err := store.Delete(ctx, name); err != nil {
+	info, err := store.GetInfo(ctx, name)
+	if err != nil {
 		return fmt.Errorf("object %s: %w", name, err)
+	}
+	stream, err := b.js.Stream(ctx, objectStream(bucket))
+	if err != nil {
+		return err
+	}
+	// The description comes last: without it, nobody finds the chunks.
+	for _, subject := range []string{"C." + info.NUID, "M." + base64.URLEncoding.EncodeToString([]byte(name))} {
+		if err := stream.Purge(ctx, jetstream.WithPurgeSubject("$O."+bucket+"."+subject)); err != nil {
+			return fmt.Errorf("object %s: %w", name, err)
+		}
 	}
 	return nil
 }

@@ -3,6 +3,7 @@ package natsqueue
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"time"
 
 	"github.com/httpretry/httpretry/cmd/batchinfer/internal/queue"
@@ -80,7 +81,7 @@ func (b *broker) acquire(ctx context.Context, token string, next *record) (revis
 			if !free && current.Canceled {
 				next.Replaces = current.Owner
 			}
-			revision, err = b.write(ctx, token, next, revision)
+			revision, err = b.write(ctx, token, next, revision, b.takeBack)
 			if !isOvertaken(err) {
 				return revision, err
 			}
@@ -113,8 +114,9 @@ func (b *broker) find(ctx context.Context, token string) (r *record, revision ui
 }
 
 // write writes the record of a job, if it has the given revision; 0: it must not exist.
-func (b *broker) write(ctx context.Context, token string, r *record, revision uint64) (uint64, error) {
-	err := b.repeat(ctx, func(ctx context.Context) error {
+// If the disk is full, it tries once more after it has made room.
+func (b *broker) write(ctx context.Context, token string, r *record, revision uint64, makeRoom func(context.Context, string) error) (uint64, error) {
+	put := func(ctx context.Context) error {
 		kv, err := b.bucket(ctx, registryBucket, r.Replicas)
 		if err != nil {
 			return err
@@ -128,7 +130,13 @@ func (b *broker) write(ctx context.Context, token string, r *record, revision ui
 			revision = next
 		}
 		return err
-	})
+	}
+	err := b.repeat(ctx, put)
+	if errors.Is(err, queue.ErrFull) {
+		if makeRoom(ctx, token) == nil {
+			err = b.repeat(ctx, put)
+		}
+	}
 	return revision, err
 }
 

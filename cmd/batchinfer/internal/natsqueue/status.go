@@ -71,12 +71,8 @@ func (b *broker) status(ctx context.Context, token string, r *record, workers []
 		return s, err
 	}
 	// A job whose streams are being made has nothing waiting.
-	consumer, err := b.js.Consumer(ctx, workStream(token), workersConsumer)
+	info, err := b.workersInfo(ctx, token)
 	if err == nil {
-		info := consumer.CachedInfo()
-		if info.Cluster != nil && info.Cluster.Name != "" && info.Cluster.Leader == "" {
-			return s, errNoLeader // it would have nothing pending
-		}
 		s.Taken = info.NumAckPending
 		s.Waiting = int(info.NumPending)
 	} else if !isGone(err) {
@@ -140,7 +136,8 @@ func (b *broker) Cancel(ctx context.Context, job string) error {
 			return b.repeat(ctx, func(ctx context.Context) error { return b.remove(ctx, token) })
 		}
 		r.Canceled = true
-		if _, err = b.write(ctx, token, r, revision); isOvertaken(err) {
+		// The requests of a canceled job are not needed to make room for its record.
+		if _, err = b.write(ctx, token, r, revision, b.removeStreams); isOvertaken(err) {
 			continue // by a renewal
 		} else if err != nil {
 			return err
