@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
+
 	"github.com/httpretry/httpretry/cmd/batchinfer/internal/natsqueue"
 	"github.com/httpretry/httpretry/cmd/batchinfer/internal/queue"
 )
@@ -79,6 +81,43 @@ func serveQueue(t *testing.T) string {
 	}
 	t.Cleanup(s.Close)
 	return s.URL()
+}
+
+// A head that has filled the disk of the queue stops, and the same command with a smaller
+// window finishes the job.
+func TestHead_FullDiskOfQueue(t *testing.T) {
+	t.Parallel()
+	s, err := server.NewServer(&server.Options{
+		Host: "127.0.0.1", Port: -1, JetStream: true, JetStreamMaxStore: 128 << 10, StoreDir: t.TempDir(), NoSigs: true, NoLog: true,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Start()
+	defer s.WaitForShutdown()
+	defer s.Shutdown()
+	if !s.ReadyForConnections(10 * time.Second) {
+		t.Fatal("the server does not start")
+	}
+	in, out := writeFile(t, inputOf(1500)), filepath.Join(t.TempDir(), "out")
+	head := func(window string) outcome {
+		settings := writeFile(t, "queue_dead_after: 1h\nqueue_window: "+window+"\n")
+		return startPlain(t, "-config", settings, "-input", in, "-output", out, "-queue", s.ClientURL())
+	}
+	head("20000").want(t, exitFailed, "start again with queue_window, which is 20000, below that", "0 of 1500 requests are answered")
+
+	g := newGateway(t, nil)
+	ctx, cancel := context.WithCancel(t.Context())
+	worker := make(chan outcome, 1)
+	go func() {
+		worker <- start(ctx, nil, strings.NewReader(""), "work", "-queue", s.ClientURL(), "-url", g.URL)
+	}()
+	head("100").want(t, exitOK)
+	cancel()
+	(<-worker).want(t, exitOK)
+	if answers := answersIn(t, out); len(answers) != 1500 {
+		t.Errorf("got %d answers, want 1500", len(answers))
+	}
 }
 
 // A head with the server inside, a worker, status and cancel, as a user starts them.

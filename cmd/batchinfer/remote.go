@@ -239,7 +239,19 @@ func (c *remote) handOut(ctx context.Context, req request, results chan<- []resu
 	case held:
 		return nil
 	}
-	return c.head.HandOut(ctx, queue.Request{ID: id, Line: text, Attempts: req.attempts})
+	return c.add(ctx, queue.Request{ID: id, Line: text, Attempts: req.attempts})
+}
+
+// add adds a request to the queue. If that is full, the error says how to go on.
+func (c *remote) add(ctx context.Context, r queue.Request) error {
+	err := c.head.HandOut(ctx, r)
+	if !errors.Is(err, queue.ErrFull) {
+		return err
+	}
+	c.mu.Lock()
+	n := len(c.out)
+	c.mu.Unlock()
+	return fmt.Errorf("the queue has no room for %d requests without an answer: start again with queue_window, which is %d, below that: %w", n, c.window, err)
 }
 
 // receive passes results on until ctx is done.
@@ -398,7 +410,7 @@ func (c *remote) watch(ctx context.Context) error {
 				return err
 			}
 			r := queue.Request{ID: queueID(digestOf(again.customID), again.content), Line: again.text, Attempts: req.attempts}
-			if err := c.head.HandOut(ctx, r); err != nil {
+			if err := c.add(ctx, r); err != nil {
 				return err
 			}
 		}

@@ -1236,10 +1236,23 @@ var mutations = []mutation{
 	{"an outage fails no request", "cmd/batchinfer", "worker.isUnlucky",
 		"w.unlucky[key] >= maxUnlucky", "true", "TestWorker_OutageFailsNoRequest"},
 
+	{"a head that has filled the disk says how to go on", "cmd/batchinfer", "remote.add",
+		"!errors.Is(err, queue.ErrFull)", "true", "TestHead_FullDiskOfQueue"},
+
 	{"a returned request is no suspect", "cmd/batchinfer/internal/natsqueue", "worker.isSuspect",
 		"excused+suspectAfter", "0*excused+suspectAfter", "TestWorker_ReturnsMakeNoSuspect"},
 	{"a second head is refused", "cmd/batchinfer/internal/natsqueue", "broker.acquire",
 		"revision != seenRevision &&", "revision != seenRevision && false &&", "TestOpen_RefusesSecondHead"},
 	{"a head that was replaced ends", "cmd/batchinfer/internal/natsqueue", "head.rewrite",
 		"h.cancel(queue.ErrLost)", "", "TestHead_LosesJobToAnother"},
+	{"a head that has filled the disk takes requests back", "cmd/batchinfer/internal/natsqueue", "head.Close",
+		"h.full.Load() &&", "false &&", "TestHandOut_FullDisk"},
+	{"a request that a worker has is not taken back", "cmd/batchinfer/internal/natsqueue", "broker.takeBack",
+		"max(state.FirstSeq, info.Delivered.Stream+1)", "state.FirstSeq", "TestHandOut_FullDisk"},
+	{"the object of a request that is taken back is removed", "cmd/batchinfer/internal/natsqueue", "broker.removeMessage",
+		"err = b.drop(ctx, token, c.object)", "", "TestHandOut_FullDisk"},
+	{"a job is canceled on a full disk", "cmd/batchinfer/internal/natsqueue", "broker.write",
+		"errors.Is(err, queue.ErrFull)", "false", "TestCancel_FullDisk"},
+	{"a head keeps its job while the disk is full", "cmd/batchinfer/internal/natsqueue", "head.renew",
+		"isFull(err) &&", "false &&", "TestHead_RenewsOnFullDisk"},
 }

@@ -154,7 +154,7 @@ func explain(err error) error {
 	case err == nil:
 		return nil
 	case isFull(err):
-		return fmt.Errorf("%w: make room, or raise max_file_store of the server (%w)", queue.ErrFull, err)
+		return fmt.Errorf("%w: lower queue_window, cancel a job, or raise max_file_store of the server (%w)", queue.ErrFull, err)
 	case errors.Is(err, jetstream.ErrJetStreamNotEnabled), errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount):
 		return fmt.Errorf("the server has no JetStream for this user: enable it in the configuration of the server (%w)", err)
 	case errors.As(err, &api) && (api.ErrorCode == codeReplicasAlone || api.ErrorCode == codeNoPeers):

@@ -112,7 +112,8 @@ type Head interface {
 	// HandOut adds a request to the queue, unless the queue holds a request with its ID.
 	// It returns before the queue has confirmed the request, and blocks while too many
 	// are unconfirmed. The queue sends an unconfirmed request again until it is
-	// confirmed. If that fails for good, a later call of HandOut returns the error.
+	// confirmed. If that fails for good, a later call of HandOut returns the error. While
+	// the queue is full, it may lose requests that no worker has taken.
 	HandOut(ctx context.Context, r Request) error
 
 	// Held returns the IDs of the requests that the queue holds, whether a worker has
@@ -147,7 +148,8 @@ type Head interface {
 	Finish(ctx context.Context) error
 
 	// Close releases the head. Without Finish, the job stays for another head, except
-	// that a canceled job is removed. It may wait for some seconds.
+	// that a canceled job is removed. After HandOut has returned ErrFull, Close removes
+	// the requests that no worker has taken. It may wait for some seconds.
 	Close() error
 }
 
