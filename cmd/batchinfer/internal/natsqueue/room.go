@@ -37,6 +37,9 @@ func (b *broker) takeBack(ctx context.Context, token string) error {
 			return err
 		}
 		_, err = b.js.ObjectStore(try, objectBucket(token))
+		if info.NumAckPending == 0 && isGone(err) {
+			return stream.Purge(try) // unlike single removals, it shrinks a file that is in use
+		}
 		state := stream.CachedInfo().State
 		b.removeMessages(ctx, token, stream, err == nil, state.LastSeq, max(state.FirstSeq, info.Delivered.Stream+1))
 		return nil
