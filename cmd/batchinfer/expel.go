@@ -31,16 +31,34 @@ const (
 // stalled reports whether requests would wait for so long that others should get them.
 // sample is a request to the gateway.
 func (g *gate) stalled(sample *http.Request) bool {
-	if g.next.Delay(sample) > maxHeld {
-		return true
-	}
+	delay := g.next.Delay(sample)
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.closed {
+	g.updateRefusing()
+	switch {
+	case delay > maxHeld:
+		return true
+	case g.closed:
 		return time.Since(g.closedAt) >= maxClosed
 	}
-	return g.unsent > 0 && g.flying == 0 && time.Since(g.moved) >= maxHeld
+	return g.refusing || g.unsent > 0 && g.flying == 0 && time.Since(g.moved) >= maxHeld
 }
+
+// updateRefusing finds out whether the gateway refuses all attempts. It may work on those
+// that are in flight, so it has accepted none only when there are none. From then on, an
+// attempt is a probe, until it has been in flight for so long that it is not refused. The
+// lock is held.
+func (g *gate) updateRefusing() {
+	switch {
+	case g.flying == 0:
+		g.refusing = !g.refused.IsZero() && time.Since(g.refused) >= maxHeld
+	case time.Since(g.moved) >= maxHeld:
+		g.refusing = false
+	}
+}
+
+// isProbing reports whether an attempt under way is a probe. The lock is held.
+func (g *gate) isProbing() bool { return g.probing || g.refusing && g.flying > 0 }
 
 // isClosed reports whether the gateway is unreachable.
 func (g *gate) isClosed() bool {
@@ -64,7 +82,7 @@ func (g *gate) problem() string {
 func (g *gate) counts() (unsent, flying int, probing bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.unsent, g.flying, g.probing
+	return g.unsent, g.flying, g.isProbing()
 }
 
 // expel ends the waiting requests except for keep of them. A probe under way counts as
@@ -72,7 +90,7 @@ func (g *gate) counts() (unsent, flying int, probing bool) {
 func (g *gate) expel(keep int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.probing {
+	if g.isProbing() {
 		keep--
 	}
 	for w := range g.waiting {

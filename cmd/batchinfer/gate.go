@@ -47,6 +47,8 @@ type gate struct {
 	failure  string    // the cause of the last attempt that the gateway did not process
 	unsent   int       // attempts that wait and are the first of their request
 	moved    time.Time // an attempt began last, or the first of unsent began to wait
+	refused  time.Time // the gateway refused an attempt first since it processed one; zero: it has not
+	refusing bool      // it has refused all attempts for maxHeld; see updateRefusing
 	shut     bool      // no attempt may wait any more
 }
 
@@ -294,8 +296,12 @@ func (g *gate) report(a httpretry.Attempt, started time.Time, probe bool) {
 	}
 	if !missed && !isRefusal(a) {
 		g.good, g.asked = now, 0
+		g.refused, g.refusing = time.Time{}, false
 		g.goods++
 		return
+	}
+	if !missed && g.refused.IsZero() {
+		g.refused = now
 	}
 	g.asked = max(g.asked, a.Verdict.RetryAfter)
 	if idle := now.Sub(g.good); idle > g.maxOutage && idle-g.maxOutage > g.asked {

@@ -484,6 +484,12 @@ func TestWorker_LeavesRequestsToOthersDuringAnOutage(t *testing.T) {
 		{"connection refused", unreachable},
 		{"502 of a proxy", virtualGateway(func(*http.Request) (int, string, string) { return 502, "", "" })},
 		{"asked to wait", virtualGateway(func(*http.Request) (int, string, string) { return 503, "Retry-After: 600", "" })},
+		{"asked to wait for less than maxHeld", virtualGateway(func(*http.Request) (int, string, string) { return 429, "Retry-After: 5", "" })},
+		{"asked to wait, slowly", roundTripperFunc(func(r *http.Request) (*http.Response, error) {
+			time.Sleep(3 * time.Second)
+			return virtualGateway(func(*http.Request) (int, string, string) { return 429, "Retry-After: 5", "" }).RoundTrip(r)
+		})},
+		{"refused", virtualGateway(func(*http.Request) (int, string, string) { return 429, "", "" })},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -505,7 +511,9 @@ func TestWorker_LeavesRequestsToOthersDuringAnOutage(t *testing.T) {
 				}
 				good := startWorker(t, newTestWorker(t, q, "good", virtualGateway(answering), nil))
 				collected := time.Now()
-				first.collect(t.Context())
+				ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+				defer cancel()
+				first.collect(ctx)
 				if took := time.Since(collected); took > 2*maxProbe {
 					t.Errorf("the other worker took %v, want at most that of a probe and the next", took)
 				}
@@ -517,6 +525,76 @@ func TestWorker_LeavesRequestsToOthersDuringAnOutage(t *testing.T) {
 				first.want(t, nil)
 				more.want(t, nil)
 				bad.end(t)
+			})
+		})
+	}
+}
+
+// While the gateway refuses all requests, the worker takes none in advance: its next one
+// would be that which it has handed back to others.
+func TestWorker_HoldsOneRequestWhileAllAreRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := newMemQueue()
+		newJob(t, q, "a", 200)
+		r := startWorker(t, newTestWorker(t, q, "w", roundTripperFunc(func(r *http.Request) (*http.Response, error) {
+			time.Sleep(3 * time.Second)
+			return virtualGateway(func(*http.Request) (int, string, string) { return 429, "Retry-After: 5", "" }).RoundTrip(r)
+		}), nil))
+		time.Sleep(20 * time.Second)
+		for range 400 {
+			time.Sleep(250 * time.Millisecond)
+			if n := q.takenRequests(); n > 1 {
+				t.Fatalf("the worker holds %d requests, want at most one", n)
+			}
+		}
+		r.end(t)
+	})
+}
+
+// A gateway that works on some requests, however long that takes, is not taken for one that
+// accepts none, although it refuses others.
+func TestWorker_KeepsTheRequestsOfASlowGateway(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		slots   int
+		latency time.Duration
+		paced   bool // the pacer makes requests wait for longer than maxHeld, so others get them
+	}{
+		{"slow", 1000, time.Minute, false},
+		{"slow, and refuses some", 5, time.Minute, true},
+		{"slow, and accepts one at a time", 1, time.Minute, true},
+		{"fast, and accepts one at a time", 1, time.Second, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				q := newMemQueue()
+				newJob(t, q, "a", 10_000)
+				var flying atomic.Int32
+				gateway := roundTripperFunc(func(r *http.Request) (*http.Response, error) {
+					defer flying.Add(-1)
+					if int(flying.Add(1)) > tt.slots {
+						return virtualGateway(func(*http.Request) (int, string, string) { return 429, "Retry-After: 5", "" }).RoundTrip(r)
+					}
+					time.Sleep(tt.latency)
+					return virtualGateway(answering).RoundTrip(r)
+				})
+				r := startWorker(t, newTestWorker(t, q, "w", gateway, nil))
+				gate, refusing := r.asker.gate, 0
+				for range 2400 {
+					time.Sleep(250 * time.Millisecond)
+					gate.mu.Lock()
+					if gate.refusing {
+						refusing++
+					}
+					gate.mu.Unlock()
+				}
+				r.mu.Lock()
+				if refusing > 0 || r.returned > 0 && !tt.paced || r.summary.done() < 5 {
+					t.Errorf("in ten minutes, the gateway accepted none for %d quarters of a second, %d requests were handed back and %d are done",
+						refusing, r.returned, r.summary.done())
+				}
+				r.mu.Unlock()
+				r.end(t)
 			})
 		})
 	}
