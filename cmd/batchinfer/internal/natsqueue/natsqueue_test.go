@@ -520,8 +520,35 @@ func TestWorker_FinishAfterJobHasEnded(t *testing.T) {
 	if err := h.Finish(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if err := w.Finish(within(t, 30*time.Second), task, nil); !errors.Is(err, queue.ErrNoJob) {
-		t.Errorf("Finish = %v: want ErrNoJob", err)
+	if err := w.Finish(within(t, 2*renewEvery), task, nil); !errors.Is(err, queue.ErrNoJob) {
+		t.Errorf("Finish = %v: want ErrNoJob, without the wait for a lost record", err)
+	}
+}
+
+// A record that was removed is told from one that the servers have lost, so the results of
+// a job that has ended delay nothing. A lost record is waited for.
+func TestWorker_TellsEndedJobsFromLostDisks(t *testing.T) {
+	t.Parallel()
+	s, b := start(t)
+	h := open(t, b, job("batch"))
+	w := join(t, b, "w1", "batch")
+	handOut(t, h, numbered(1)...)
+	task := take(t, w, 1)[0]
+	revision := task.Handle.(*taken).revision
+	if err := h.Finish(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	h.Close()
+	if !b.isRemoved(within(t, 10*time.Second), revision) {
+		t.Error("the record of a job that has ended counts as lost")
+	}
+	s.loseDisk(t)
+	eventually(t, "the server is back", func() bool {
+		_, err := b.put(t.Context(), registryBucket, "state.other", nil)
+		return err == nil
+	})
+	if b.isRemoved(within(t, 10*time.Second), revision) {
+		t.Error("a record that the server has lost counts as removed")
 	}
 }
 

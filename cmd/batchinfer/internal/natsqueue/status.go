@@ -44,7 +44,7 @@ func (b *broker) Jobs(ctx context.Context) (all []queue.Status, err error) {
 			if r.Canceled {
 				continue
 			}
-			s, err := b.status(ctx, token, r, workers)
+			s, err := b.status(ctx, token, r.record, workers)
 			if err != nil {
 				return err
 			}

@@ -52,9 +52,10 @@ type worker struct {
 
 // A work is a job from which a worker takes requests.
 type work struct {
-	token  string
-	record record
-	puller *puller
+	token    string
+	record   record
+	revision uint64 // of the record
+	puller   *puller
 }
 
 // A taken is the handle of a task.
@@ -64,7 +65,8 @@ type taken struct {
 	deliveries uint64 // of the request
 	object     string // of the line
 	record     *record
-	started    *int // deaths that Start returned; nil: it was not called
+	revision   uint64 // of the record, as the worker has seen it
+	started    *int   // deaths that Start returned; nil: it was not called
 }
 
 // Join makes the caller a worker.
@@ -91,7 +93,7 @@ func (b *broker) Join(ctx context.Context, name, job string) (queue.Worker, erro
 
 // look finds new jobs and forgets those that have ended.
 func (w *worker) look(ctx context.Context) error {
-	var records map[string]*record
+	var records map[string]sighting
 	err := w.b.repeat(ctx, func(ctx context.Context) (err error) {
 		records, err = w.b.records(ctx, w.only)
 		return err
@@ -102,9 +104,8 @@ func (w *worker) look(ctx context.Context) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.jobs = slices.DeleteFunc(w.jobs, func(j *work) bool {
-		r := records[j.token]
-		if r != nil && !r.Canceled {
-			j.record = *r
+		if r, ok := records[j.token]; ok && !r.Canceled {
+			j.record, j.revision = *r.record, r.revision
 			return false
 		}
 		j.puller.close()
@@ -115,15 +116,21 @@ func (w *worker) look(ctx context.Context) error {
 			continue
 		}
 		p := newPuller(w.b.nc, workStream(token), workersConsumer, w.ready, func() {})
-		w.jobs = append(w.jobs, &work{token: token, record: *r, puller: p})
+		w.jobs = append(w.jobs, &work{token: token, record: *r.record, revision: r.revision, puller: p})
 		notify(w.ready)
 	}
 	slices.SortFunc(w.jobs, func(a, b *work) int { return cmp.Compare(a.token, b.token) })
 	return nil
 }
 
+// A sighting is the record of a job with its revision.
+type sighting struct {
+	*record
+	revision uint64
+}
+
 // records returns the records of one job or, if the token is empty, of all.
-func (b *broker) records(ctx context.Context, only string) (map[string]*record, error) {
+func (b *broker) records(ctx context.Context, only string) (map[string]sighting, error) {
 	keys := []string{jobKey(only)}
 	if only == "" {
 		var err error
@@ -131,13 +138,13 @@ func (b *broker) records(ctx context.Context, only string) (map[string]*record, 
 			return nil, err
 		}
 	}
-	records := map[string]*record{}
+	records := map[string]sighting{}
 	for _, key := range keys {
 		token := key[len(jobKey("")):]
-		r, _, err := b.record(ctx, token)
+		r, revision, err := b.record(ctx, token)
 		switch {
 		case err == nil:
-			records[token] = r
+			records[token] = sighting{r, revision}
 		case !isGone(err):
 			return nil, err
 		}
@@ -313,7 +320,7 @@ func (w *worker) task(ctx context.Context, j *work, m *nats.Msg) (queue.Task, er
 		DeadAfter: j.record.DeadAfter,
 		MaxDeaths: j.record.MaxDeaths,
 		Suspect:   suspect,
-		Handle:    &taken{token: j.token, reply: m.Reply, deliveries: meta.NumDelivered, object: c.object, record: &j.record},
+		Handle:    &taken{token: j.token, reply: m.Reply, deliveries: meta.NumDelivered, object: c.object, record: &j.record, revision: j.revision},
 	}, nil
 }
 
@@ -380,7 +387,7 @@ func (w *worker) Finish(ctx context.Context, t queue.Task, payload []byte) error
 	err = w.b.repeatEach(ctx, confirmTimeout, func(try context.Context) error {
 		err := w.b.publish(try, resultSubject(h.token, t.ID), message)
 		if errors.Is(err, nats.ErrNoResponders) { // there is no stream, or no leader
-			return w.b.jobEnded(ctx, h.token, err)
+			return w.b.jobEnded(ctx, h, err)
 		}
 		return err
 	})
@@ -413,16 +420,16 @@ func (b *broker) publish(ctx context.Context, subject string, data []byte) error
 	return confirmation.Error
 }
 
-// jobEnded returns ErrNoJob or ErrCanceled if the job has ended. If not, its streams will
-// be restored, and it returns otherwise.
-func (b *broker) jobEnded(ctx context.Context, token string, otherwise error) error {
+// jobEnded returns ErrNoJob or ErrCanceled if the job of a request has ended. If not, its
+// streams will be restored, and it returns otherwise.
+func (b *broker) jobEnded(ctx context.Context, h *taken, otherwise error) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*renewEvery+tryTimeout)
 	defer cancel()
-	r, _, err := b.record(ctx, token)
-	if isGone(err) {
+	r, _, err := b.record(ctx, h.token)
+	if isGone(err) && !b.isRemoved(ctx, h.revision) {
 		// The servers may have lost their disks. Then the head writes a new record.
 		sleep(ctx, 2*renewEvery)
-		r, _, err = b.record(ctx, token)
+		r, _, err = b.record(ctx, h.token)
 	}
 	switch {
 	case isGone(err):
@@ -431,6 +438,18 @@ func (b *broker) jobEnded(ctx context.Context, token string, otherwise error) er
 		return queue.ErrCanceled
 	}
 	return otherwise
+}
+
+// isRemoved reports whether a record that is gone was removed, because the servers have
+// not lost the registry that had it with this revision: a new one begins with a larger
+// revision, and one that was restored from an old disk ends with a smaller one.
+func (b *broker) isRemoved(ctx context.Context, revision uint64) bool {
+	stream, err := b.js.Stream(ctx, bucketStream(registryBucket))
+	if err != nil {
+		return false
+	}
+	info := stream.CachedInfo()
+	return info.Config.FirstSeq <= revision && revision <= info.State.LastSeq
 }
 
 // Return hands back a request.
