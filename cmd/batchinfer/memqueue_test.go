@@ -146,7 +146,9 @@ func (q *memQueue) Jobs(ctx context.Context) (all []queue.Status, err error) {
 			j := q.jobs[name]
 			s := queue.Status{Job: name, State: j.state, HeadSeen: j.seen, Waiting: len(j.order), Taken: len(j.requests) - len(j.order), Results: len(j.results)}
 			for _, worker := range slices.Sorted(maps.Keys(q.workers)) {
-				s.Workers = append(s.Workers, q.workers[worker])
+				w := q.workers[worker]
+				w.Lapsed = time.Since(w.Seen) > queue.LapseAfter
+				s.Workers = append(s.Workers, w)
 			}
 			all = append(all, s)
 		}

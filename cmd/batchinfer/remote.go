@@ -77,8 +77,6 @@ const (
 	maxMissed    = 3
 
 	reportInterval = time.Second
-
-	maxUnseen = 3 * stateInterval // of a worker that is alive
 )
 
 func newRemote(q queue.Queue, head queue.Head, job queue.Job, in *input, sum *summary) *remote {
@@ -530,11 +528,10 @@ func (c *remote) traffic() (t traffic) {
 		return t
 	}
 	for _, w := range s.Workers {
-		if s.HeadSeen.Sub(w.Seen) > maxUnseen { // by the clock of the servers
-			continue
+		if w.Counts() {
+			t.limit += w.Limit
+			t.flying += w.InFlight
 		}
-		t.limit += w.Limit
-		t.flying += w.InFlight
 	}
 	t.waiting = s.Waiting
 	return t

@@ -545,14 +545,18 @@ func TestRemote_CountsWorkersThatAreAlive(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		now := time.Now()
 		q.change(func() {
 			dead := q.workers["dead"]
-			dead.Seen = now.Add(-maxUnseen - time.Second)
+			dead.Seen = dead.Seen.Add(-queue.LapseAfter - time.Second)
 			q.workers["dead"] = dead
 		})
+		newJob(t, q, "a", 1)
+		jobs, err := q.Jobs(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
 		crew := &remote{}
-		crew.status.Store(&queue.Status{HeadSeen: now, Workers: []queue.WorkerStatus{q.workers["alive"], q.workers["dead"]}})
+		crew.status.Store(&jobs[0])
 		if got := crew.traffic(); got.flying != 7 || got.limit != 8 {
 			t.Errorf("got %+v, want those of the worker that is alive", got)
 		}

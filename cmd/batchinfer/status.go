@@ -20,7 +20,9 @@ const statusUsage = `usage: batchinfer status -queue URL [-job NAME] [-json] [-c
 Status prints the jobs of a queue and the workers that serve them. The counts of
 requests, answers and failures are those that the head of a job last reported; the
 queue itself counts the rest. TAKEN includes requests that a worker has handed back
-for some seconds, which the queue does not count separately.
+for some seconds, which the queue does not count separately. WORKERS does not include
+those that have reported nothing for 8 seconds, or have stopped because of a problem.
+They are listed for a minute.
 
 The environment variable BATCHINFER_QUEUE_CREDENTIALS overrides queue_credentials.
 
@@ -103,7 +105,13 @@ func jobTable(jobs []queue.Status) string {
 	t := table{{"JOB", "REQUESTS", "ANSWERED", "FAILED", "HANDED OUT", "WAITING", "TAKEN", "RESULTS", "WORKERS", "HEAD SEEN"}}
 	for _, s := range jobs {
 		row := []string{cellOf(s.Job)}
-		for _, n := range []int{s.Requests, s.Answered, s.Failed, s.HandedOut, s.Waiting, s.Taken, s.Results, len(s.Workers)} {
+		workers := 0
+		for _, w := range s.Workers {
+			if w.Counts() {
+				workers++
+			}
+		}
+		for _, n := range []int{s.Requests, s.Answered, s.Failed, s.HandedOut, s.Waiting, s.Taken, s.Results, workers} {
 			row = append(row, strconv.Itoa(n))
 		}
 		t = append(t, append(row, seen(s.HeadSeen)))

@@ -38,22 +38,28 @@ func newStatusQueue(t *testing.T) *memQueue {
 	return q
 }
 
+// A worker that was killed is listed for a while, but does not count.
 func TestStatus_Prints(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := newStatusQueue(t)
 		time.Sleep(83 * time.Second)
+		q.change(func() {
+			alive := q.workers["node-2"]
+			alive.Seen = time.Now().Add(-queue.LapseAfter)
+			q.workers["node-2"] = alive
+		})
 		var out bytes.Buffer
 		if err := printStatus(t.Context(), &out, q, "", false); err != nil {
 			t.Fatal(err)
 		}
 		want := `
 JOB          REQUESTS  ANSWERED  FAILED  HANDED OUT  WAITING  TAKEN  RESULTS  WORKERS  HEAD SEEN
-answers         20000      1500       2           3        3      0        0        2  1m23s ago
-"night run"         0         0       0           0        1      0        0        2      never
+answers         20000      1500       2           3        3      0        0        1  1m23s ago
+"night run"         0         0       0           0        1      0        0        1      never
 
 WORKER  IN FLIGHT  LIMIT  FINISHED       SEEN  GATEWAYS
 node-1         40    256      1200  1m23s ago  http://a:8000 http://b:8000
-node-2          7     16       302  1m23s ago  http://c:8000
+node-2          7     16       302     8s ago  http://c:8000
 `
 		if got := "\n" + out.String(); got != want {
 			t.Errorf("got %s\nwant %s", got, want)

@@ -72,25 +72,25 @@ func bucketConfig(name string, replicas int) jetstream.StreamConfig {
 	return c
 }
 
-// keys returns the keys of a bucket that match a pattern, none if there is no bucket.
-func (b *broker) keys(ctx context.Context, bucket, pattern string) ([]string, error) {
+// keys returns the keys of a bucket that match a pattern, none if there is no bucket, and
+// the time by the clock of the server.
+func (b *broker) keys(ctx context.Context, bucket, pattern string) (keys []string, now time.Time, err error) {
 	stream, err := b.js.Stream(ctx, bucketStream(bucket))
 	if err != nil {
 		if isGone(err) {
-			return nil, nil
+			return nil, now, nil
 		}
-		return nil, err
+		return nil, now, err
 	}
 	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(bucketSubject(bucket, pattern)))
 	if err != nil {
-		return nil, err
+		return nil, now, err
 	}
 	prefix := len(bucketSubject(bucket, ""))
-	var keys []string
 	for subject := range info.State.Subjects {
 		keys = append(keys, subject[prefix:])
 	}
-	return keys, nil
+	return keys, info.TimeStamp, nil
 }
 
 // get returns a value of a bucket, an error that isGone if it or the bucket does not

@@ -436,7 +436,7 @@ func TestWorker_ReturnsMakeNoSuspect(t *testing.T) {
 	if err := h.Finish(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if keys, err := b.keys(t.Context(), registryBucket, ">"); err != nil || len(keys) > 0 {
+	if keys, _, err := b.keys(t.Context(), registryBucket, ">"); err != nil || len(keys) > 0 {
 		t.Errorf("keys = %v, %v: want none after the job", keys, err)
 	}
 }
@@ -463,7 +463,7 @@ func TestWorker_StartCountsDeaths(t *testing.T) {
 	task = take(t, w, 1)[0]
 	begin(2) // the return is no death
 	finish(t, w, task)
-	keys, err := b.keys(t.Context(), registryBucket, "start.>")
+	keys, _, err := b.keys(t.Context(), registryBucket, "start.>")
 	if err != nil || len(keys) > 0 {
 		t.Errorf("keys = %v, %v: want none after Finish", keys, err)
 	}
@@ -680,6 +680,33 @@ func TestHead_ResultComesBackUnlessAcknowledged(t *testing.T) {
 	results(t, h, 1)
 	if d := time.Since(start); d > resultsAgainAfter+3*time.Second {
 		t.Errorf("the result came back after %v: want about %v", d, resultsAgainAfter)
+	}
+}
+
+// The clock of the queue tells which workers have lapsed.
+func TestBroker_WorkersLapse(t *testing.T) {
+	t.Parallel()
+	_, b := start(t)
+	w := join(t, b, "w1", "")
+	if err := w.Report(t.Context(), queue.WorkerState{}); err != nil {
+		t.Fatal(err)
+	}
+	reported := time.Now()
+	lapsed := func() bool {
+		workers, err := b.workers(within(t, 10*time.Second))
+		return err == nil && len(workers) == 1 && workers[0].Lapsed
+	}
+	if lapsed() && time.Since(reported) < queue.LapseAfter {
+		t.Error("a worker has lapsed after its report")
+	}
+	for !lapsed() {
+		if time.Since(reported) > forgetWorkers {
+			t.Fatal("a silent worker does not lapse")
+		}
+		time.Sleep(500 * time.Millisecond)
+	}
+	if d := time.Since(reported); d < queue.LapseAfter {
+		t.Errorf("it lapsed after %v: want at least %v", d, queue.LapseAfter)
 	}
 }
 

@@ -94,7 +94,7 @@ func (b *broker) status(ctx context.Context, token string, r *record, workers []
 
 // workers returns the workers that have reported lately, sorted by name.
 func (b *broker) workers(ctx context.Context) ([]seenWorker, error) {
-	keys, err := b.keys(ctx, workersBucket, ">")
+	keys, now, err := b.keys(ctx, workersBucket, ">")
 	if err != nil {
 		return nil, err
 	}
@@ -114,6 +114,7 @@ func (b *broker) workers(ctx context.Context) ([]seenWorker, error) {
 		}
 		w := seenWorker{only: r.Only}
 		w.Name, w.WorkerState, w.Seen = r.Name, r.WorkerState, entry.Created()
+		w.Lapsed = now.Sub(w.Seen) > queue.LapseAfter
 		workers = append(workers, w)
 	}
 	return workers, nil

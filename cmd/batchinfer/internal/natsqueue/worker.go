@@ -134,7 +134,7 @@ func (b *broker) records(ctx context.Context, only string) (map[string]sighting,
 	keys := []string{jobKey(only)}
 	if only == "" {
 		var err error
-		if keys, err = b.keys(ctx, registryBucket, jobKey("*")); err != nil {
+		if keys, _, err = b.keys(ctx, registryBucket, jobKey("*")); err != nil {
 			return nil, err
 		}
 	}

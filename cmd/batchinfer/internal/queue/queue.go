@@ -253,12 +253,20 @@ type Status struct {
 	Workers  []WorkerStatus `json:"workers"`            // that take requests of the job, sorted by name
 }
 
+// LapseAfter is the silence after which a worker no longer counts, neither for the state of
+// a job nor for the limits of a gateway. Workers report every second or two.
+const LapseAfter = 8 * time.Second
+
 // A WorkerStatus describes a worker.
 type WorkerStatus struct {
 	Name string `json:"name"`
 	WorkerState
-	Seen time.Time `json:"seen"` // time of the last Worker.Report
+	Seen   time.Time `json:"seen"`             // time of the last Worker.Report
+	Lapsed bool      `json:"lapsed,omitempty"` // that was more than LapseAfter ago, by the clock of the queue
 }
+
+// Counts reports whether the worker takes requests, as far as the queue knows.
+func (s WorkerStatus) Counts() bool { return !s.Lapsed && !s.Stopped }
 
 // A Board holds small values, which all workers of a queue see change in the same order.
 // It must be safe for concurrent use.

@@ -13,9 +13,9 @@ import (
 )
 
 const (
-	period     = time.Second // between two records of a member
-	fenceAfter = 4 * period  // without a confirmed record, a member makes no attempt
-	lapseAfter = 8 * period  // without a record of a member, the others use its share
+	period     = time.Second      // between two records of a member
+	fenceAfter = 4 * period       // without a confirmed record, a member makes no attempt
+	lapseAfter = queue.LapseAfter // without a record of a member, the others use its share
 
 	idleAfter = 3 * period // without an attempt, a member gives its share to others
 
