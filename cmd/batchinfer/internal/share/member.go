@@ -33,6 +33,7 @@ type record struct {
 	Joined  uint64 `json:"joined"`   // revision of the record with which the member joined; 0: this record
 	Honored uint64 `json:"honored"`  // the member keeps to the share that follows from all entries up to this revision
 	Limits  Limits `json:"limits"`   // of the member itself
+	Kept    Limits `json:"kept"`     // that remain if no member has any
 	Pause   int64  `json:"pause_ms"` // time during which the gateway accepts nothing, from now on
 }
 
@@ -42,6 +43,7 @@ type peer struct {
 	joined     uint64
 	honored    uint64
 	limits     Limits
+	kept       Limits
 	revision   uint64    // of the record
 	receivedAt time.Time // when the record arrived
 }
@@ -64,6 +66,9 @@ type member struct {
 	writeRequests chan struct{} // has a value if the next record should not wait for the period to end
 
 	mu             sync.Mutex
+	least          Limits            // that count for all members; see updateLimits
+	kept           Limits            // that remain if no member has any
+	first          uint64            // revision of the first record that was confirmed; 0: none
 	peers          map[string]*peer  // by key, the member itself included
 	unconfirmed    map[int]time.Time // when the write of each record began, by its number
 	number         int               // of the last record
@@ -85,7 +90,7 @@ type member struct {
 }
 
 func newMember(board queue.Board, u *url.URL, worker string, l Limits) *member {
-	m := &member{board: board, url: u, prefix: "share." + groupOf(u) + ".", limits: l, writeRequests: make(chan struct{}, 1)}
+	m := &member{board: board, url: u, prefix: "share." + groupOf(u) + ".", limits: l, least: l, writeRequests: make(chan struct{}, 1)}
 	m.key = m.prefix + worker
 	m.peers, m.unconfirmed = make(map[string]*peer), make(map[int]time.Time)
 	m.limiter.changed = m.changed
@@ -101,7 +106,7 @@ func (m *member) reset() {
 	}
 	delete(m.peers, m.key)
 	clear(m.unconfirmed)
-	m.joined, m.joining, m.started = 0, false, false
+	m.joined, m.joining, m.started, m.first = 0, false, false, 0
 	m.received, m.applied, m.honored, m.announced = 0, 0, 0, 0
 	m.confirmedWrite, m.watchedSince, m.watching = time.Time{}, time.Time{}, time.Now()
 }
@@ -118,7 +123,7 @@ func (m *member) run(ctx context.Context) {
 // leave removes the member from the board, so that others need not wait until it
 // lapses. The turns of the last second are over then.
 func (m *member) leave() {
-	if last := m.limiter.last(); !last.IsZero() && m.least().PerSecond > 0 {
+	if last := m.limiter.last(); !last.IsZero() && m.hasRate() {
 		time.Sleep(time.Until(last.Add(minTurn)))
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), period)
@@ -218,7 +223,7 @@ func (m *member) nextRecord() (text []byte, ready bool) {
 	m.unconfirmed[m.number] = time.Now()
 	m.announced = m.honored
 	text, err := json.Marshal(record{
-		Number: m.number, Idle: idle, Joined: m.joined, Honored: m.announced, Limits: m.limits,
+		Number: m.number, Idle: idle, Joined: m.joined, Honored: m.announced, Limits: m.limits, Kept: m.kept,
 		Pause: max(time.Until(m.pausedUntil).Milliseconds(), 0),
 	})
 	if err != nil {
@@ -237,7 +242,7 @@ func (m *member) restsOrIsIdle() bool {
 		after = idleAfter
 	}
 	switch {
-	case m.smallestLimits() == Limits{}:
+	case m.least == Limits{}:
 		return false
 	case m.joined > 0 && (!m.started || m.share.slots == 0 || m.share.turns == 0):
 		return false // it stands in line
@@ -256,6 +261,7 @@ func (m *member) receive(e queue.Entry) {
 	if e.Value == nil {
 		if e.Key != m.key {
 			delete(m.peers, e.Key)
+			m.updateLimits()
 		}
 		return
 	}
@@ -273,6 +279,8 @@ func (m *member) receive(e queue.Entry) {
 		return // known: the watch was interrupted and began again
 	}
 	p.revision, p.honored, p.limits, p.receivedAt = e.Revision, r.Honored, r.Limits, now
+	p.kept = r.Kept
+	m.updateLimits()
 	p.idle = r.Idle
 	if p.joined = r.Joined; p.joined == 0 && !r.Idle {
 		p.joined = e.Revision
@@ -298,7 +306,7 @@ func (m *member) confirm(r record, revision uint64) {
 		}
 	}
 	if m.watchedSince.IsZero() {
-		m.known, m.watchedSince = true, time.Now()
+		m.known, m.watchedSince, m.first = true, time.Now(), revision
 	}
 	switch {
 	case r.Idle && m.joined > 0: // the board stored it late: it took the rank away
@@ -317,10 +325,11 @@ func (m *member) apply() {
 			delete(m.peers, key)
 		}
 	}
+	m.updateLimits()
 	m.started = m.started || m.mayStart()
 	// A newcomer does not know the limits of others before it has joined. A member that
 	// joins again knew them before it was cut off from the board.
-	m.free = (m.free || m.joined > 0) && m.smallestLimits() == Limits{}
+	m.free = (m.free || m.joined > 0) && m.least == Limits{}
 	switch {
 	case m.free:
 		m.share = allowance{slots: -1, turns: -1}
@@ -371,7 +380,7 @@ func (m *member) mayStart() bool {
 
 // allowance returns the member's share. The lock is held.
 func (m *member) allowance() allowance {
-	least := m.smallestLimits()
+	least := m.least
 	a := allowance{
 		slots: m.part(least.InFlight), turns: -1,
 		notBefore: m.pausedUntil, notAfter: m.confirmedWrite.Add(fenceAfter),
@@ -434,25 +443,27 @@ func (m *member) capacity() int {
 	return min(m.share.slots, flying+m.share.turns)
 }
 
-// least returns the smallest limits of the members.
-func (m *member) least() Limits {
+// hasRate reports whether there is a limit of the attempts per second.
+func (m *member) hasRate() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.smallestLimits()
+	return m.least.PerSecond > 0
 }
 
-// smallestLimits returns the smallest limits of the members. The lock is held.
-func (m *member) smallestLimits() Limits {
-	l := m.limits
+// updateLimits sets least to the smallest limits of the members. Those of a kind that no
+// member has any more remain, because the workers with limits may be preempted while others
+// continue. A member keeps no limits of a record that is older than its own first one: the
+// records of killed workers stay on the board. The lock is held.
+func (m *member) updateLimits() {
+	all, alive := m.limits, m.limits
+	kept, keptAlive := m.kept, m.kept
 	for _, p := range m.peers {
-		if p.limits.InFlight > 0 && (l.InFlight == 0 || p.limits.InFlight < l.InFlight) {
-			l.InFlight = p.limits.InFlight
-		}
-		if p.limits.PerSecond > 0 && (l.PerSecond == 0 || p.limits.PerSecond < l.PerSecond) {
-			l.PerSecond = p.limits.PerSecond
+		all, kept = all.smallest(p.limits), kept.smallest(p.kept)
+		if m.first > 0 && p.revision > m.first {
+			alive, keptAlive = alive.smallest(p.limits), keptAlive.smallest(p.kept)
 		}
 	}
-	return l
+	m.least, m.kept = all.or(kept), alive.or(keptAlive)
 }
 
 // pause makes all members of the group wait, because the gateway asked for it.

@@ -25,8 +25,9 @@
 // An attempt that such a member has begun, and that takes longer than the time between
 // the two, is in flight beside those of the others.
 //
-// A worker without limits is a member, too, and keeps to those of the others. While
-// nobody has a limit, attempts wait for nothing but the first record of their worker. The
+// A worker without limits is a member, too, and keeps to those of the others. When no
+// member has a limit any more, the last one remains until the group is empty. While there
+// has been none, attempts wait for nothing but the first record of their worker. The
 // limit of a newcomer holds from the time when it starts. A member that is cut off from
 // the board since before that does not know the limit.
 //
@@ -52,10 +53,27 @@ import (
 )
 
 // Limits are the limits of one gateway for all workers together. If workers have
-// different limits, the smallest one of each kind applies.
+// different limits, the smallest one of each kind applies. It remains when the workers that
+// have one leave, until all workers have left or one has another limit.
 type Limits struct {
 	InFlight  int     // attempts at one time; 0: no limit
 	PerSecond float64 // attempts; 0: no limit
+}
+
+// smallest returns the smaller limit of each kind.
+func (l Limits) smallest(other Limits) Limits {
+	if other.InFlight > 0 && (l.InFlight == 0 || other.InFlight < l.InFlight) {
+		l.InFlight = other.InFlight
+	}
+	if other.PerSecond > 0 && (l.PerSecond == 0 || other.PerSecond < l.PerSecond) {
+		l.PerSecond = other.PerSecond
+	}
+	return l
+}
+
+// or returns the limits with those of other for the kinds that have none.
+func (l Limits) or(other Limits) Limits {
+	return Limits{cmp.Or(l.InFlight, other.InFlight), cmp.Or(l.PerSecond, other.PerSecond)}
 }
 
 // A Pacer makes the attempts of a worker keep to its shares. It is safe for concurrent
