@@ -1,6 +1,7 @@
 package inference_test
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
 	"io"
@@ -196,8 +197,8 @@ func TestGenerate_TLSAlert(t *testing.T) {
 				return
 			}
 			attempts.Add(1)
+			http.ReadRequest(bufio.NewReader(conn))
 			conn.Write([]byte("\x15\x03\x01\x00\x02\x02\x46"))
-			io.Copy(io.Discard, conn)
 			conn.Close()
 		}
 	}()
