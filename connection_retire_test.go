@@ -244,6 +244,23 @@ func TestFreshConnections_NextCall(t *testing.T) {
 	}
 }
 
+// A RetryTransport below another one uses what the latter knows in its own attempt.
+func TestFreshConnections_RetryOfTransportAbove(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tr, url := protocols[1].serve(t, func(http.ResponseWriter, *http.Request) {})
+		conns := newMortals(t, tr)
+		below := &httpretry.RetryTransport{Base: tr, Policy: httpretry.Never}
+		client := &http.Client{Transport: &httpretry.RetryTransport{Base: below, AttemptTimeout: time.Second, Policy: atMost(1)}}
+		if err := fetchOver(client, url); err != nil {
+			t.Fatal(err)
+		}
+		conns.kill()
+		if err := fetchOver(client, url); err != nil {
+			t.Errorf("got error %v, want a retry over another connection", err)
+		}
+	})
+}
+
 // A caller who waits for a short time retires no connections.
 func TestFreshConnections_DeadlineOfCaller(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -364,6 +381,7 @@ func TestFreshConnections_BodyOverIdleHTTP1Connections(t *testing.T) {
 					})
 					conns := idlePool(t, tr, url, n)
 					conns.kill()
+					var sent *rewindable
 					base := roundTripFunc(func(req *http.Request) (*http.Response, error) {
 						r := req.Clone(req.Context())
 						shared := &rewindable{Reader: strings.NewReader("compressed")} // as that of middleware that compresses
@@ -375,11 +393,8 @@ func TestFreshConnections_BodyOverIdleHTTP1Connections(t *testing.T) {
 								return shared, nil
 							}
 						}
-						resp, err := httpretry.FreshConnections(tr).RoundTrip(r)
-						if err == nil && !shared.closed {
-							t.Error("the body is not closed")
-						}
-						return resp, err
+						sent = shared
+						return httpretry.FreshConnections(tr).RoundTrip(r)
 					})
 					client := &http.Client{Transport: &httpretry.RetryTransport{Base: base, AttemptTimeout: time.Second, Policy: atMost(1)}}
 					resp, err := client.Do(newRequest(t, "PUT", url, strings.NewReader("hello")))
@@ -388,6 +403,10 @@ func TestFreshConnections_BodyOverIdleHTTP1Connections(t *testing.T) {
 					}
 					if got := readAll(t, resp); got != "compressed" {
 						t.Errorf("got %q, want the body of the request", got)
+					}
+					synctest.Wait() // net/http may close the body after the response
+					if !sent.closed {
+						t.Error("the body is not closed")
 					}
 				})
 			})
