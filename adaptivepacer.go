@@ -2,7 +2,6 @@ package httpretry
 
 import (
 	"context"
-	"math"
 	"net/http"
 	"sync/atomic"
 	"time"
@@ -98,9 +97,10 @@ type turn struct {
 	period   int       // of lane's rate
 }
 
-// Delay implements [Pacer].
+// Delay implements [Pacer]. The result is the time until the next attempt may be
+// sent, whichever call makes it.
 func (p *AdaptivePacer) Delay(req *http.Request) time.Duration {
-	return p.delay(req, &turn{arrival: math.MaxInt64})
+	return p.delay(req, &turn{})
 }
 
 // delay returns the time until the calls before that of t have been sent.

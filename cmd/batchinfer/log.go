@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"flag"
 	"fmt"
 	"io"
@@ -30,38 +29,7 @@ func newLogger(w io.Writer, verbosity int) *slog.Logger {
 		}
 	}
 	klog.SetOutput(w)
-	return slog.New(retryHandler{logr.ToSlogHandler(klog.Background())})
-}
-
-// A retryHandler replaces the number of the retry in a record about an attempt: only
-// failures that use up retries of the request count.
-type retryHandler struct{ slog.Handler }
-
-// Handle implements [slog.Handler].
-func (h retryHandler) Handle(ctx context.Context, r slog.Record) error {
-	excused := tallyOf(ctx).excused
-	if excused == 0 {
-		return h.Handler.Handle(ctx, r)
-	}
-	counted := slog.NewRecord(r.Time, r.Level, r.Message, r.PC)
-	r.Attrs(func(a slog.Attr) bool {
-		if a.Key == "attempt" && a.Value.Kind() == slog.KindInt64 {
-			a.Value = slog.Int64Value(max(a.Value.Int64()-int64(excused), 0))
-		}
-		counted.AddAttrs(a)
-		return true
-	})
-	return h.Handler.Handle(ctx, counted)
-}
-
-// WithAttrs implements [slog.Handler].
-func (h retryHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return retryHandler{h.Handler.WithAttrs(attrs)}
-}
-
-// WithGroup implements [slog.Handler].
-func (h retryHandler) WithGroup(name string) slog.Handler {
-	return retryHandler{h.Handler.WithGroup(name)}
+	return slog.New(logr.ToSlogHandler(klog.Background()))
 }
 
 // stopLogging flushes klog's buffer and ends its goroutine.

@@ -10,9 +10,6 @@ import (
 	"regexp"
 	"strings"
 	"testing"
-	"testing/synctest"
-
-	"github.com/httpretry/httpretry/inference"
 )
 
 // A record of level -3 is written with -v=3 and above.
@@ -30,36 +27,6 @@ func TestLogger(t *testing.T) {
 			t.Errorf("-v=%d: record of level error: got %d lines, want 1", verbosity, got)
 		}
 	}
-}
-
-// The number of a retry does not exceed the maximum, whatever else the request waited
-// for.
-func TestLogger_CountsOnlyRetries(t *testing.T) {
-	statuses := []int{429, 429, 500, 429, 429, 500, 503, 429, 500}
-	synctest.Test(t, func(t *testing.T) {
-		var buf bytes.Buffer
-		cfg := defaultConfig()
-		cfg.gatewayURL = "http://gateway.test"
-		client := cfg.client()
-		client.Logger = newLogger(&buf, 3)
-		n := 0
-		client.Transport = virtualGateway(func(*http.Request) (int, string, string) {
-			if n++; n <= len(statuses) {
-				return statuses[n-1], "Retry-After: 1", ""
-			}
-			return 200, "", answered
-		})
-		b := newBatchWith(cfg, inference.NewHTTPInferenceClient(client), checkedInput(t, inputOf(1)), &output{name: "out", file: &fullDisk{room: 1 << 30}})
-		err := b.run(t.Context())
-		stopLogging()
-		var got []string
-		for _, m := range regexp.MustCompile(`attempt=(\d+) max=3`).FindAllStringSubmatch(buf.String(), -1) {
-			got = append(got, m[1])
-		}
-		if want := "0 0 1 1 1 2 2 2 3 3"; err != nil || strings.Join(got, " ") != want {
-			t.Errorf("got %v, %v, want %s:\n%s", got, err, want, &buf)
-		}
-	})
 }
 
 // net/http logs data that a gateway sends after its response. The process must not

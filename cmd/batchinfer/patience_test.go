@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"crypto/tls"
 	"errors"
@@ -225,8 +226,8 @@ func alertServer(t *testing.T) string {
 			}
 			go func() {
 				defer conn.Close()
+				http.ReadRequest(bufio.NewReader(conn))
 				io.WriteString(conn, "\x15\x03\x01\x00\x02\x02\x46")
-				io.Copy(io.Discard, conn)
 			}()
 		}
 	}()

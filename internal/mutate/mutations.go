@@ -1126,8 +1126,6 @@ var mutations = []mutation{
 		"next.After(t.next)", "false && next.After(t.next)", "TestProgress_AllWaitForProbes"},
 	{"the line below a log line fits the terminal", "cmd/batchinfer", "bar.Write",
 		"b.draw(b.fitted())", "b.draw(b.line)", "TestBar_LogLineAfterResize"},
-	{"a wait is not logged as a retry", "cmd/batchinfer", "retryHandler.Handle",
-		"a.Value.Int64()-int64(excused)", "a.Value.Int64()", "TestLogger_CountsOnlyRetries"},
 	{"a lack of files uses up no retry", "cmd/batchinfer", "patience.Backoff",
 		"if isOutOfFiles(a.Err) {", "if false {", "TestRun_TooManyOpenFiles"},
 	{"a lack of files lowers the number in flight", "cmd/batchinfer", "window.reduce",
