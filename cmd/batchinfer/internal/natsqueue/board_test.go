@@ -14,15 +14,15 @@ func next(t *testing.T, entries <-chan queue.Entry) queue.Entry {
 	select {
 	case e := <-entries:
 		return e
-	case <-time.After(15 * time.Second):
-		t.Fatal("no entry within 15 s")
+	case <-time.After(time.Minute):
+		t.Fatal("no entry within a minute")
 		return queue.Entry{}
 	}
 }
 
 func put(t *testing.T, b queue.Board, key, value string) uint64 {
 	t.Helper()
-	revision, err := b.Put(within(t, 15*time.Second), key, []byte(value))
+	revision, err := b.Put(within(t, time.Minute), key, []byte(value))
 	if err != nil {
 		t.Fatalf("Put(%s): %v", key, err)
 	}

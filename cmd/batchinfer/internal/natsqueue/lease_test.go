@@ -28,7 +28,7 @@ func TestOpen_FollowsClosedHead(t *testing.T) {
 	t.Parallel()
 	b, h, w := startJob(t, 3)
 	finish(t, w, take(t, w, 1)...)
-	if _, err := h.Results(within(t, 10*time.Second), 1); err != nil { // and not acknowledged
+	if _, err := h.Results(within(t, time.Minute), 1); err != nil { // and not acknowledged
 		t.Fatal(err)
 	}
 	if err := h.Close(); err != nil {
@@ -127,7 +127,7 @@ func TestHead_LosesJobToAnother(t *testing.T) {
 	h.mu.Lock()
 	h.renewed = time.Now().Add(-r.DeadAfter)
 	h.mu.Unlock()
-	if got, err := h.Results(within(t, 10*time.Second), 1); !errors.Is(err, queue.ErrLost) {
+	if got, err := h.Results(within(t, time.Minute), 1); !errors.Is(err, queue.ErrLost) {
 		t.Errorf("Results = %v, %v: want ErrLost, not a result that the other head writes", got, err)
 	}
 	ctx := t.Context()

@@ -102,7 +102,7 @@ func within(t *testing.T, d time.Duration) context.Context {
 func handOut(t *testing.T, h queue.Head, requests ...queue.Request) {
 	t.Helper()
 	for _, r := range requests {
-		if err := h.HandOut(within(t, 10*time.Second), r); err != nil {
+		if err := h.HandOut(within(t, time.Minute), r); err != nil {
 			t.Fatalf("HandOut(%s): %v", r.ID, err)
 		}
 	}
@@ -122,7 +122,7 @@ func take(t *testing.T, w queue.Worker, n int) []queue.Task {
 	t.Helper()
 	var all []queue.Task
 	for len(all) < n {
-		tasks, err := w.Take(within(t, 10*time.Second), n-len(all))
+		tasks, err := w.Take(within(t, time.Minute), n-len(all))
 		if err != nil {
 			t.Fatalf("Take after %d of %d requests: %v", len(all), n, err)
 		}
@@ -142,7 +142,7 @@ func takeNone(t *testing.T, w queue.Worker) {
 func finish(t *testing.T, w queue.Worker, tasks ...queue.Task) {
 	t.Helper()
 	for _, task := range tasks {
-		if err := w.Finish(within(t, 10*time.Second), task, []byte("result of "+task.ID)); err != nil {
+		if err := w.Finish(within(t, time.Minute), task, []byte("result of "+task.ID)); err != nil {
 			t.Fatalf("Finish(%s): %v", task.ID, err)
 		}
 	}
@@ -153,7 +153,7 @@ func results(t *testing.T, h queue.Head, n int) map[queue.ID]string {
 	t.Helper()
 	all := map[queue.ID]string{}
 	for len(all) < n {
-		got, err := h.Results(within(t, 10*time.Second), n)
+		got, err := h.Results(within(t, time.Minute), n)
 		if err != nil {
 			t.Fatalf("Results after %d of %d: %v", len(all), n, err)
 		}
@@ -173,16 +173,16 @@ func results(t *testing.T, h queue.Head, n int) map[queue.ID]string {
 // eventually waits for a condition.
 func eventually(t *testing.T, what string, condition func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(15 * time.Second); !condition(); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !condition(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("not within 15 s: %s", what)
+			t.Fatalf("not within a minute: %s", what)
 		}
 	}
 }
 
 func held(t *testing.T, h queue.Head) map[queue.ID]struct{} {
 	t.Helper()
-	ids, err := h.Held(within(t, 10*time.Second))
+	ids, err := h.Held(within(t, time.Minute))
 	if err != nil {
 		t.Fatalf("Held: %v", err)
 	}
@@ -364,7 +364,7 @@ func TestWorker_LosesWhatItDoesNotRenew(t *testing.T) {
 	finish(t, dead, lost) // it was frozen: its result is a second one
 	ids := map[queue.ID]int{}
 	for n := 0; n < 3; {
-		got, err := h.Results(within(t, 10*time.Second), 10)
+		got, err := h.Results(within(t, time.Minute), 10)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -390,7 +390,7 @@ func TestWorker_TakesSuspectsAlone(t *testing.T) {
 		}
 	}
 	for range 4 {
-		tasks, err := w.Take(within(t, 10*time.Second), 10)
+		tasks, err := w.Take(within(t, time.Minute), 10)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -479,7 +479,7 @@ func TestWorker_TakesOfAllJobsInTurn(t *testing.T) {
 	count := map[string]int{}
 	eventually(t, "both jobs are known", func() bool { return len(w.inTurn()) == 2 })
 	for n := 0; n < 100; {
-		tasks, err := w.Take(within(t, 10*time.Second), 10)
+		tasks, err := w.Take(within(t, time.Minute), 10)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -539,7 +539,7 @@ func TestWorker_TellsEndedJobsFromLostDisks(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.Close()
-	if !b.isRemoved(within(t, 10*time.Second), revision) {
+	if !b.isRemoved(within(t, time.Minute), revision) {
 		t.Error("the record of a job that has ended counts as lost")
 	}
 	s.loseDisk(t)
@@ -547,7 +547,7 @@ func TestWorker_TellsEndedJobsFromLostDisks(t *testing.T) {
 		_, err := b.put(t.Context(), registryBucket, "state.other", nil)
 		return err == nil
 	})
-	if b.isRemoved(within(t, 10*time.Second), revision) {
+	if b.isRemoved(within(t, time.Minute), revision) {
 		t.Error("a record that the server has lost counts as removed")
 	}
 }
@@ -579,7 +579,7 @@ func TestWorker_ReportOfStoppedWorkerStays(t *testing.T) {
 	open(t, b, job("a"))
 	for name, state := range map[string]queue.WorkerState{"w1": {Problem: "AUTH_ERROR", Stopped: true}, "w2": {}} {
 		w := join(t, b, name, "")
-		if err := w.Report(within(t, 10*time.Second), state); err != nil {
+		if err := w.Report(within(t, time.Minute), state); err != nil {
 			t.Fatal(err)
 		}
 		if err := w.Close(); err != nil {
@@ -644,19 +644,19 @@ func TestQueue_ReadsFewObjectsAtOnce(t *testing.T) {
 	}
 	eventually(t, "six requests are held", func() bool { return len(held(t, h)) == 6 })
 	for n := 0; n < 6; {
-		tasks, err := w.Take(within(t, 10*time.Second), 10)
+		tasks, err := w.Take(within(t, time.Minute), 10)
 		if err != nil || len(tasks) > 2 {
 			t.Fatalf("Take = %d tasks, %v: want at most two", len(tasks), err)
 		}
 		n += len(tasks)
 		for _, task := range tasks {
-			if err := w.Finish(within(t, 10*time.Second), task, large); err != nil {
+			if err := w.Finish(within(t, time.Minute), task, large); err != nil {
 				t.Fatal(err)
 			}
 		}
 	}
 	for n := 0; n < 6; {
-		got, err := h.Results(within(t, 10*time.Second), 10)
+		got, err := h.Results(within(t, time.Minute), 10)
 		if err != nil || len(got) > 2 {
 			t.Fatalf("Results = %d, %v: want at most two", len(got), err)
 		}
@@ -673,7 +673,7 @@ func TestHead_ResultComesBackUnlessAcknowledged(t *testing.T) {
 	t.Parallel()
 	_, h, w := startJob(t, 1)
 	finish(t, w, take(t, w, 1)...)
-	if _, err := h.Results(within(t, 10*time.Second), 1); err != nil {
+	if _, err := h.Results(within(t, time.Minute), 1); err != nil {
 		t.Fatal(err)
 	}
 	start := time.Now()
@@ -693,7 +693,7 @@ func TestBroker_WorkersLapse(t *testing.T) {
 	}
 	reported := time.Now()
 	lapsed := func() bool {
-		workers, err := b.workers(within(t, 10*time.Second))
+		workers, err := b.workers(within(t, time.Minute))
 		return err == nil && len(workers) == 1 && workers[0].Lapsed
 	}
 	if lapsed() && time.Since(reported) < queue.LapseAfter {
@@ -742,8 +742,8 @@ func TestQueue_JobsAndCancel(t *testing.T) {
 	if err := b.Cancel(t.Context(), "b/Batch 2"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := h.Results(within(t, 10*time.Second), 1); err == nil {
-		_, err = h.Results(within(t, 10*time.Second), 1)
+	if _, err := h.Results(within(t, time.Minute), 1); err == nil {
+		_, err = h.Results(within(t, time.Minute), 1)
 		if !errors.Is(err, queue.ErrCanceled) {
 			t.Errorf("Results after Cancel = %v: want ErrCanceled", err)
 		}
