@@ -1067,8 +1067,6 @@ var mutations = []mutation{
 		"units == 1 && wait == 0", "false", "TestClassifierWait_SomethingRemains"},
 	{"a TLS alert in response to HTTP is recognized", "inference", "receiver.RoundTrip",
 		"if isTLSAlert(err) {", "if false {", "TestGenerate_TLSAlert"},
-	{"a TLS alert is final", "inference", "classifyExchange",
-		"case isAlert:", "case isAlert && false:", "TestGenerate_TLSAlert"},
 	{"the limit with the smallest share counts", "inference", "scarceReset",
 		"share < least:", "share > least && share < 1:", "TestClassifierWait_SomethingRemains"},
 
@@ -1080,8 +1078,6 @@ var mutations = []mutation{
 		"asked <= p.maxRetryAfter", "true", "TestRun_ErrorHasTheWaitThatWasAsked"},
 	{"a gateway that will not serve uses up no retry", "cmd/batchinfer", "patience.Backoff",
 		" || isDenial(a)", "", "TestRun_OneOfSeveralGatewaysWillNotServe"},
-	{"gateways with different reasons not to serve are hopeless", "cmd/batchinfer", "result.kind",
-		"return unwilling, false", "return code, false", "TestRun_OneOfSeveralGatewaysWillNotServe"},
 	{"a 429 without a time is a refusal", "cmd/batchinfer", "isRefusal",
 		"|| status == http.StatusTooManyRequests", "", "TestRun_RefusalsAreNotRetries"},
 	{"a failure that may pass is sent again", "cmd/batchinfer", "asker.ask",
