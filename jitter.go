@@ -40,3 +40,12 @@ func DecorrelatedJitter(base, limit time.Duration) Jitter {
 		return jitter.Decorrelated(base, limit, previous, rand.Float64())
 	}
 }
+
+// spreadUp reflects a wait below floor to the same distance above it.
+func spreadUp(floor, jittered time.Duration) time.Duration {
+	jittered = max(jittered, 0)
+	if jittered >= floor {
+		return jittered
+	}
+	return jitter.Saturate(float64(floor) + float64(floor-jittered))
+}

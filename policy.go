@@ -58,11 +58,10 @@ func neverRetries(p Policy) bool {
 //	min(InitialBackoff × BackoffFactor^n, MaxBackoff) × (1 ± JitterFraction)
 //
 // If the server asks for a longer wait, that is used instead. Jitter never makes
-// a wait shorter than the server asked for. It lengthens the server's wait, by at
-// most JitterFraction of it, so that clients spread out without retrying too
-// soon.
+// a wait shorter than the server asked for: it lengthens the wait by the same
+// amount, so that clients spread out without retrying too soon.
 //
-// Zero fields have the defaults documented with each field. An invalid value counts as
+// Zero fields have the defaults documented below. An invalid value counts as
 // zero, so that a mistake never shortens a wait; [RetryConfig.Validate] reports
 // it.
 type RetryConfig struct {
@@ -86,8 +85,7 @@ type RetryConfig struct {
 	// jitter.
 	JitterFraction float64
 
-	// Jitter, if not nil, is used instead of JitterFraction, unless its result
-	// is shorter than the server asked for.
+	// Jitter, if not nil, is used instead of JitterFraction.
 	Jitter Jitter
 
 	// MaxElapsed limits how long after the start of the call a retry may start,
@@ -115,14 +113,12 @@ func (c RetryConfig) Backoff(a Attempt) (delay time.Duration, retry bool) {
 	if a.Number > c.maxRetries() {
 		return 0, false
 	}
-	asked := max(a.Verdict.RetryAfter, 0)
+	asked := a.Verdict.RetryAfter
 	if asked > c.maxRetryAfter() {
 		return asked, false
 	}
 	delay = max(asked, c.exponential(a.Number-1))
-	if delay = c.jittered(delay, a.Delay); delay < asked {
-		delay = max(asked, jitter.Proportional(asked, c.jitterFraction(), 0.5+rand.Float64()/2))
-	}
+	delay = spreadUp(asked, c.jittered(delay, a.Delay))
 	// The difference cannot overflow, unlike the sum of Elapsed and delay.
 	return delay, c.MaxElapsed <= 0 || delay <= c.MaxElapsed-a.Elapsed
 }

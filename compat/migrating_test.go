@@ -644,19 +644,10 @@ func TestMigrating_Recipes(t *testing.T) {
 			func(base http.RoundTripper) http.RoundTripper {
 				return &httpretry.RetryTransport{Base: base, Policy: newLinear()}
 			}, 6, 15 * time.Second, "status"},
-		{"a linear backoff with Retry-After", cell{status: 503, retryAfter: "20"},
-			func(base http.RoundTripper) http.RoundTripper {
-				return &httpretry.RetryTransport{Base: base, Policy: newLinear()}
-			}, 6, 105 * time.Second, "status"}, // 5 × 20 s, and up to 10 % more
 		{"clamping Retry-After", cell{status: 503, retryAfter: "3600"},
 			func(base http.RoundTripper) http.RoundTripper {
 				return &httpretry.RetryTransport{Base: base, Classifier: newClamped()}
 			}, 4, 90 * time.Second, "status"},
-		{"clamping Retry-After above MaxBackoff", cell{status: 503, retryAfter: "3600"},
-			func(base http.RoundTripper) http.RoundTripper {
-				policy := httpretry.RetryConfig{MaxBackoff: 20 * time.Second}
-				return &httpretry.RetryTransport{Base: base, Classifier: newClamped(), Policy: policy}
-			}, 1, 0, "status"},
 		{"backoff's defaults", cell{status: 503},
 			func(base http.RoundTripper) http.RoundTripper {
 				retry := newBackoff()

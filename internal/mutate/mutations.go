@@ -547,11 +547,7 @@ var mutations = []mutation{
 	{"Retry-After is a floor under a computed backoff", ".", "RetryConfig.Backoff",
 		"max(asked, c.exponential(a.Number-1))", "c.exponential(a.Number-1)", "TestRetryConfig_RetryAfterIsAFloor"},
 	{"jitter does not go below Retry-After", ".", "RetryConfig.Backoff",
-		"; delay < asked {", "; delay < 0 {", "TestRetryConfig_RetryAfterIsAFloorUnderEveryJitter"},
-	{"jitter spreads clients above Retry-After", ".", "RetryConfig.Backoff",
-		"max(asked, jitter.Proportional(asked, c.jitterFraction(), 0.5+rand.Float64()/2))", "asked", "TestRetryConfig_RetryAfterIsAFloor"},
-	{"no rounding shortens Retry-After", ".", "RetryConfig.Backoff",
-		"max(asked, jitter.Proportional(asked, c.jitterFraction(), 0.5+rand.Float64()/2))", "jitter.Proportional(asked, c.jitterFraction(), 0.5+rand.Float64()/2)", "TestRetryConfig_RetryAfterIsAFloorUnderEveryJitter"},
+		"delay = spreadUp(asked, c.jittered(delay, a.Delay))", "delay = c.jittered(delay, a.Delay)", "TestRetryConfig_JitterFraction"},
 	{"MaxElapsed counts the wait", ".", "RetryConfig.Backoff",
 		"delay <= c.MaxElapsed-a.Elapsed", "a.Elapsed <= c.MaxElapsed", "TestRetryTransport_Waits"},
 	{"the first wait is InitialBackoff", ".", "RetryConfig.exponential",
@@ -563,8 +559,8 @@ var mutations = []mutation{
 	{"Validate names a negative MaxElapsed", ".", "RetryConfig.Validate",
 		"case c.MaxElapsed < 0:", "case false:", "TestRetryConfig_ValidateNamesTheField"},
 
-	{"jitter on Retry-After is upward", ".", "RetryConfig.Backoff",
-		"0.5+rand.Float64()/2", "rand.Float64()", "TestRetryConfig_JitterOnRetryAfterIsUpward"},
+	{"jitter on Retry-After is upward", ".", "spreadUp",
+		"if jittered >= floor {", "if true {", "TestSpreadUp_StaysAboveTheFloor"},
 	{"a JitterFraction above 1 is invalid", ".", "validFraction",
 		"f <= 1", "true", "TestRetryConfig_ValidateNamesTheField"},
 
