@@ -30,9 +30,10 @@ import (
 // An attempt that times out before it has a response header retires the HTTP/2
 // connections also if no retry follows, or if it is made at another server.
 //
-// A [RetryTransport] whose Base is nil or an [http.Transport] does the same. Use
-// FreshConnections if there are other RoundTrippers in between. They must pass on
-// the context of the request:
+// A [RetryTransport] whose Base is nil or an [http.Transport] does the same for its
+// retries. After a first attempt without a retry it retires nothing. Use
+// FreshConnections for that, or if there are other RoundTrippers in between. They
+// must pass on the context of the request:
 //
 //	rt.Base = otelhttp.NewTransport(httpretry.FreshConnections(tr))
 func FreshConnections(t *http.Transport) http.RoundTripper { return freshConnections{t} }
