@@ -223,7 +223,9 @@ func signalOf(resp *http.Response, err error, v Verdict) signal {
 		return overloaded
 	case v.Outcome == Unprocessed:
 		return tooFast
-	case v.RetryAfter > 0:
+	case v.RetryAfter > 0 && (resp.StatusCode/100 == 5 || resp.StatusCode == http.StatusRequestTimeout):
+		// After another status, the wait may be a Classifier's own, for which the
+		// calls in the queue must not wait.
 		return down
 	}
 	return accepted

@@ -719,6 +719,31 @@ func TestAdaptivePacer_RetryAfterClosesForAllCalls(t *testing.T) {
 	}
 }
 
+// A Classifier may name a wait for a reason that does not concern other calls.
+func TestAdaptivePacer_WaitOfAClassifier(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newPacedServer(0, func(now time.Duration, _ int) int {
+			if now == 0 {
+				return 401
+			}
+			return 200
+		})
+		rt := &httpretry.RetryTransport{Base: s, Policy: httpretry.Never, Pacer: &httpretry.AdaptivePacer{},
+			Classifier: func(_ *http.Request, resp *http.Response, _ error) httpretry.Verdict {
+				if resp.StatusCode == 401 {
+					return httpretry.Verdict{Outcome: httpretry.Uncertain, RetryAfter: time.Minute}
+				}
+				return httpretry.Verdict{}
+			}}
+		for range 2 {
+			rt.RoundTrip(newRequest(t, "GET", "http://example.com/", nil))
+		}
+		if got := s.sentIn(0, time.Second); got != 2 {
+			t.Errorf("%d attempts in a second, want 2", got)
+		}
+	})
+}
+
 // One refusal, or one timeout, is no reason to send little for long.
 func TestAdaptivePacer_SingleFailures(t *testing.T) {
 	for _, status := range []int{503, 0} {

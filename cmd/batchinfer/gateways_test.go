@@ -240,3 +240,31 @@ func TestRun_OneOfSeveralGatewaysWillNotServe(t *testing.T) {
 type roundTripFunc func(*http.Request) (*http.Response, error)
 
 func (f roundTripFunc) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
+
+// Requests that wait for the limit of a gateway are answered by another one soon after
+// it has begun to refuse all.
+func TestRun_GatewayWithALimitWillNotServe(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		start, accept := time.Now(), map[string]func(time.Time) (bool, time.Duration){"a": bucket(20), "b": bucket(20)}
+		var mu sync.Mutex
+		cfg := defaultConfig()
+		cfg.gateways = []failover.Endpoint{{URL: "http://a"}, {URL: "http://b"}}
+		b, _, err := runVirtual(t, 1600, cfg, virtualGateway(func(r *http.Request) (int, string, string) {
+			time.Sleep(100 * time.Millisecond)
+			mu.Lock()
+			defer mu.Unlock()
+			if r.URL.Host == "a" && time.Since(start) > 20*time.Second {
+				return 401, "", `{"error":{"message":"bad key"}}`
+			}
+			if ok, _ := accept[r.URL.Host](time.Now()); !ok {
+				return 429, "Retry-After: 1", ""
+			}
+			return 200, "", answered
+		}))
+		took := time.Since(start)
+		t.Logf("took %v", took)
+		if err != nil || b.summary.answered != 1600 || took > 80*time.Second {
+			t.Errorf("got %d answered, failed %v, %v after %v, want 1600 within 80s", b.summary.answered, b.summary.failed, err, took)
+		}
+	})
+}
