@@ -1,6 +1,7 @@
 package inference_test
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -19,6 +20,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/httpretry/httpretry"
+	"github.com/httpretry/httpretry/failover"
 	"github.com/httpretry/httpretry/flaky"
 	"github.com/httpretry/httpretry/inference"
 )
@@ -739,6 +741,58 @@ func TestDeadConnectionIsClosed(t *testing.T) {
 					t.Errorf("got %v after %v, want a server error after %v", err, got, tc.want)
 				}
 			})
+		})
+	}
+}
+
+// A mortal is a client's end of a connection whose peer can disappear.
+type mortal struct {
+	net.Conn
+	dead *atomic.Bool
+}
+
+func (m mortal) Write(p []byte) (int, error) {
+	if m.dead.Load() {
+		return len(p), nil
+	}
+	return m.Conn.Write(p)
+}
+
+// A retry after a timeout does not use another connection of the pool, which may be as
+// dead as the first.
+func TestRetryAvoidsDeadConnections(t *testing.T) {
+	for _, endpoints := range [][]failover.Endpoint{nil, {{URL: fakeURL}}} {
+		synctest.Test(t, func(t *testing.T) {
+			dead := new(atomic.Bool)
+			transport := &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
+				client, server := net.Pipe()
+				go func() {
+					r := bufio.NewReader(server)
+					for {
+						req, err := http.ReadRequest(r)
+						if err != nil {
+							return
+						}
+						io.Copy(io.Discard, req.Body)
+						time.Sleep(time.Second) // so that each call has a connection
+						fmt.Fprintf(server, "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", len(answer), answer)
+					}
+				}()
+				return mortal{client, dead}, nil
+			}}
+			config := inference.HTTPInferenceClientConfig{BaseURL: fakeURL, Transport: transport, Timeout: time.Minute, MaxRetries: 1}
+			if endpoints != nil {
+				config.BaseURL, config.Endpoints = "", endpoints
+			}
+			client := newClient(t, config)
+			generateMany(t, client, 3)
+			time.Sleep(time.Second)
+			dead.Store(true)
+			dead = new(atomic.Bool) // of new connections
+			if _, err := client.Generate(t.Context(), question()); err != nil {
+				t.Errorf("with endpoints %v: got %v, want an answer to the retry", endpoints, err)
+			}
+			client.CloseIdleConnections()
 		})
 	}
 }

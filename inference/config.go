@@ -291,6 +291,11 @@ func (c HTTPInferenceClientConfig) idleConnTimeout() time.Duration {
 }
 
 func (c HTTPInferenceClientConfig) transport() http.RoundTripper {
+	// The receiver between the RetryTransport and an http.Transport keeps it from
+	// wrapping that one itself.
+	if t, ok := c.Transport.(*http.Transport); ok {
+		return httpretry.FreshConnections(t)
+	}
 	if c.Transport != nil {
 		return c.Transport
 	}
@@ -310,7 +315,7 @@ func (c HTTPInferenceClientConfig) transport() http.RoundTripper {
 		// Timeout, and later ones use the same connection (golang.org/issue/36026).
 		own.HTTP2.SendPingTimeout, own.HTTP2.PingTimeout = sendPingTimeout, pingTimeout
 	}
-	return own
+	return httpretry.FreshConnections(own)
 }
 
 func (c HTTPInferenceClientConfig) policy() httpretry.Policy {

@@ -1065,6 +1065,8 @@ var mutations = []mutation{
 		"units == 1 && wait == 0", "false", "TestClassifierWait_SomethingRemains"},
 	{"a TLS alert in response to HTTP is recognized", "inference", "receiver.RoundTrip",
 		"if isTLSAlert(err) {", "if false {", "TestGenerate_TLSAlert"},
+	{"a retry after a timeout avoids dead connections", "inference", "HTTPInferenceClientConfig.transport",
+		"return httpretry.FreshConnections(t)", "return t", "TestRetryAvoidsDeadConnections"},
 	{"the limit with the smallest share counts", "inference", "scarceReset",
 		"share < least:", "share > least && share < 1:", "TestClassifierWait_SomethingRemains"},
 
