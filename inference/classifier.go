@@ -81,10 +81,7 @@ func classifyExchange(req *http.Request, resp *http.Response, err error) httpret
 		return classify(req, resp, exchangeOf(req.Context()).body)
 	}
 	f, ok := errors.AsType[*failure](err)
-	_, isAlert := errors.AsType[*alertError](err)
 	switch {
-	case isAlert:
-		return httpretry.Verdict{}
 	case !ok:
 		return httpretry.DefaultClassifier(req, nil, err)
 	case f.final:

@@ -3,6 +3,7 @@ package inference
 import (
 	"bytes"
 	"encoding/json"
+	"hash/maphash"
 	"slices"
 
 	"github.com/httpretry/httpretry/internal/rawjson"
@@ -138,13 +139,11 @@ func isContainer(value json.RawMessage) bool {
 	return len(value) > 0 && (value[0] == '{' || value[0] == '[')
 }
 
-// digest extends the digest h by text, with FNV-1a.
+var seed = maphash.MakeSeed()
+
+// digest extends the digest h by text.
 func digest(h uint64, text []byte) uint64 {
-	h ^= 14695981039346656037
-	for _, c := range text {
-		h = (h ^ uint64(c)) * 1099511628211
-	}
-	return h
+	return (h ^ maphash.Bytes(seed, text)) * 1099511628211 // in the order of the calls
 }
 
 // isLabel reports whether a string with this name says what the strings beside it
