@@ -592,8 +592,11 @@ func (r raise) RoundTrip(req *http.Request) (*http.Response, error) {
 
 func newLinear() httpretry.RetryConfig {
 	linear := httpretry.RetryConfig{
-		MaxRetries: 5,
-		Jitter:     func(_, previous time.Duration) time.Duration { return min(previous+time.Second, 10*time.Second) },
+		MaxRetries:    5,
+		BackoffFactor: 1, // backoff is a second, or what the server asks for
+		Jitter: func(backoff, previous time.Duration) time.Duration {
+			return max(backoff, min(previous+time.Second, 10*time.Second))
+		},
 	}
 	return linear
 }
@@ -644,6 +647,14 @@ func TestMigrating_Recipes(t *testing.T) {
 			func(base http.RoundTripper) http.RoundTripper {
 				return &httpretry.RetryTransport{Base: base, Policy: newLinear()}
 			}, 6, 15 * time.Second, "status"},
+		{"a linear backoff with Retry-After", cell{status: 503, retryAfter: "20"},
+			func(base http.RoundTripper) http.RoundTripper {
+				return &httpretry.RetryTransport{Base: base, Policy: newLinear()}
+			}, 6, 100 * time.Second, "status"},
+		{"clamping Retry-After above MaxBackoff", cell{status: 503, retryAfter: "3600"},
+			func(base http.RoundTripper) http.RoundTripper {
+				return &httpretry.RetryTransport{Base: base, Classifier: newClamped(), Policy: httpretry.RetryConfig{MaxBackoff: 20 * time.Second}}
+			}, 1, 0, "status"},
 		{"clamping Retry-After", cell{status: 503, retryAfter: "3600"},
 			func(base http.RoundTripper) http.RoundTripper {
 				return &httpretry.RetryTransport{Base: base, Classifier: newClamped()}
