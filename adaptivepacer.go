@@ -128,6 +128,9 @@ func (p *AdaptivePacer) Wait(ctx context.Context, req *http.Request, backoff tim
 // wait implements Wait. All attempts of a call use the same t, so that a retry has
 // the place of its call in the queue.
 func (p *AdaptivePacer) wait(ctx context.Context, req *http.Request, backoff time.Duration, t *turn) error {
+	if deadline, ok := ctx.Deadline(); ok && backoff > time.Until(deadline) {
+		return &lateError{wait: backoff}
+	}
 	l := p.laneOf(req)
 	if l == nil {
 		if err := sleep(ctx, backoff); err != nil {

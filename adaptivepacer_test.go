@@ -810,6 +810,17 @@ func TestAdaptivePacer_Deadlines(t *testing.T) {
 			wg.Wait()
 		})
 	})
+	t.Run("backoff", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			defer cancel()
+			req := newRequest(t, "GET", "http://example.com/", nil)
+			_, err := new(httpretry.AdaptivePacer).Wait(ctx, req, time.Minute)
+			if !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil {
+				t.Errorf("got error %v, want a timeout immediately", err)
+			}
+		})
+	})
 	t.Run("closed", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			s := newPacedServer(0, func(time.Duration, int) int { return 429 })
