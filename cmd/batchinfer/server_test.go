@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"flag"
+	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/signal"
@@ -38,15 +40,21 @@ func serveNATS() {
 // freePorts returns ports that nobody listens on at this time.
 func freePorts(t *testing.T, n int) (ports []int) {
 	t.Helper()
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+	// Ports that a system gives to outgoing connections could be in use when a server
+	// begins to listen. Those of Linux are above 32767, those of others above 49151.
+	for range 1000 {
+		port := 16384 + rand.IntN(16384)
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 		if err != nil {
-			t.Fatal(err)
+			continue
 		}
 		defer l.Close()
-		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
+		if ports = append(ports, port); len(ports) == n {
+			return ports
+		}
 	}
-	return ports
+	t.Fatal("no free ports")
+	return nil
 }
 
 // eventually waits for a condition.
