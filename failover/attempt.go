@@ -19,8 +19,12 @@ import (
 type attempt struct {
 	t         *Transport
 	server    *server
-	fixed     bool     // the request had the server's own URL
-	last      *attempt // of the same call, at another server; nil: there is none
+	fixed     bool                    // the request had the server's own URL
+	stays     bool                    // it must not be moved to another server
+	free      *server                 // to which it is moved; guarded by t.mu
+	moved     bool                    // it has been moved
+	cancel    context.CancelCauseFunc // ends the wait for the Pacer
+	last      *attempt                // of the same call, at another server; nil: there is none
 	begun     time.Time
 	era       int                     // of the server, then
 	early     bool                    // the server was closed then, as all were
@@ -32,6 +36,7 @@ type attempt struct {
 	// The following fields are guarded by t.mu.
 	success  bool // the status of the response is not a failure
 	released bool // it is no longer in flight
+	limited  bool // it was refused, and the Pacer knows when the server accepts again
 }
 
 var _ route.Choice = (*attempt)(nil)
@@ -65,33 +70,11 @@ func (a *attempt) Next() (wait time.Duration, other bool) {
 // Unreached implements [route.Choice].
 func (a *attempt) Unreached() bool { return a.unreached }
 
-// pace waits until the Pacer lets the attempt send req.
-func (a *attempt) pace(req *http.Request) (err error) {
-	if a.t.Pacer == nil {
-		return nil
-	}
-	a.request = req
-	defer route.Pause(req.Context())()
-	if a.done, err = a.t.Pacer.Wait(req.Context(), hookRequest(req), 0); err != nil {
-		return err
-	}
-	a.begun = time.Now()
-	a.t.mu.Lock()
-	defer a.t.mu.Unlock()
-	s := a.server
-	if a.era != s.era {
-		s.older-- // the attempt is sent after the server was closed
-	}
-	a.era, a.early = s.era, s.wait(a.begun) > 0
-	return nil
-}
-
 // unsent ends an attempt that the Pacer has refused, and returns its error.
 func (a *attempt) unsent(req *http.Request, err error) error {
 	if req.Body != nil {
 		req.Body.Close()
 	}
-	a.release()
 	return &endpointError{a, err}
 }
 

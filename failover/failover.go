@@ -60,13 +60,13 @@ import (
 // closed for that time. An endpoint that refuses a request without a Retry-After,
 // or that can't be reached, is closed for 250 ms. So is an endpoint after three
 // failures in a row, such as a 500, a broken connection, a timeout or a response
-// body that ends early. The time doubles with each failure that follows, up to 4 s.
+// body that ends early. The time doubles with each failure that follows, up to 2 s.
 // After a timeout it is at least the duration of the attempt, up to a minute.
 //
 // When an endpoint that failed opens again, it gets one request at a time until one
 // succeeds. After that, its limit grows with each success. If all endpoints are
 // closed, a request is sent to the one that opens first. Endpoints that failed rank
-// as if they opened 4 s later, because those that have refused a request are known
+// as if they opened 2 s later, because those that have refused a request are known
 // to respond.
 //
 // # Retries
@@ -86,9 +86,18 @@ import (
 // or stalled, because its peer may have disappeared. This holds if Base is nil or an
 // [http.Transport]. If it wraps one, use [httpretry.FreshConnections].
 //
+// # Pacing
+//
 // A Pacer of the RetryTransport limits the endpoints together. A refusal is reported
 // to it only if no other endpoint is open. To find the limit of each endpoint, set
 // the Pacer of the Transport instead.
+//
+// With that, a request for which no endpoint is free goes to the one where it will
+// probably wait for the shortest time, judging by how many requests wait there and how
+// fast the Pacer lets them pass. A waiting request is moved once if another endpoint
+// becomes free, and whenever its endpoint fails. If the Pacer's Wait fails because of
+// the deadline, the other endpoints are tried. A refusal without a Retry-After does not
+// close the endpoint, and no refusal limits the requests in flight to it.
 //
 // # Redirects
 //
@@ -167,19 +176,17 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if target == nil && t.mayLeave(req.URL) {
 		return nil, notSent(req, errDots)
 	}
-	a := t.begin(req, target)
+	a, out, err := t.start(req, target)
+	if err != nil {
+		return nil, a.unsent(req, err)
+	}
 	returned := false
 	defer func() {
-		if !returned { // Base, the Classifier or the Pacer has panicked
+		if !returned { // Base, the Classifier or the Pacer's done has panicked
 			a.report(nil, errPanicked, httpretry.Verdict{})
 			a.release()
 		}
 	}()
-	out := a.server.request(req, a.fixed)
-	if err := a.pace(out); err != nil {
-		returned = true
-		return nil, a.unsent(req, err)
-	}
 	resp, err := a.server.base.RoundTrip(out)
 	if err == nil && resp == nil {
 		err = errNoResponse
@@ -256,17 +263,18 @@ func (t *Transport) classify(req *http.Request, resp *http.Response, err error) 
 	return t.Classifier(req, resp, err)
 }
 
-// begin chooses the server of an attempt: target, if it is not nil.
-func (t *Transport) begin(req *http.Request, target *server) *attempt {
-	a := &attempt{t: t, server: target, fixed: target != nil, begun: time.Now()}
-	previous := route.PreviousOf(req.Context())
-	last := t.attemptOf(previous.Choice)
+// begin chooses the server of an attempt: target, if it is not nil. moved is the attempt
+// in whose place it is made, and last the one before; both may be nil.
+func (t *Transport) begin(target *server, moved, last *attempt, resuming bool) *attempt {
+	a := &attempt{t: t, server: target, fixed: target != nil, stays: target != nil, moved: moved != nil, begun: time.Now()}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	switch {
 	case a.fixed:
-	case last != nil && previous.Resuming:
-		a.server = last.server
+	case last != nil && resuming:
+		a.server, a.stays = last.server, true
+	case moved != nil && moved.free != nil && moved.free.available(a.begun):
+		a.server = moved.free
 	default:
 		a.server = t.choose(last, a.begun)
 	}
@@ -278,6 +286,28 @@ func (t *Transport) begin(req *http.Request, target *server) *attempt {
 	a.load, a.era = a.server.inFlight, a.server.era
 	a.early = a.server.wait(a.begun) > 0
 	return a
+}
+
+// start begins an attempt, and waits until the Pacer lets it send the request. Meanwhile
+// it may be moved to another server. If it fails, the attempt is no longer in flight.
+func (t *Transport) start(req *http.Request, target *server) (*attempt, *http.Request, error) {
+	previous := route.PreviousOf(req.Context())
+	last := t.attemptOf(previous.Choice)
+	a := t.begin(target, nil, last, previous.Resuming)
+	for tries := 1; ; {
+		out := a.server.request(req, a.fixed)
+		err := a.pace(out)
+		switch {
+		case err == errMoved:
+			a = t.begin(nil, a, last, false)
+		case err == nil, a.stays, req.Context().Err() != nil, tries == len(t.servers):
+			return a, out, err
+		default: // the wait would be too long, but perhaps not at another server
+			last = a
+			a = t.begin(nil, nil, last, false)
+			tries++
+		}
+	}
 }
 
 // attemptOf returns the attempt that c is, or nil. c may belong to another Transport,

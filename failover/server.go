@@ -10,9 +10,9 @@ import (
 const (
 	// firstClosing and longestClosing limit the time for which an endpoint is
 	// closed if it does not ask for one. With them, an endpoint that returns is
-	// used again within 4 s, and one that does not costs a request every 4 s.
+	// used again within 2 s, and one that does not costs a request every 2 s.
 	firstClosing   = 250 * time.Millisecond
-	longestClosing = 4 * time.Second
+	longestClosing = 2 * time.Second
 
 	// longestTimeout limits the time for which a timeout closes an endpoint.
 	// Without it, an endpoint that does not respond would keep one request
@@ -35,6 +35,7 @@ type server struct {
 	header http.Header
 	base   http.RoundTripper // never nil after Transport.init
 	weight int
+	paced  bool // there is a Pacer
 
 	// The following fields are guarded by Transport.mu.
 	inFlight int
@@ -47,19 +48,22 @@ type server struct {
 	closings int       // in a row
 	era      int       // number of closings in all
 	until    time.Time // when the server opens; in the past: it is open
+	queue    queue     // empty if there is no Pacer
 }
 
 // wait returns the time until the server opens.
 func (s *server) wait(now time.Time) time.Duration { return max(s.until.Sub(now), 0) }
 
 // available reports whether the server accepts another request, as far as is known.
-func (s *server) available(now time.Time) bool {
+func (s *server) available(now time.Time) bool { return s.wait(now) == 0 && s.hasRoom() }
+
+func (s *server) hasRoom() bool {
 	n := s.inFlight
 	if s.probing {
 		// Requests that were sent before the failure may hang.
 		n -= s.older
 	}
-	return s.wait(now) == 0 && float64(n) < s.limit
+	return float64(n) < s.limit
 }
 
 // choose returns the server for the attempt after last, which may be nil.
@@ -93,8 +97,8 @@ func compare(a, b *server, last *attempt, now time.Time) int {
 	if other := b.rank(last, now); rank != other {
 		return rank - other
 	}
-	if rank == closedRank {
-		return cmp.Compare(a.closedFor(now), b.closedFor(now))
+	if rank == busyRank || rank == closedRank {
+		return cmp.Compare(a.busyFor(now), b.busyFor(now))
 	}
 	return cmp.Compare(a.load(rank), b.load(rank))
 }
@@ -103,33 +107,39 @@ func compare(a, b *server, last *attempt, now time.Time) int {
 const (
 	untriedRank = iota
 	triedRank   // by the same call
+	busyRank    // the Pacer will probably delay the attempt
 	failedRank  // the previous attempt's
 	fullRank
 	closedRank
 )
 
 func (s *server) rank(last *attempt, now time.Time) int {
-	switch available := s.available(now); {
-	case s.wait(now) > 0, !available && s.down:
+	// An attempt that waits for the Pacer may as well wait until the server opens.
+	busy := s.paced && s.hasRoom() && s.busyFor(now) > 0
+	switch {
+	case !busy && s.wait(now) > 0, s.down && !s.hasRoom():
 		return closedRank
-	case !available:
+	case !s.hasRoom():
 		return fullRank
-	case last != nil && last.server == s:
+	case last != nil && last.server == s && !last.limited:
 		return failedRank
+	case busy:
+		return busyRank
 	case last.tried(s):
 		return triedRank
 	}
 	return untriedRank
 }
 
-// closedFor is compared between servers of closedRank.
-func (s *server) closedFor(now time.Time) time.Duration {
-	if s.down {
+// busyFor is compared between servers of busyRank, and of closedRank.
+func (s *server) busyFor(now time.Time) time.Duration {
+	wait := s.wait(now) + s.queue.wait(len(s.queue.waiting)+1, now)
+	if s.down && wait > 0 {
 		// It may fail again, or a probe may be under way. A server that has
 		// refused is alive and has said when it opens.
-		return s.wait(now) + longestClosing
+		wait += longestClosing
 	}
-	return s.wait(now)
+	return wait
 }
 
 // load is compared between other servers of the same rank.
@@ -167,6 +177,7 @@ func (a *attempt) completed() {
 		a.server.failures, a.server.closings = 0, 0
 	}
 	a.releaseLocked()
+	a.t.fetch(a.server)
 }
 
 // refused notes a refusal by a server that asks to wait, or not if asked is 0.
@@ -174,10 +185,14 @@ func (a *attempt) refused(asked time.Duration) {
 	a.t.mu.Lock()
 	defer a.t.mu.Unlock()
 	s := a.server
-	if a.counts() {
+	s.down = false
+	a.limited = s.paced
+	if s.paced && asked == 0 {
+		return // the Pacer knows best when to send the next one
+	}
+	if a.counts() && !s.paced {
 		s.limit, s.probing = max(1, refusalFactor*float64(s.inFlight)), false
 	}
-	s.down = false
 	a.closeLocked(asked, 0)
 }
 
@@ -222,6 +237,9 @@ func (a *attempt) closeLocked(asked, atLeast time.Duration) {
 	if a.counts() {
 		if asked == 0 {
 			asked = max(atLeast, min(firstClosing<<min(s.closings, 10), longestClosing))
+		}
+		if s.down {
+			a.t.disperse(s)
 		}
 		s.closings++
 		s.era++
