@@ -45,9 +45,17 @@ type result struct {
 	settled func(written bool) // called when it has been written or dropped; may be nil
 }
 
-// isClear reports whether the time that the request took is that of the gateway.
-func (r result) isClear() bool {
-	return r.answer.Error == nil && !r.interrupted && r.tally.attempts == 1 && r.tally.waited < 10*time.Millisecond
+// evidence returns what the duration of the request tells about the limit of requests
+// in flight.
+func (r result) evidence() evidence {
+	const short = 10 * time.Millisecond
+	switch {
+	case r.answer.Error != nil || r.interrupted || r.tally.attempts > 1 || r.tally.waited >= short:
+		return disturbed
+	case r.tally.paced >= short:
+		return paced
+	}
+	return undisturbed
 }
 
 func newAsker(client inference.InferenceClient, c *config, l *live) *asker {

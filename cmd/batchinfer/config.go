@@ -116,7 +116,7 @@ func (c *config) client() inference.HTTPInferenceClientConfig {
 		JitterFraction: c.jitter(),
 		OmitRawData:    true, // the output has the text
 		OnAttempt:      countAttempt,
-		Pacer:          c.endpointPacer(),
+		Pacer:          noted(c.endpointPacer()),
 	}
 }
 
@@ -146,10 +146,52 @@ func (c *config) endpointPacer() httpretry.Pacer {
 	return new(httpretry.AdaptivePacer)
 }
 
-// pacer returns the Pacer of the run. With several gateways, it hears of a refusal
-// only if none of them accepts.
+// noted returns a Pacer that notes the waits in the tallies of the requests, or nil if p
+// is nil.
+func noted(p httpretry.Pacer) httpretry.Pacer {
+	if p == nil {
+		return nil
+	}
+	return notedPacer{p}
+}
+
+type notedPacer struct{ httpretry.Pacer }
+
+// Wait implements [httpretry.Pacer].
+func (p notedPacer) Wait(ctx context.Context, req *http.Request, backoff time.Duration) (func(httpretry.Attempt), error) {
+	begun := time.Now()
+	done, err := p.Pacer.Wait(ctx, req, backoff)
+	t := tallyOf(ctx)
+	t.sent = time.Now()
+	t.paced += t.sent.Sub(begun)
+	t.live.wait(t.sent.Sub(begun))
+	return done, err
+}
+
+// pacer returns the Pacer of the run. Several gateways have Pacers of their own, and that
+// of the run only keeps -rps.
 func (c *config) pacer() httpretry.Pacer {
-	return &httpretry.AdaptivePacer{MaxPerSecond: c.maxPerSecond}
+	p := &httpretry.AdaptivePacer{MaxPerSecond: c.maxPerSecond}
+	if len(c.gateways) > 0 {
+		return ceiling{p}
+	}
+	return p
+}
+
+// A ceiling keeps the bounds of a Pacer, but does not let it find lower limits. A limit
+// that it found while one of several gateways is down would be that of the others, and
+// would remain when the gateway is back.
+type ceiling struct{ httpretry.Pacer }
+
+// Wait implements [httpretry.Pacer].
+func (c ceiling) Wait(ctx context.Context, req *http.Request, backoff time.Duration) (func(httpretry.Attempt), error) {
+	done, err := c.Pacer.Wait(ctx, req, backoff)
+	if done == nil {
+		return nil, err
+	}
+	return func(a httpretry.Attempt) {
+		done(httpretry.Attempt{Request: a.Request, Number: a.Number}) // accepted
+	}, nil
 }
 
 // keys has a function for each key of a config file. It sets the key's value.

@@ -92,7 +92,7 @@ type killable struct {
 }
 
 func newKillable(t *testing.T, capacity int) *killable {
-	g := &killable{address: "127.0.0.1:0", slots: make(chan struct{}, capacity)}
+	g := &killable{address: fmt.Sprintf("127.0.0.1:%d", freePorts(t, 1)[0]), slots: make(chan struct{}, capacity)}
 	g.start(t)
 	t.Cleanup(g.kill)
 	return g
@@ -267,4 +267,72 @@ func TestRun_GatewayWithALimitWillNotServe(t *testing.T) {
 			t.Errorf("got %d answered, failed %v, %v after %v, want 1600 within 80s", b.summary.answered, b.summary.failed, err, took)
 		}
 	})
+}
+
+// Of two gateways with limits of 100 and 10 requests per second, the first is down for
+// 30 s. Both limits are reached before and again 5 s after its return, although all
+// requests have waited for the other one meanwhile.
+func TestRun_ThroughputIsBackAfterAnOutage(t *testing.T) {
+	for _, status := range []int{429, 503} {
+		for _, header := range []bool{false, true} {
+			t.Run(fmt.Sprint(status, " ", header), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) { testThroughputIsBack(t, status, header) })
+			})
+		}
+	}
+}
+
+func testThroughputIsBack(t *testing.T, status int, header bool) {
+	gateways := make(map[string]*limited)
+	for host, perSecond := range map[string]float64{"a": 100, "b": 10} {
+		gateways[host] = &limited{status: status, header: header, accept: bucket(perSecond)}
+	}
+	var mu sync.Mutex
+	var served [200]int // by second
+	attempts, lost := 0, 0
+	begun := time.Now()
+	cfg := defaultConfig()
+	cfg.gateways = []failover.Endpoint{{URL: "http://a"}, {URL: "http://b"}}
+	const requests = 8000
+	b, _, err := runVirtual(t, requests, cfg, roundTripFunc(func(req *http.Request) (*http.Response, error) {
+		host := req.URL.Host
+		at := time.Since(begun)
+		down := host == "a" && at > 30*time.Second && at < time.Minute
+		mu.Lock()
+		attempts++
+		if down {
+			lost++
+		}
+		mu.Unlock()
+		if down {
+			req.Body.Close()
+			return nil, &net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED}
+		}
+		resp, err := gateways[host].RoundTrip(req)
+		mu.Lock()
+		defer mu.Unlock()
+		if err == nil && resp.StatusCode == 200 {
+			served[int(time.Since(begun).Seconds())]++
+		}
+		return resp, err
+	}))
+	if err != nil || b.summary.answered != requests || lost*100 > attempts {
+		t.Errorf("got %d answered, failed %v, %v, and %d of %d attempts at the gateway that was down, want %d answered and at most 1%%",
+			b.summary.answered, b.summary.failed, err, lost, attempts, requests)
+	}
+	mean := func(from, to int) float64 {
+		sum := 0
+		for _, n := range served[from:to] {
+			sum += n
+		}
+		return float64(sum) / float64(to-from)
+	}
+	before, back, after := mean(10, 30), mean(65, 70), mean(65, 85)
+	t.Logf("%.0f answers per second before, %.0f in 5 s after 5 s, %.0f after that, %d attempts for %d requests, %d lost",
+		before, back, after, attempts, requests, lost)
+	const limit = 110
+	if before < 0.9*limit || back < 0.9*before || after < 0.9*limit {
+		t.Errorf("got %.0f answers per second before the outage, %.0f from 5 to 10 s after it, and %.0f from 5 to 25 s, want 0.9 of %d",
+			before, back, after, limit)
+	}
 }

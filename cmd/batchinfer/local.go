@@ -30,7 +30,7 @@ func (l *local) work(ctx context.Context, requests <-chan request, results chan<
 			for req := range requests {
 				r := l.asker.ask(asking, req)
 				results <- []result{r} // before another request is sent, in case this one ends the run
-				l.window.leave(time.Now(), r.tokens, r.isClear())
+				l.window.leave(time.Now(), r.tokens, r.evidence())
 			}
 		})
 	}

@@ -5,6 +5,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/httpretry/httpretry/failover"
 )
 
 // A run uses no more tokens a minute than -tpm allows, and nearly as many.
@@ -65,10 +67,12 @@ func TestRun_RequestsPerSecond(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cfg := defaultConfig()
 		cfg.maxPerSecond = 20
-		start := time.Now()
-		b, _, err := runVirtual(t, 1200, cfg, virtualGateway(func(*http.Request) (int, string, string) { return 200, "", answered }))
-		if took := time.Since(start); err != nil || b.summary.answered != 1200 || took < 59*time.Second || took > 63*time.Second {
-			t.Errorf("got %d answered in %v, %v, want 1200 in a minute", b.summary.answered, took, err)
+		for _, cfg.gateways = range [][]failover.Endpoint{nil, {{URL: "http://a"}, {URL: "http://b"}}} {
+			start := time.Now()
+			b, _, err := runVirtual(t, 1200, cfg, virtualGateway(func(*http.Request) (int, string, string) { return 200, "", answered }))
+			if took := time.Since(start); err != nil || b.summary.answered != 1200 || took < 59*time.Second || took > 63*time.Second {
+				t.Errorf("%d gateways: got %d answered in %v, %v, want 1200 in a minute", len(cfg.gateways), b.summary.answered, took, err)
+			}
 		}
 	})
 }

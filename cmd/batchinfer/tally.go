@@ -22,6 +22,7 @@ type tally struct {
 	excused  int           // attempts whose failure does not count as a retry
 	tooLong  time.Duration // the wait that the gateway asked for, if it was too long
 	waited   time.Duration // for attempts
+	paced    time.Duration // for one of several gateways
 	sent     time.Time     // when the last attempt began
 	again    bool          // the request was put off before
 	final    bool          // the last attempt failed in a way that a retry would repeat

@@ -38,11 +38,21 @@ type window struct {
 	tokens    int       // in the round
 	squares   float64   // sum of their squares
 	disturbed int       // answers that do not tell about the limit
+	paced     int       // answers that waited for one of several gateways
 	drained   bool      // the input has no more requests
 
 	starved time.Time // counted in lost so far; zero: there are enough requests
 	lost    float64   // seconds of the whole limit, in the round, for lack of requests
 }
+
+// An evidence is what the duration of a request tells about the limit.
+type evidence uint8
+
+const (
+	undisturbed evidence = iota // it was the gateway's processing
+	paced                       // it was, apart from a wait for one of several gateways
+	disturbed                   // it was something else
+)
 
 type phase string
 
@@ -114,9 +124,8 @@ func (w *window) admit() bool {
 	return true
 }
 
-// leave notes the end of a request. clear is false if it waited for something else
-// than the gateway's processing.
-func (w *window) leave(now time.Time, tokens int, clear bool) {
+// leave notes the end of a request.
+func (w *window) leave(now time.Time, tokens int, e evidence) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.lose(now)
@@ -127,24 +136,30 @@ func (w *window) leave(now time.Time, tokens int, clear bool) {
 	}
 	if w.skip > 0 {
 		if w.skip--; w.skip == 0 {
-			w.start, w.answers, w.tokens, w.squares, w.disturbed, w.lost = now, 0, 0, 0, 0, 0
+			w.start, w.answers, w.tokens, w.squares, w.disturbed, w.paced, w.lost = now, 0, 0, 0, 0, 0, 0
 		}
 		return
 	}
 	w.answers++
 	w.tokens += tokens
 	w.squares += float64(tokens) * float64(tokens)
-	if !clear {
+	switch e {
+	case paced:
+		w.paced++
+	case disturbed:
 		w.disturbed++
 	}
 	if w.drained || w.answers < w.enough() {
 		return
 	}
-	if float64(w.disturbed) <= maxDisturbed*float64(w.answers) && w.lost <= noise*now.Sub(w.start).Seconds() {
+	if w.few(w.disturbed) && w.lost <= noise*now.Sub(w.start).Seconds() {
 		w.judge(w.throughput(now))
 	}
 	w.skip = w.limit
 }
+
+// few reports whether so many answers may be left out of account.
+func (w *window) few(n int) bool { return float64(n) <= maxDisturbed*float64(w.answers) }
 
 // enough returns the number of answers of a round.
 func (w *window) enough() int {
@@ -220,7 +235,7 @@ func (w *window) judge(throughput float64) {
 			w.grow(throughput)
 		case growth >= useful*most:
 			w.keep(w.limit, throughput, 1)
-		case growth > noise:
+		case growth > noise && w.few(w.paced):
 			w.keep(int(float64(w.base)*(1+growth)+0.5), throughput, min(2*w.holdNext, maxHold))
 		default:
 			w.try(below, stepDown)
@@ -261,11 +276,14 @@ func (w *window) grow(throughput float64) {
 	w.set(2 * w.limit)
 }
 
-// try measures another limit, if it differs.
+// try measures another limit, if it differs. While requests wait for one of several
+// gateways, fewer might do, but not any more when another one returns.
 func (w *window) try(p phase, step float64) {
 	w.phase = p
 	w.set(int(float64(w.base)*step + 0.5))
 	switch {
+	case p == below && !w.few(w.paced):
+		w.keep(w.base, w.best, min(2*w.holdNext, maxHold))
 	case w.limit != w.base:
 	case p == above:
 		w.try(below, stepDown)

@@ -162,3 +162,33 @@ func TestRun_KeepsToItsWindow(t *testing.T) {
 		})
 	}
 }
+
+// While requests wait for one of several gateways, the limit is not reduced: those that
+// are too many now are needed when another gateway returns. It may be raised.
+func TestWindow_IsNotReducedWhileRequestsArePaced(t *testing.T) {
+	for _, tt := range []struct {
+		evidence    evidence
+		least, most int // of the limit that is reached
+	}{
+		{undisturbed, leastLimit, 12},
+		{paced, 50, 100},
+	} {
+		w := newWindow(256)
+		now := time.Now()
+		answer := func(n int, perSecond func(limit int) float64) {
+			for range n {
+				w.admit()
+				now = now.Add(time.Duration(float64(time.Second) / perSecond(w.size())))
+				w.leave(now, 0, tt.evidence)
+			}
+		}
+		answer(3000, func(limit int) float64 { return min(100, float64(limit)*2) })
+		if got := w.size(); got < 50 || got > 100 {
+			t.Errorf("%v: the limit is %d at a gateway that makes use of 50, want 50 to 100", tt.evidence, got)
+		}
+		answer(30_000, func(int) float64 { return 10 }) // 10 a second, whatever the limit
+		if got := w.size(); got < tt.least || got > tt.most {
+			t.Errorf("%v: the limit is %d after that gateway has gone, want %d to %d", tt.evidence, got, tt.least, tt.most)
+		}
+	}
+}

@@ -122,7 +122,7 @@ func workFor(ctx context.Context, p process, opts options, cfg *config, q queue.
 	clientConfig := cfg.client()
 	clientConfig.Logger = newLogger(p.stderr, opts.verbosity)
 	pacer := cfg.pacer()
-	shared, err := share.Join(q.Board(), name, cfg.gatewayTexts(), cfg.shared, cmp.Or(clientConfig.Pacer, pacer))
+	shared, err := share.Join(q.Board(), name, cfg.gatewayTexts(), cfg.shared, cmp.Or(cfg.endpointPacer(), pacer))
 	if err != nil {
 		p.explain(fmt.Errorf("gateway: %w", err))
 		return exitUsage
@@ -131,7 +131,7 @@ func workFor(ctx context.Context, p process, opts options, cfg *config, q queue.
 	if clientConfig.Pacer == nil {
 		pacer = shared
 	} else {
-		clientConfig.Pacer = shared // of the gateway that each attempt goes to
+		clientConfig.Pacer = noted(shared) // of the gateway that each attempt goes to
 	}
 	client := inference.NewHTTPInferenceClient(clientConfig)
 	defer client.CloseIdleConnections()

@@ -266,7 +266,7 @@ func (w *worker) ask(ctx context.Context) {
 	for t := range w.tasks {
 		r := w.result(ctx, t)
 		now := time.Now()
-		w.window.leave(now, r.tokens, r.isClear())
+		w.window.leave(now, r.tokens, r.evidence())
 		w.mu.Lock()
 		w.asking--
 		w.rate.add(now)
