@@ -699,7 +699,7 @@ func TestAdaptivePacer_RetryAfterClosesForAllCalls(t *testing.T) {
 		}
 		return v
 	}
-	for status, classifier := range map[int]httpretry.Classifier{429: nil, 500: nil, 502: nil, 503: uncertain, 504: nil} {
+	for status, classifier := range map[int]func(*http.Request, *http.Response, error) httpretry.Verdict{429: nil, 500: nil, 502: nil, 503: uncertain, 504: nil} {
 		synctest.Test(t, func(t *testing.T) {
 			s := newPacedServer(0, func(now time.Duration, _ int) int {
 				if now == 0 {

@@ -28,7 +28,7 @@ type Attempt struct {
 	// download fails after new bytes, Number starts again at 1.
 	Number int
 
-	// Verdict is the result of the [Classifier].
+	// Verdict is the result of [RetryTransport.Classifier].
 	Verdict Verdict
 
 	// Elapsed is the time since RoundTrip was called or, if a resumed download
@@ -59,37 +59,36 @@ type Decision struct {
 	// or 0 if none was computed.
 	Delay time.Duration
 
-	// Reason states why no attempt follows. It is empty if Retry is true.
-	Reason Reason
+	// Reason states why no attempt follows. It is empty if Retry is true, and
+	// otherwise one of these values, which are checked in this order:
+	//
+	//   - "canceled": the caller's context is done, and the attempt failed;
+	//   - "final": the attempt succeeded, or failed permanently;
+	//   - "not_idempotent": the request was possibly processed and is not
+	//     idempotent;
+	//   - "not_replayable": the request body cannot be sent again;
+	//   - "policy": the policy allows no further attempt;
+	//   - "deadline": the wait would end after the context's deadline;
+	//   - "budget": the budget allows no further retry.
+	//
+	// The first that applies is reported, with three exceptions. A response
+	// that is [Final] gives "final" even if the context is done. A retry whose
+	// request body fails gives "not_replayable". A Policy known never to retry
+	// gives "policy" even if the body cannot be replayed.
+	//
+	// It can be used as the value of a metric label.
+	Reason string
 }
 
-// A Reason states why a call makes no further attempt. It is one of these values,
-// which are checked in this order:
-//
-//   - "canceled": the caller's context is done, and the attempt failed;
-//   - "final": the attempt succeeded, or failed permanently;
-//   - "not_idempotent": the request was possibly processed and is not idempotent;
-//   - "not_replayable": the request body cannot be sent again;
-//   - "policy": the policy allows no further attempt;
-//   - "deadline": the wait would end after the context's deadline;
-//   - "budget": the budget allows no further retry.
-//
-// The first that applies is reported, with three exceptions. A response that is
-// [Final] gives "final" even if the context is done. A retry whose request body
-// fails gives "not_replayable". A Policy known never to retry gives "policy" even
-// if the body cannot be replayed.
-//
-// A Reason is in snake_case and can be used as the value of a metric label.
-type Reason string
-
+// The values of Decision.Reason.
 const (
-	reasonCanceled      Reason = "canceled"
-	reasonFinal         Reason = "final"
-	reasonNotIdempotent Reason = "not_idempotent"
-	reasonNotReplayable Reason = "not_replayable"
-	reasonPolicy        Reason = "policy"
-	reasonDeadline      Reason = "deadline"
-	reasonBudget        Reason = "budget"
+	reasonCanceled      = "canceled"
+	reasonFinal         = "final"
+	reasonNotIdempotent = "not_idempotent"
+	reasonNotReplayable = "not_replayable"
+	reasonPolicy        = "policy"
+	reasonDeadline      = "deadline"
+	reasonBudget        = "budget"
 )
 
 // A Summary describes a call that has ended.
@@ -111,16 +110,13 @@ type Summary struct {
 	// deadline.
 	Attempts int
 
-	// Reason states why the call made no further attempt.
-	Reason Reason
+	// Reason states why the call made no further attempt, as [Decision.Reason]
+	// does.
+	Reason string
 
 	// Elapsed is the duration of the call, including all waits and, for a
 	// resumed download, the caller's reading of the body.
 	Elapsed time.Duration
-
-	// Waited is the part of Elapsed that was spent waiting for retries and for
-	// [RetryTransport.Pacer], including a wait that was canceled.
-	Waited time.Duration
 }
 
 // requestForHooks returns a copy of req that a hook may modify. It has no

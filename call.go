@@ -24,7 +24,6 @@ type call struct {
 	ended   bool            // nothing is left to be closed
 
 	attempts int           // made so far
-	waited   time.Duration // before them, in all
 	backoff  time.Duration // before the next one, which the Pacer may prolong
 	done     func(Attempt) // the Pacer's, until the attempt is reported to it; nil: none
 	turn     turn          // the same of an AdaptivePacer
@@ -56,7 +55,7 @@ type call struct {
 // retry makes further attempts after the current one until a decision is against
 // another, and returns the reason. err is not nil if a wait for an attempt ended
 // without it.
-func (c *call) retry() (reason Reason, err error) {
+func (c *call) retry() (reason string, err error) {
 	for {
 		c.judge()
 		if c.t.Pacer != nil {
@@ -357,7 +356,7 @@ func (c *call) askPolicy() (delay time.Duration, retry bool) {
 }
 
 // obstacle returns the reason that rules out a retry whatever the Policy, or "".
-func (c *call) obstacle() Reason {
+func (c *call) obstacle() string {
 	outcome := c.verdict.Outcome
 	final := outcome != Unprocessed && outcome != Uncertain
 	switch {
@@ -412,7 +411,7 @@ func (c *call) wait(delay time.Duration) error {
 	c.number++
 	c.delay = delay
 	begun := time.Now()
-	defer c.hasWaited(begun)
+	defer c.noteDelay(begun)
 	if resp == nil || certain && !hasResponseBody(resp) {
 		return c.pace(c.backoff)
 	}
@@ -423,12 +422,10 @@ func (c *call) wait(delay time.Duration) error {
 	return err
 }
 
-// hasWaited counts a wait that began at begun.
-func (c *call) hasWaited(begun time.Time) {
-	d := time.Since(begun)
-	c.waited += d
+// noteDelay notes how long a wait took that began at begun.
+func (c *call) noteDelay(begun time.Time) {
 	if c.t.Pacer != nil {
-		c.delay = d // instead of the expected one
+		c.delay = time.Since(begun) // instead of the expected time
 	}
 }
 
@@ -437,7 +434,7 @@ func (c *call) paceFirst() error {
 	if p, ok := c.t.Pacer.(*AdaptivePacer); ok && p.idle() {
 		return c.pace(0) // the clock would take longer than all of it
 	}
-	defer c.hasWaited(time.Now())
+	defer c.noteDelay(time.Now())
 	return c.pace(0)
 }
 
@@ -511,7 +508,7 @@ func (c *call) unsent(err error) (*http.Response, error) {
 	return c.end(e.Reason, nil, e)
 }
 
-func (c *call) unsentReason() Reason {
+func (c *call) unsentReason() string {
 	if c.ctx.Err() != nil {
 		return reasonCanceled
 	}
@@ -519,7 +516,7 @@ func (c *call) unsentReason() Reason {
 }
 
 // result ends the call with the result of the last attempt.
-func (c *call) result(reason Reason) (*http.Response, error) {
+func (c *call) result(reason string) (*http.Response, error) {
 	// Before settle, which may end a Read of the body with an error.
 	ownFault := c.err != nil && c.number > 1 && c.bodyFailed()
 	c.body.settle(c.err != nil)
@@ -551,7 +548,7 @@ func (c *call) result(reason Reason) (*http.Response, error) {
 
 // finalError returns the error of a call without a response. ownFault reports
 // whether the last attempt failed because of the caller's body.
-func (c *call) finalError(reason Reason, ownFault bool) error {
+func (c *call) finalError(reason string, ownFault bool) error {
 	if c.number == 1 {
 		return c.err
 	}
@@ -578,7 +575,7 @@ func (c *call) responseRequest() *http.Request {
 }
 
 // end calls OnDone and returns the results of RoundTrip.
-func (c *call) end(reason Reason, resp *http.Response, err error) (*http.Response, error) {
+func (c *call) end(reason string, resp *http.Response, err error) (*http.Response, error) {
 	if c.t.OnDone != nil {
 		c.summarize(reason, resp, err)
 	}
@@ -587,8 +584,8 @@ func (c *call) end(reason Reason, resp *http.Response, err error) (*http.Respons
 }
 
 // summarize calls OnDone.
-func (c *call) summarize(reason Reason, resp *http.Response, err error) {
-	s := Summary{Request: requestForHooks(c.req), Err: err, Attempts: c.attempts, Reason: reason, Waited: c.waited}
+func (c *call) summarize(reason string, resp *http.Response, err error) {
+	s := Summary{Request: requestForHooks(c.req), Err: err, Attempts: c.attempts, Reason: reason}
 	if resp != nil {
 		s.Response = responseForHooks(resp, s.Request, nil)
 	}

@@ -21,19 +21,6 @@ const (
 	Uncertain                  // possibly processed: only an idempotent request may be retried
 )
 
-// String returns the name of the constant in lower case.
-func (o Outcome) String() string {
-	switch o {
-	case Final:
-		return "final"
-	case Unprocessed:
-		return "unprocessed"
-	case Uncertain:
-		return "uncertain"
-	}
-	return "invalid"
-}
-
 // A Verdict is the result of classifying an attempt. Its zero value is [Final].
 type Verdict struct {
 	Outcome Outcome
@@ -42,22 +29,7 @@ type Verdict struct {
 	RetryAfter time.Duration
 }
 
-// A Classifier decides whether the outcome of an attempt is retryable.
-//
-// Exactly one of resp and err is not nil. With
-// [RetryTransport.MaxResponseBytes], if reading the response body fails, a
-// Classifier is called with the response and, if it returns [Final], again with
-// the read error.
-//
-// resp.Body is a copy of the buffered part of the body. It is empty if nothing
-// was buffered. A Classifier may read it, but must not retain or otherwise modify
-// its arguments. It must be safe for concurrent use.
-//
-// A Classifier does not receive the number of the attempt. A decision that
-// depends on the number belongs in a [Policy].
-type Classifier func(req *http.Request, resp *http.Response, err error) Verdict
-
-// DefaultClassifier is the [Classifier] of a [RetryTransport] that does not set
+// DefaultClassifier is the Classifier of a [RetryTransport] that does not set
 // one.
 //
 // Statuses 429 and 503 are [Unprocessed]. Statuses 408, 500, 502 and 504 are

@@ -91,15 +91,8 @@ func TestIsIdempotent(t *testing.T) {
 	}
 }
 
-func TestOutcome_String(t *testing.T) {
-	for o, want := range map[httpretry.Outcome]string{
-		httpretry.Final: "final", httpretry.Unprocessed: "unprocessed", httpretry.Uncertain: "uncertain", 3: "invalid",
-	} {
-		if got := o.String(); got != want {
-			t.Errorf("Outcome(%d): got %q, want %q", o, got, want)
-		}
-	}
-}
+// outcomeNames has the names of the outcomes, for messages.
+var outcomeNames = [...]string{httpretry.Final: "final", httpretry.Unprocessed: "unprocessed", httpretry.Uncertain: "uncertain"}
 
 // A failure is a request that fails on a real connection.
 type failure struct {
@@ -144,7 +137,7 @@ func wantOutcome(t *testing.T, req *http.Request, err error, want httpretry.Outc
 	t.Helper()
 	for name, err := range wrapped(err) {
 		if got := httpretry.DefaultClassifier(req, nil, err); got != (httpretry.Verdict{Outcome: want}) {
-			t.Errorf("%s: got %v for %T %q, want %v: %s", name, got.Outcome, err, err, want, reason)
+			t.Errorf("%s: got %v for %T %q, want %v: %s", name, outcomeNames[got.Outcome], err, err, outcomeNames[want], reason)
 		}
 	}
 }
@@ -882,7 +875,7 @@ func TestDefaultClassifier_AttemptTimeoutIsUncertain(t *testing.T) {
 		req := get(t, "http://host.invalid")
 		err := errorOf(t, rt, req)
 		if got.Verdict.Outcome != httpretry.Uncertain || !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("got %v and %v, want uncertain and a timeout", got.Verdict.Outcome, err)
+			t.Errorf("got %v and %v, want uncertain and a timeout", outcomeNames[got.Verdict.Outcome], err)
 		}
 		wantOutcome(t, req, err, httpretry.Uncertain, "the server may have processed the request")
 	})
@@ -1327,7 +1320,7 @@ func TestDefaultClassifier_HostileErrors(t *testing.T) {
 	req := get(t, "http://host.invalid")
 	for _, err := range []error{&net.OpError{Op: "socks connect"}, &net.OpError{Op: "socks connect", Err: (*errorPair)(nil)}} {
 		if got := httpretry.DefaultClassifier(req, nil, err); got.Outcome != httpretry.Unprocessed {
-			t.Errorf("%#v: got %v, want unprocessed: no connection was made", err, got.Outcome)
+			t.Errorf("%#v: got %v, want unprocessed: no connection was made", err, outcomeNames[got.Outcome])
 		}
 	}
 	for _, err := range []error{
@@ -1337,11 +1330,11 @@ func TestDefaultClassifier_HostileErrors(t *testing.T) {
 	} {
 		got := httpretry.DefaultClassifier(req, nil, err)
 		if got.Outcome != httpretry.Uncertain {
-			t.Errorf("%T: got %v, want uncertain: nothing is known of it", err, got.Outcome)
+			t.Errorf("%T: got %v, want uncertain: nothing is known of it", err, outcomeNames[got.Outcome])
 		}
 		dial := &net.OpError{Op: "dial"}
 		if got := httpretry.DefaultClassifier(req, nil, uncomparable{&url.Error{Err: err}, dial}); err != nil && got.Outcome == httpretry.Final {
-			t.Errorf("%T beside a dial error: got %v", err, got.Outcome)
+			t.Errorf("%T beside a dial error: got %v", err, outcomeNames[got.Outcome])
 		}
 	}
 }

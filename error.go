@@ -27,8 +27,8 @@ type Error struct {
 	// the first one, which a [Pacer] required, was cut short.
 	Attempts int
 
-	// Reason states why no further attempt was made.
-	Reason Reason
+	// Reason states why no further attempt was made, as [Decision.Reason] does.
+	Reason string
 
 	// Err is the error of the last attempt or, if a wait was cut short, the
 	// cause given by the context or the error of the Pacer.

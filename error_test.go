@@ -180,14 +180,14 @@ func TestAttemptTimeout_MatchesDeadlineExceeded(t *testing.T) {
 
 // onErrorReason fails the last of several attempts in a way that leads to
 // reason, and returns the error.
-func onErrorReason(t *testing.T, reason httpretry.Reason, onAttempt func(httpretry.Attempt, httpretry.Decision)) error {
+func onErrorReason(t *testing.T, reason string, onAttempt func(httpretry.Attempt, httpretry.Decision)) error {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	if reason == "deadline" {
 		ctx, cancel = context.WithTimeout(ctx, 2*time.Second)
 		defer cancel()
 	}
-	verdicts := map[httpretry.Reason]httpretry.Outcome{
+	verdicts := map[string]httpretry.Outcome{
 		"final": httpretry.Final, "not_idempotent": httpretry.Uncertain,
 	}
 	rt := &httpretry.RetryTransport{

@@ -300,7 +300,7 @@ func ExampleRetryTransport_onAttempt() {
 
 	client := &http.Client{Transport: &httpretry.RetryTransport{
 		OnAttempt: func(a httpretry.Attempt, d httpretry.Decision) {
-			fmt.Printf("attempt %d: %d is %v; retry %t: %s\n", a.Number, a.Response.StatusCode, a.Verdict.Outcome, d.Retry, d.Reason)
+			fmt.Printf("attempt %d: status %d, retry %t, reason %q\n", a.Number, a.Response.StatusCode, d.Retry, d.Reason)
 		},
 	}}
 	resp, err := client.Post(server.URL, "text/plain", strings.NewReader("an order"))
@@ -308,7 +308,7 @@ func ExampleRetryTransport_onAttempt() {
 		log.Fatal(err)
 	}
 	defer resp.Body.Close()
-	// Output: attempt 1: 500 is uncertain; retry false: not_idempotent
+	// Output: attempt 1: status 500, retry false, reason "not_idempotent"
 }
 
 // OnDone is called once for each call, after its last attempt.
@@ -420,7 +420,7 @@ func ExampleNever() {
 // This classifier modifies two verdicts of the default one. Behind a proxy that
 // sends 503 when an upstream server fails, a request with a 503 was possibly
 // processed. A request with a 425 (Too Early) was not.
-func ExampleClassifier() {
+func ExampleRetryTransport_classifier() {
 	classifier := func(req *http.Request, resp *http.Response, err error) httpretry.Verdict {
 		v := httpretry.DefaultClassifier(req, resp, err)
 		if resp != nil {
@@ -525,10 +525,10 @@ func ExampleError() {
 
 // The output shows the range of waits that each kind of jitter computes from a
 // backoff of 10 s.
-func ExampleJitter() {
+func ExampleRetryConfig_jitter() {
 	jitters := []struct {
 		name   string
-		jitter httpretry.Jitter
+		jitter func(backoff, previous time.Duration) time.Duration
 	}{
 		{"FullJitter", httpretry.FullJitter},
 		{"EqualJitter", httpretry.EqualJitter},
@@ -553,7 +553,7 @@ func ExampleJitter() {
 
 // A Jitter may be any function. This one gives each of several workers a delay of
 // its own.
-func ExampleJitter_own() {
+func ExampleRetryConfig_ownJitter() {
 	const worker, workers = 3, 10
 	config := httpretry.RetryConfig{
 		MaxRetries: 3,

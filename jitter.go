@@ -7,35 +7,26 @@ import (
 	"github.com/httpretry/httpretry/internal/jitter"
 )
 
-// A Jitter randomizes waits, so that clients that failed together do not retry
-// together. It is called with the computed backoff and the wait before the failed
-// attempt, which is [Attempt.Delay], and returns the wait to use. A negative
-// result counts as 0. It must be safe for concurrent use.
-//
-// The kinds and their names are from Marc Brooker, "Exponential Backoff And
-// Jitter", AWS Architecture Blog, 2015.
-type Jitter func(backoff, previous time.Duration) time.Duration
-
-// FullJitter is a [Jitter] that returns a random wait between 0 and backoff. It
+// FullJitter is a [RetryConfig.Jitter] that returns a random wait between 0 and backoff. It
 // spreads waits the most, and halves their mean.
 func FullJitter(backoff, previous time.Duration) time.Duration {
 	return jitter.Full(backoff, rand.Float64())
 }
 
-// EqualJitter is a [Jitter] that returns a random wait between backoff/2 and
+// EqualJitter is a [RetryConfig.Jitter] that returns a random wait between backoff/2 and
 // backoff.
 func EqualJitter(backoff, previous time.Duration) time.Duration {
 	return jitter.Equal(backoff, rand.Float64())
 }
 
-// NoJitter is a [Jitter] that returns backoff.
+// NoJitter is a [RetryConfig.Jitter] that returns backoff.
 func NoJitter(backoff, previous time.Duration) time.Duration { return backoff }
 
-// DecorrelatedJitter returns a [Jitter] that returns a random wait between base
+// DecorrelatedJitter returns a [RetryConfig.Jitter] that returns a random wait between base
 // and three times the previous wait, but at most limit. A previous wait below
 // base counts as base. It ignores the computed backoff. Both base and limit must
 // be positive: with a base of 0 there is no wait.
-func DecorrelatedJitter(base, limit time.Duration) Jitter {
+func DecorrelatedJitter(base, limit time.Duration) func(backoff, previous time.Duration) time.Duration {
 	return func(_, previous time.Duration) time.Duration {
 		return jitter.Decorrelated(base, limit, previous, rand.Float64())
 	}

@@ -47,7 +47,7 @@ func TestJitter_Kinds(t *testing.T) {
 	const sec = time.Second
 	tests := []struct {
 		name              string
-		jitter            httpretry.Jitter
+		jitter            func(backoff, previous time.Duration) time.Duration
 		backoff, previous time.Duration
 		low, high         time.Duration
 		reason            string
@@ -91,7 +91,7 @@ func TestJitter_Edges(t *testing.T) {
 	const most = math.MaxInt64
 	tests := []struct {
 		name      string
-		jitter    httpretry.Jitter
+		jitter    func(backoff, previous time.Duration) time.Duration
 		backoff   time.Duration
 		low, high time.Duration
 		reason    string
@@ -118,7 +118,7 @@ func TestJitter_Edges(t *testing.T) {
 
 // RetryConfig never passes a negative backoff, but another caller may.
 func TestJitter_NegativeBackoff(t *testing.T) {
-	jitters := map[string]httpretry.Jitter{
+	jitters := map[string]func(backoff, previous time.Duration) time.Duration{
 		"FullJitter": httpretry.FullJitter, "EqualJitter": httpretry.EqualJitter, "NoJitter": httpretry.NoJitter,
 	}
 	for name, jitter := range jitters {

@@ -70,7 +70,7 @@ func attrs(a Attempt, d Decision) []slog.Attr {
 		as = append(as, slog.Duration("delay", d.Delay))
 	}
 	if !d.Retry {
-		as = append(as, slog.String("reason", string(d.Reason)))
+		as = append(as, slog.String("reason", d.Reason))
 	}
 	return as
 }

@@ -12,7 +12,7 @@ import (
 // A Policy decides whether a failed attempt is retried, and how long to wait
 // first.
 //
-// It is consulted only if the [Classifier] found the failure retryable and the
+// It is consulted only if [RetryTransport.Classifier] found the failure retryable and the
 // request and its body can be sent again. After it, only the context's deadline
 // and the [Budget] can prevent the retry. A Policy must be safe for concurrent
 // use.
@@ -85,8 +85,14 @@ type RetryConfig struct {
 	// jitter.
 	JitterFraction float64
 
-	// Jitter, if not nil, is used instead of JitterFraction.
-	Jitter Jitter
+	// Jitter, if not nil, is used instead of JitterFraction. It is called with
+	// the backoff and the wait before the failed attempt, which is
+	// [Attempt.Delay], and returns the wait to use. A negative result counts as
+	// 0. It must be safe for concurrent use.
+	//
+	// The kinds and their names are from Marc Brooker, "Exponential Backoff And
+	// Jitter", AWS Architecture Blog, 2015.
+	Jitter func(backoff, previous time.Duration) time.Duration
 
 	// MaxElapsed limits how long after the start of the call a retry may start,
 	// unless [RetryTransport.Pacer] delays it further. If zero, there is no

@@ -273,7 +273,7 @@ func TestRetryConfig_JitterOnRetryAfterIsUpward(t *testing.T) {
 }
 
 func TestRetryConfig_HugeRetryAfterSaturates(t *testing.T) {
-	for _, jitter := range []httpretry.Jitter{nil, httpretry.FullJitter, httpretry.NoJitter, httpretry.DecorrelatedJitter(1, 2)} {
+	for _, jitter := range []func(backoff, previous time.Duration) time.Duration{nil, httpretry.FullJitter, httpretry.NoJitter, httpretry.DecorrelatedJitter(1, 2)} {
 		c := httpretry.RetryConfig{MaxRetries: 1, Jitter: jitter, MaxRetryAfter: math.MaxInt64}
 		for range 1000 {
 			if wait, retry := c.Backoff(attempt(1, math.MaxInt64)); wait != math.MaxInt64 || !retry {
@@ -728,14 +728,14 @@ func TestRoundTrip_ClientTimeoutIsADeadline(t *testing.T) {
 
 // orderedReasons are all reasons, in the order in which they are checked after a
 // response.
-var orderedReasons = []httpretry.Reason{
+var orderedReasons = []string{
 	"final", "canceled", "not_idempotent",
 	"not_replayable", "policy", "deadline",
 }
 
 // decisionWhen returns the decision after an attempt for which the given
 // reasons hold.
-func decisionWhen(t *testing.T, holds map[httpretry.Reason]bool) httpretry.Decision {
+func decisionWhen(t *testing.T, holds map[string]bool) httpretry.Decision {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	if holds["deadline"] {
@@ -774,12 +774,12 @@ func decisionWhen(t *testing.T, holds map[httpretry.Reason]bool) httpretry.Decis
 	return decisions[0]
 }
 
-// If several reasons hold, the first in the order in which the type Reason lists
+// If several reasons hold, the first in the order in which Decision.Reason lists
 // them is reported. A call that has its response is not canceled, though.
 func TestReason_FirstInOrderIsReported(t *testing.T) {
 	for set := range 1 << len(orderedReasons) {
 		want := httpretry.Decision{Retry: true, Delay: time.Hour}
-		holds := map[httpretry.Reason]bool{}
+		holds := map[string]bool{}
 		for i, reason := range slices.Backward(orderedReasons) {
 			if set&(1<<i) != 0 {
 				holds[reason] = true
@@ -816,7 +816,7 @@ func TestReason_CanceledAttempt(t *testing.T) {
 }
 
 func TestReason_OtherCauses(t *testing.T) {
-	outcome := func(o httpretry.Outcome) httpretry.Classifier {
+	outcome := func(o httpretry.Outcome) func(req *http.Request, resp *http.Response, err error) httpretry.Verdict {
 		return func(*http.Request, *http.Response, error) httpretry.Verdict {
 			return httpretry.Verdict{Outcome: o}
 		}
@@ -828,7 +828,7 @@ func TestReason_OtherCauses(t *testing.T) {
 		name string
 		rt   *httpretry.RetryTransport
 		req  *http.Request
-		want httpretry.Reason
+		want string
 		why  string
 	}{
 		{"success", &httpretry.RetryTransport{Base: statuses(200)}, get, "final", "success is final"},
@@ -916,7 +916,7 @@ func report(t *testing.T, a httpretry.Attempt, d httpretry.Decision) reported {
 func TestOnAttempt_ReportsEachAttempt(t *testing.T) {
 	const sec, ms = time.Second, time.Millisecond
 	retry := func(d time.Duration) httpretry.Decision { return httpretry.Decision{Retry: true, Delay: d} }
-	stop := func(r httpretry.Reason) httpretry.Decision { return httpretry.Decision{Reason: r} }
+	stop := func(r string) httpretry.Decision { return httpretry.Decision{Reason: r} }
 	boom := errors.New("boom")
 	tests := []struct {
 		name string
@@ -998,7 +998,7 @@ func TestOnAttempt_IsNotCalledWithoutAnAttempt(t *testing.T) {
 }
 
 // hostile are the jitters for fuzzed configurations.
-var hostile = []httpretry.Jitter{
+var hostile = []func(backoff, previous time.Duration) time.Duration{
 	nil, nil, nil, nil, httpretry.NoJitter, httpretry.FullJitter, httpretry.EqualJitter,
 	httpretry.DecorrelatedJitter(time.Second, time.Minute), httpretry.DecorrelatedJitter(math.MinInt64, math.MaxInt64),
 	func(_, _ time.Duration) time.Duration { return math.MinInt64 },

@@ -62,7 +62,7 @@ func TestReplay_FailedSourceIsNotReadAgainAfterAResponse(t *testing.T) {
 	req := newRequest(t, "PUT", "http://example.com/", nil)
 	req.Body = io.NopCloser(io.MultiReader(strings.NewReader("x"), errorReader{errors.New("source")}))
 	attempts := 0
-	var reason httpretry.Reason
+	var reason string
 	rt := &httpretry.RetryTransport{
 		Policy: now,
 		Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {

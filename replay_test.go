@@ -547,7 +547,7 @@ func TestReplay_FailingSource(t *testing.T) {
 	})
 	t.Run("is final over the wire", func(t *testing.T) {
 		srv := newServer(t, func(w http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) })
-		var reasons []httpretry.Reason
+		var reasons []string
 		client := newClient(t, srv, &httpretry.RetryTransport{Policy: now, OnAttempt: func(_ httpretry.Attempt, d httpretry.Decision) { reasons = append(reasons, d.Reason) }})
 		req := newRequest(t, "PUT", srv.URL, nil)
 		body := source()

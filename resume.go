@@ -153,13 +153,13 @@ func (d *download) current() io.ReadCloser {
 }
 
 // finish makes err the error that Read returns from now on.
-func (d *download) finish(reason Reason, err error) {
+func (d *download) finish(reason string, err error) {
 	d.err = err
 	d.release(reason, d.first, err)
 }
 
 // release frees the context of the further attempts and ends the call.
-func (d *download) release(reason Reason, resp *http.Response, err error) {
+func (d *download) release(reason string, resp *http.Response, err error) {
 	d.mu.Lock()
 	if d.cancel != nil {
 		d.cancel()

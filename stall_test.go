@@ -289,7 +289,7 @@ func brief(a httpretry.Attempt, d httpretry.Decision) string {
 	if d.Retry {
 		decision = fmt.Sprint("retry after ", d.Delay)
 	}
-	return fmt.Sprintf("%d: %v: %v, %s", a.Number, a.Err, a.Verdict.Outcome, decision)
+	return fmt.Sprintf("%d: %v: %v, %s", a.Number, a.Err, outcomeNames[a.Verdict.Outcome], decision)
 }
 
 // An open tunnel may be silent.

@@ -55,9 +55,18 @@ type RetryTransport struct {
 	// If nil, RetryConfig{} is used. [Override] replaces it for one request.
 	Policy Policy
 
-	// Classifier decides which failed attempts may be retried.
+	// Classifier decides whether the outcome of an attempt is retryable. Exactly
+	// one of resp and err is not nil. With MaxResponseBytes, if reading the
+	// response body fails, Classifier is called with the response and, if it
+	// returns [Final], again with the read error.
+	//
+	// resp.Body is a copy of the buffered part of the body. It is empty if
+	// nothing was buffered. Classifier may read it, but must not retain or
+	// otherwise modify its arguments. It must be safe for concurrent use. A
+	// decision that depends on the number of the attempt belongs in Policy.
+	//
 	// If nil, [DefaultClassifier] is used.
-	Classifier Classifier
+	Classifier func(req *http.Request, resp *http.Response, err error) Verdict
 
 	// Idempotent reports whether it is safe for the server to process a
 	// request more than once. It is called after an attempt whose outcome is

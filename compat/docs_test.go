@@ -170,7 +170,7 @@ func TestDownloads_WatchedTransport(t *testing.T) {
 	})
 }
 
-func newStrictClassifier() httpretry.Classifier {
+func newStrictClassifier() func(req *http.Request, resp *http.Response, err error) httpretry.Verdict {
 	strict := func(req *http.Request, resp *http.Response, err error) httpretry.Verdict {
 		v := httpretry.DefaultClassifier(req, resp, err)
 		if resp != nil && resp.StatusCode == http.StatusServiceUnavailable {

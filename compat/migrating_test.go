@@ -606,7 +606,7 @@ func newTimedWithBody() *httpretry.RetryTransport {
 	return retry
 }
 
-func newClamped() httpretry.Classifier {
+func newClamped() func(req *http.Request, resp *http.Response, err error) httpretry.Verdict {
 	clamped := func(req *http.Request, resp *http.Response, err error) httpretry.Verdict {
 		v := httpretry.DefaultClassifier(req, resp, err)
 		v.RetryAfter = min(v.RetryAfter, 30*time.Second)

@@ -7,16 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"go/ast"
-	"go/constant"
 	"go/parser"
 	"go/token"
-	"go/types"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -44,7 +41,7 @@ import (
 
 // A notRetried is an attempt that is not followed by another.
 type notRetried struct {
-	reason httpretry.Reason
+	reason string
 	meets  []flaky.Step
 
 	// prepare sets up the request and the transport so that the reason applies.
@@ -134,72 +131,61 @@ type roundTripFunc func(*http.Request) (*http.Response, error)
 
 func (f roundTripFunc) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
 
-// Each Reason is listed at its type, and has a section on the page and a test.
+// Each reason is listed at Decision.Reason, and has a section on the page and a test.
 func TestReasons_AreAllExplained(t *testing.T) {
 	page, err := os.ReadFile("../docs/observability.md")
 	if err != nil {
 		t.Fatal(err)
 	}
 	reasons, list := declaredReasons(t)
-	for reason := range reasons {
+	for _, reason := range reasons {
 		if !strings.Contains(list, strconv.Quote(reason)+": ") {
-			t.Errorf("the comment of type Reason does not list %q", reason)
+			t.Errorf("the comment of Decision.Reason does not list %q", reason)
 		}
 		if !strings.Contains(string(page), "\n### "+reason+"\n") {
 			t.Errorf("docs/observability.md: got no section %q", reason)
 		}
-		if !slices.ContainsFunc(notRetriedFor, func(n notRetried) bool { return string(n.reason) == reason }) {
+		if !slices.ContainsFunc(notRetriedFor, func(n notRetried) bool { return n.reason == reason }) {
 			t.Errorf("got no test of the section %q", reason)
 		}
 	}
-	if listed := strings.Count(list, "\": "); len(reasons) != listed {
-		t.Errorf("got %d constants of the type Reason, and %d in its comment", len(reasons), listed)
+	if listed := strings.Count(list, "\": "); len(reasons) == 0 || len(reasons) != listed {
+		t.Errorf("got %d reasons, and %d in the comment of Decision.Reason", len(reasons), listed)
 	}
 }
 
-// declaredReasons returns the values of all constant expressions of the type
-// Reason in the root package, whatever their form, and the comment of the type.
-func declaredReasons(t *testing.T) (reasons map[string]bool, list string) {
-	paths, err := filepath.Glob("../*.go")
+// declaredReasons returns the values of the constants that are reasons, and the comment
+// of Decision.Reason.
+func declaredReasons(t *testing.T) (reasons []string, list string) {
+	file, err := parser.ParseFile(token.NewFileSet(), "../attempt.go", nil, parser.ParseComments)
 	if err != nil {
 		t.Fatal(err)
 	}
-	fset := token.NewFileSet()
-	var files []*ast.File
-	for _, path := range paths {
-		if strings.HasSuffix(path, "_test.go") {
-			continue
-		}
-		file, err := parser.ParseFile(fset, path, nil, parser.ParseComments)
-		if err != nil {
-			t.Fatal(err)
-		}
-		files = append(files, file)
-		for _, d := range file.Decls {
-			if d, ok := d.(*ast.GenDecl); ok && strings.HasPrefix(d.Doc.Text(), "A Reason ") {
-				list = d.Doc.Text()
+	ast.Inspect(file, func(n ast.Node) bool {
+		switch n := n.(type) {
+		case *ast.ValueSpec:
+			for i, name := range n.Names {
+				if !strings.HasPrefix(name.Name, "reason") {
+					continue
+				}
+				value, err := strconv.Unquote(n.Values[i].(*ast.BasicLit).Value)
+				if err != nil {
+					t.Fatal(err)
+				}
+				reasons = append(reasons, value)
+			}
+		case *ast.TypeSpec:
+			if n.Name.Name != "Decision" {
+				return false
+			}
+			for _, field := range n.Type.(*ast.StructType).Fields.List {
+				if field.Names[0].Name == "Reason" {
+					list = field.Doc.Text()
+				}
 			}
 		}
-	}
-	info := types.Info{Types: map[ast.Expr]types.TypeAndValue{}, Defs: map[*ast.Ident]types.Object{}}
-	// Imports are not resolved. No constant of the type needs them.
-	config := types.Config{Error: func(error) {}}
-	config.Check("httpretry", fset, files, &info)
-	reasons = map[string]bool{}
-	add := func(of types.Type, value constant.Value) {
-		if named, ok := of.(*types.Named); ok && named.Obj().Name() == "Reason" && value != nil {
-			reasons[constant.StringVal(value)] = true
-		}
-	}
-	for _, tv := range info.Types {
-		add(tv.Type, tv.Value)
-	}
-	for _, def := range info.Defs {
-		if c, ok := def.(*types.Const); ok {
-			add(c.Type(), c.Val())
-		}
-	}
-	delete(reasons, "") // an attempt follows
+		return true
+	})
 	return reasons, list
 }
 
@@ -211,7 +197,7 @@ func TestReasons(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, tt := range notRetriedFor {
-		t.Run(string(tt.reason), func(t *testing.T) {
+		t.Run(tt.reason, func(t *testing.T) {
 			t.Parallel()
 			last, log := tt.run(t, nil)
 			if last.Retry || last.Reason != tt.reason {
@@ -385,19 +371,19 @@ func otelMetrics(retry *httpretry.RetryTransport, meter metric.Meter) error {
 	attempts, err4 := meter.Int64Histogram("http.client.request.attempts", metric.WithUnit("{attempt}"),
 		metric.WithExplicitBucketBoundaries(1, 2, 3, 4, 5, 8))
 	retry.OnAttempt = func(a httpretry.Attempt, d httpretry.Decision) {
+		ctx, host := a.Request.Context(), semconv.ServerAddress(a.Request.URL.Hostname())
+		if a.Delay > 0 {
+			waited.Record(ctx, a.Delay.Seconds(), metric.WithAttributes(host))
+		}
 		if d.Retry {
-			host := semconv.ServerAddress(a.Request.URL.Hostname())
-			retries.Add(a.Request.Context(), 1, metric.WithAttributes(host, semconv.ErrorTypeKey.String(errorType(a))))
+			retries.Add(ctx, 1, metric.WithAttributes(host, semconv.ErrorTypeKey.String(errorType(a))))
 		}
 	}
 	retry.OnDone = func(s httpretry.Summary) {
 		ctx, host := s.Request.Context(), semconv.ServerAddress(s.Request.URL.Hostname())
 		attempts.Record(ctx, int64(s.Attempts), metric.WithAttributes(host))
-		if s.Waited > 0 {
-			waited.Record(ctx, s.Waited.Seconds(), metric.WithAttributes(host))
-		}
 		if s.Reason != "final" {
-			givenUp.Add(ctx, 1, metric.WithAttributes(host, attribute.String("httpretry.reason", string(s.Reason))))
+			givenUp.Add(ctx, 1, metric.WithAttributes(host, attribute.String("httpretry.reason", s.Reason)))
 		}
 	}
 	return errors.Join(err1, err2, err3, err4)
@@ -423,25 +409,26 @@ func promMetrics(retry *httpretry.RetryTransport, reg prometheus.Registerer) {
 		Name: "http_client_given_up_total", Help: "Calls that ended without a final result."},
 		[]string{"server_address", "httpretry_reason"})
 	waited := prometheus.NewHistogramVec(prometheus.HistogramOpts{
-		Name: "http_client_wait_duration_seconds", Help: "Time that a call spent waiting, for retries and for the Pacer.",
+		Name: "http_client_wait_duration_seconds", Help: "Wait before an attempt, for a retry or for the Pacer.",
 		Buckets: []float64{0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300}}, []string{"server_address"})
 	attempts := prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name: "http_client_request_attempts", Help: "Attempts of a call.", Buckets: []float64{1, 2, 3, 4, 5, 8}},
 		[]string{"server_address"})
 	reg.MustRegister(retries, givenUp, waited, attempts)
 	retry.OnAttempt = func(a httpretry.Attempt, d httpretry.Decision) {
+		host := a.Request.URL.Hostname()
+		if a.Delay > 0 {
+			waited.WithLabelValues(host).Observe(a.Delay.Seconds())
+		}
 		if d.Retry {
-			retries.WithLabelValues(a.Request.URL.Hostname(), errorType(a)).Inc()
+			retries.WithLabelValues(host, errorType(a)).Inc()
 		}
 	}
 	retry.OnDone = func(s httpretry.Summary) {
 		host := s.Request.URL.Hostname()
 		attempts.WithLabelValues(host).Observe(float64(s.Attempts))
-		if s.Waited > 0 {
-			waited.WithLabelValues(host).Observe(s.Waited.Seconds())
-		}
 		if s.Reason != "final" {
-			givenUp.WithLabelValues(host, string(s.Reason)).Inc()
+			givenUp.WithLabelValues(host, s.Reason).Inc()
 		}
 	}
 }
@@ -515,7 +502,7 @@ func TestOtelMetrics(t *testing.T) {
 		"http.client.request.attempts server.address=api.example.com 4 7",
 		"http.client.retries error.type=503,server.address=api.example.com 2",
 		"http.client.retries error.type=_OTHER,server.address=api.example.com 2",
-		"http.client.wait.duration server.address=api.example.com 3 3.5",
+		"http.client.wait.duration server.address=api.example.com 3 3",
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))

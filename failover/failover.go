@@ -124,7 +124,7 @@ type Transport struct {
 	// Classifier decides which outcomes are failures of an endpoint. The
 	// endpoint is closed for the RetryAfter of the Verdict. The response given
 	// to Classifier has no body. If nil, [httpretry.DefaultClassifier] is used.
-	Classifier httpretry.Classifier
+	Classifier func(req *http.Request, resp *http.Response, err error) httpretry.Verdict
 
 	// Pacer limits how fast attempts are sent to each endpoint. It is given the
 	// requests with the URLs of the endpoints. An attempt that it delays is in

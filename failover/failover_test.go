@@ -1223,7 +1223,7 @@ func (p *recordingPacer) Wait(ctx context.Context, req *http.Request, backoff ti
 		if a.Response != nil {
 			status = a.Response.StatusCode
 		}
-		p.calls = append(p.calls, fmt.Sprint(host, " ", a.Request.URL.Host, " ", a.Number, " ", status, " ", a.Verdict.Outcome))
+		p.calls = append(p.calls, fmt.Sprint(host, " ", a.Request.URL.Host, " ", a.Number, " ", status, " ", [...]string{"final", "unprocessed", "uncertain"}[a.Verdict.Outcome]))
 	}, nil
 }
 

@@ -10,7 +10,7 @@ import (
 	"github.com/httpretry/httpretry"
 )
 
-// Classifier is an [httpretry.Classifier] for the language model APIs of OpenAI,
+// Classifier is an [httpretry.RetryTransport.Classifier] for the language model APIs of OpenAI,
 // Azure, Anthropic, Gemini, OpenRouter and compatible services. It can also be
 // used with other clients:
 //

@@ -408,8 +408,10 @@ func TestClassifier_LargeHeader(t *testing.T) {
 			resp.Header = header
 			start := time.Now()
 			got := inference.Classifier(newPost(t), resp, nil)
-			if elapsed := time.Since(start); elapsed > time.Second {
-				t.Errorf("took %v, want at most 1s", elapsed)
+			// It takes 0.1 s, on a busy machine 2 s; if each byte were read for each
+			// other one, hours.
+			if elapsed := time.Since(start); elapsed > 20*time.Second {
+				t.Errorf("took %v, want at most 20s", elapsed)
 			}
 			if got.Outcome != httpretry.Unprocessed {
 				t.Errorf("got %v, want unprocessed", got)

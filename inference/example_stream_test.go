@@ -27,7 +27,7 @@ func ExampleClassifier() {
 		Classifier:       inference.Classifier,
 		MaxResponseBytes: 1 << 20,
 		OnAttempt: func(a httpretry.Attempt, d httpretry.Decision) {
-			fmt.Println(a.Response.StatusCode, a.Verdict.Outcome, a.Verdict.RetryAfter)
+			fmt.Println(a.Response.StatusCode, d.Retry, a.Verdict.RetryAfter)
 		},
 	}}
 	resp, err := client.Post("http://api.test/v1/messages", "application/json", strings.NewReader("{}"))
@@ -37,9 +37,9 @@ func ExampleClassifier() {
 	}
 	resp.Body.Close()
 	// Output:
-	// 529 unprocessed 0s
-	// 429 unprocessed 20ms
-	// 429 final 0s
+	// 529 true 0s
+	// 429 true 20ms
+	// 429 false 0s
 }
 
 // events returns a response that streams data.

@@ -7,8 +7,11 @@ import (
 	"github.com/httpretry/httpretry/internal/jitter"
 )
 
+// A jitterFunc is a Jitter of a RetryConfig.
+type jitterFunc func(backoff, previous time.Duration) time.Duration
+
 // A kind returns a jitter that uses r, in [0, 1), as its random number.
-type kind func(r float64) httpretry.Jitter
+type kind func(r float64) jitterFunc
 
 // The kinds are those of package httpretry, with the same arithmetic. The
 // package itself uses the global random source, which cannot be seeded.
@@ -16,17 +19,17 @@ var kinds = []struct {
 	name string
 	kind kind
 }{
-	{"no jitter", func(float64) httpretry.Jitter {
+	{"no jitter", func(float64) jitterFunc {
 		return func(backoff, _ time.Duration) time.Duration { return backoff }
 	}},
 	{"±10 %", tenPercent},
-	{"Full", func(r float64) httpretry.Jitter {
+	{"Full", func(r float64) jitterFunc {
 		return func(backoff, _ time.Duration) time.Duration { return jitter.Full(backoff, r) }
 	}},
-	{"Equal", func(r float64) httpretry.Jitter {
+	{"Equal", func(r float64) jitterFunc {
 		return func(backoff, _ time.Duration) time.Duration { return jitter.Equal(backoff, r) }
 	}},
-	{"Decorrelated", func(r float64) httpretry.Jitter {
+	{"Decorrelated", func(r float64) jitterFunc {
 		return func(_, previous time.Duration) time.Duration {
 			return jitter.Decorrelated(time.Second, time.Minute, previous, r)
 		}
@@ -34,7 +37,7 @@ var kinds = []struct {
 }
 
 // tenPercent is the default jitter of a RetryConfig.
-func tenPercent(r float64) httpretry.Jitter {
+func tenPercent(r float64) jitterFunc {
 	return func(backoff, _ time.Duration) time.Duration { return jitter.Proportional(backoff, 0.1, r) }
 }
 
