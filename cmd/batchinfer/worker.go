@@ -144,25 +144,7 @@ func (w *worker) run(ctx context.Context, urgent func() <-chan os.Signal) error 
 		close(w.ended)
 		senders.Wait()
 	}()
-	signals := urgent()
-	if asking := w.state().InFlight; asking > 0 {
-		w.log("stopping: %d requests have %v to end", asking, maxEnding)
-	}
-	stopped := time.Now()
-	if !isClosedWithin(maxEnding, done, signals) {
-		endAsking(errStopped)
-		left := maxLeaving
-		if time.Since(stopped) < maxEnding {
-			left = maxUrgent
-		}
-		if w.flush() != nil {
-			left = 0 // the queue takes nothing
-		}
-		if !isClosedWithin(left, done, nil) {
-			endSending(errStopped)
-			<-done
-		}
-	}
+	w.windUp(done, urgent, endAsking, endSending)
 	endWatching()
 	watching.Wait()
 	w.handBack(0, w.all()...)
@@ -177,6 +159,31 @@ func (w *worker) run(ctx context.Context, urgent func() <-chan os.Signal) error 
 		w.reportStop(ctx, reason)
 	}
 	return err
+}
+
+// windUp waits until done is closed: until the requests at the gateway have been answered
+// and sent. It gives them some time, or less after a signal, and then ends them.
+func (w *worker) windUp(done <-chan struct{}, urgent func() <-chan os.Signal, endAsking, endSending context.CancelCauseFunc) {
+	signals := urgent()
+	if asking := w.state().InFlight; asking > 0 {
+		w.log("stopping: %d requests have %v to end", asking, maxEnding)
+	}
+	stopped := time.Now()
+	if isClosedWithin(maxEnding, done, signals) {
+		return
+	}
+	endAsking(errStopped)
+	left := maxLeaving
+	if time.Since(stopped) < maxEnding {
+		left = maxUrgent
+	}
+	if w.flush() != nil {
+		left = 0 // the queue takes nothing
+	}
+	if !isClosedWithin(left, done, nil) {
+		endSending(errStopped)
+		<-done
+	}
 }
 
 // flush makes sure that the queue has received the tasks that were returned.
