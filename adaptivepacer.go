@@ -9,9 +9,10 @@ import (
 
 // An AdaptivePacer is a [Pacer] that finds the limits of servers by itself. Without
 // MaxPerSecond and MaxInFlight, it delays and allocates nothing until a server
-// refuses an attempt. From then on, the calls to that server wait until the time
-// that it named. After that they are sent in the order of their arrival, evenly
-// spaced, at the rate or with the number in flight that the server last accepted.
+// refuses an attempt. From then on, the calls to that server wait until the time that
+// the server named. Then they are sent in the order of their arrival, except for the
+// single attempts described below. They are evenly spaced at the rate, or limited to
+// the number in flight, that the server last accepted.
 //
 // There are two kinds of limits, and the refusal shows which of them was exceeded:
 //
@@ -20,26 +21,28 @@ import (
 //     server has accepted since the previous refusals ended. This is correct for
 //     token buckets and for windows. After 3 seconds and 40 attempts, or after 8
 //     seconds, the rate is exceeded by 2 %, then by 4 %, 8 % and so on, in steps
-//     of a second, until a refusal. If the refusals last long, as those of servers
-//     with windows do, a step takes half of that time instead of a second, because
-//     the next refusal may come as late.
+//     of a second, until a refusal. If the refusals last long, a step takes half of
+//     that time instead of a second, because a server with windows refuses a rate
+//     that is too high only when the window is exhausted.
 //   - A number of attempts in flight, after a 503, a 529 or a timeout. The number
 //     is set to that of the attempts in flight without the refused one or, after a
 //     timeout, to four fifths of the attempts in flight. After 3 seconds and 100
 //     attempts, or after 13 seconds, the number is raised by 1, then by 2, 4 and so
-//     on, in steps of a second, until a refusal. A second refusal within 3 seconds
-//     lowers the number by a fifth. One within 60 times its Retry-After replaces the
-//     3 seconds by 30 times the Retry-After, if that is more.
+//     on, in steps of a second, until a refusal. If a refusal follows another within
+//     3 seconds, the number is lowered by at least a fifth. If it has a Retry-After
+//     and follows another within 60 times that wait, the number is not raised for 30
+//     times that wait, or for 3 seconds if that is longer.
 //
 // If a server has accepted nothing before its first refusal, the rate begins with 10
 // attempts per second, and is doubled every second until a refusal.
 //
 // After a refusal of the first kind, or of the only attempt in flight, and after a
-// 408, 500, 502 or 504 with a Retry-After, single attempts are sent, at intervals that double up to 5 seconds, until one is
-// accepted. All refusals of attempts that were sent before the first refusal count
-// as one. If responses have X-RateLimit-Remaining and X-RateLimit-Reset, or the
-// same without X-, and the reset is the end of a window, the rest of the quota is
-// spread over the rest of the window.
+// 408, 500, 502 or 504 with a Retry-After, single attempts are sent, at intervals
+// that double up to 5 seconds, until one is accepted. All refusals of attempts that
+// were sent before the first refusal count as one. If responses have
+// X-RateLimit-Remaining and X-RateLimit-Reset, or the same without X-, and the reset
+// is the end of a window, the rest of the quota is spread over the rest of the
+// window.
 //
 // The constants are the result of simulations; see docs/pacing.md. In a single
 // process they limit refusals to about one attempt in a hundred.
@@ -48,9 +51,9 @@ import (
 // [Pacer.Wait]. The caller's reading of a streamed body does not count.
 //
 // A call may wait for a long time: until the time that the server named, and until
-// the calls before it have been sent. A context with a deadline ends the wait. It
-// ends it immediately if the server asks for a longer wait, and does not begin it if
-// the call would probably be sent too late.
+// the calls before it have been sent. If the context has a deadline, the wait fails
+// as soon as the server asks for a longer one. It is not begun if the call would
+// probably be sent too late.
 //
 // The zero value is ready to use. An AdaptivePacer is safe for concurrent use. It
 // must not be copied, nor its fields modified, after first use. It keeps the limits

@@ -10,8 +10,8 @@ import (
 
 // An Attempt describes an attempt that has ended, with a response or an error.
 //
-// Its Request and Response are copies. Modifying them, or reading the body of
-// the response, has no effect on the call.
+// Its Request and Response are copies, which a hook may retain. Modifying them,
+// or reading the body of the response, has no effect on the call.
 type Attempt struct {
 	// Request is a copy of the caller's request, without its body.
 	Request *http.Request
@@ -67,7 +67,8 @@ type Decision struct {
 	//   - "not_idempotent": the request was possibly processed and is not
 	//     idempotent;
 	//   - "not_replayable": the request body cannot be sent again;
-	//   - "policy": the policy allows no further attempt;
+	//   - "policy": the policy allows no further attempt, or the server asked for
+	//     too long a wait;
 	//   - "deadline": the wait would end after the context's deadline;
 	//   - "budget": the budget allows no further retry.
 	//
@@ -93,7 +94,7 @@ const (
 
 // A Summary describes a call that has ended.
 //
-// Its Request and Response are copies without bodies.
+// Its Request and Response are copies without bodies, which a hook may retain.
 type Summary struct {
 	// Request is a copy of the caller's request.
 	Request *http.Request
@@ -105,8 +106,8 @@ type Summary struct {
 	// error of the caller's last Read. It is nil after a success.
 	Err error
 
-	// Attempts is the number of attempts that were made. It is 0 if the context
-	// was done before the first, or if Pacer would have exceeded the context's
+	// Attempts is the number of attempts that were made. It is 0 if no attempt was
+	// made, because the context was done or Pacer would have exceeded its
 	// deadline.
 	Attempts int
 

@@ -23,7 +23,7 @@ type Budget interface {
 
 // A TokenBudget allows retries in proportion to requests: each request adds
 // Ratio tokens, each second adds MinPerSecond, and each retry takes one. Unused
-// tokens accumulate, up to Burst. Once Burst is spent, a server that rejects
+// tokens accumulate, up to Burst. Once Burst is spent, a server that refuses
 // everything therefore gets at most 1 + Ratio times its callers' load, plus
 // MinPerSecond per process, without any coordination between processes.
 //
@@ -41,9 +41,9 @@ type TokenBudget struct {
 	Ratio float64
 
 	// MinPerSecond is the number of retries that each second allows,
-	// regardless of traffic. It is per process: in a large fleet whose
-	// processes all have traffic, disable it. If zero, it is 10. If negative,
-	// only requests allow retries.
+	// regardless of traffic. It is per process: in a large fleet whose processes
+	// all have traffic, set it to a negative value. If zero, it is 10. If
+	// negative, only requests allow retries.
 	MinPerSecond float64
 
 	// Burst is the maximum number of unused retries that accumulate, at least

@@ -73,10 +73,11 @@ type Verdict struct {
 //
 // If a proxy rejects CONNECT, the error of [http.Transport] has only the reason
 // phrase of the response. Phrases that are registered or common are recognized. A
-// missing phrase is Final. An unknown phrase is Final if [RetryTransport.Base] is
-// an http.Transport, because its Proxy function shows that a proxy was used. If a
-// proxy sends unknown phrases with 5xx statuses, an OnProxyConnectResponse hook
-// can make them Unprocessed by returning a [net.OpError] with Op "proxyconnect".
+// missing phrase is Final. An unknown phrase is Final if [RetryTransport.Base]
+// is an http.Transport whose Proxy function returns a proxy. With another Base,
+// the error could have any cause, and is Uncertain. If a proxy sends unknown
+// phrases with 5xx statuses, an OnProxyConnectResponse hook can make them
+// Unprocessed by returning a [net.OpError] with Op "proxyconnect".
 //
 // Wrapped errors are considered too. Joined errors are Final if any of them is,
 // and otherwise Uncertain if any of them is.

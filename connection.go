@@ -27,13 +27,15 @@ import (
 // and the retry has a connection of its own, which is closed after it. Nothing
 // happens while attempts succeed or fail for another reason.
 //
-// An attempt that times out before it has a response header retires the HTTP/2
-// connections also if no retry follows, or if it is made at another server.
+// If an attempt times out before its response header arrives, the HTTP/2
+// connections are retired immediately, even if no retry follows or the retry is
+// sent to another server. The deadline of the caller's context does not count as
+// such a timeout.
 //
 // A [RetryTransport] whose Base is nil or an [http.Transport] does the same for its
-// retries. After a first attempt without a retry it retires nothing. Use
-// FreshConnections for that, or if there are other RoundTrippers in between. They
-// must pass on the context of the request:
+// retries, but retires nothing after a first attempt that is not retried. Use
+// FreshConnections if that is not enough, or if other RoundTrippers lie between the
+// RetryTransport and t. They must pass on the context of the request:
 //
 //	rt.Base = otelhttp.NewTransport(httpretry.FreshConnections(tr))
 func FreshConnections(t *http.Transport) http.RoundTripper { return freshConnections{t} }

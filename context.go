@@ -31,9 +31,10 @@ func valueOf(ctx context.Context) *contextValue {
 // to [Never], without retries.
 //
 // change is called once for each call of RoundTrip, and must be safe for
-// concurrent use. An override that ctx already has is applied first. If several
-// RetryTransports handle a request, each is overridden, so change must not add
-// another RetryTransport. A nil change leaves ctx unchanged.
+// concurrent use. An override that ctx already has is applied first. The
+// override applies to each RetryTransport that handles the request, so change
+// must not set Base to another RetryTransport. A nil change leaves ctx
+// unchanged.
 func Override(ctx context.Context, change func(*RetryTransport)) context.Context {
 	if change == nil {
 		return ctx

@@ -14,10 +14,10 @@ import (
 
 const prefix = "httpretry: "
 
-// An Error is returned by [RetryTransport.RoundTrip] when there is no response to
-// return. Either the last of several attempts failed, or a wait was cut short
-// because the context was done or a [Pacer] would have exceeded the deadline. It
-// unwraps to Err, and is a [net.Error].
+// An Error is the error of a call whose last retry failed, or whose wait for an
+// attempt was cut short because the context was done or a [Pacer] would have
+// exceeded the deadline. A retry whose request body cannot be replayed has
+// failed, too. An Error unwraps to Err, and is a [net.Error].
 //
 // If a call ends with its only attempt, the error of that attempt is returned
 // unchanged. If a call ends with a response, the response is returned whatever its

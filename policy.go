@@ -12,20 +12,20 @@ import (
 // A Policy decides whether a failed attempt is retried, and how long to wait
 // first.
 //
-// It is consulted only if [RetryTransport.Classifier] found the failure retryable and the
-// request and its body can be sent again. After it, only the context's deadline
-// and the [Budget] can prevent the retry. A Policy must be safe for concurrent
-// use.
+// It is consulted only if [RetryTransport.Classifier] found the failure
+// retryable and the request and its body can be sent again. After it, only a
+// wait of more than 60 seconds that the server asked for, the context's
+// deadline and the [Budget] can prevent the retry. A Policy must be safe for
+// concurrent use.
 type Policy interface {
 	// Backoff returns how long to wait after attempt a, and whether to retry
 	// at all. A negative delay counts as 0. If retry is false, delay may be the
 	// wait that was too long. [Decision.Delay] reports it.
 	//
-	// The wait that the server asked for, a.Verdict.RetryAfter, is a floor
-	// under every Policy's delay: RetryTransport waits for the longer of the
-	// two. If the server asks for more than both delay and 60 seconds, there
-	// is no retry. A Policy can ignore the context's deadline, because a wait
-	// that would outlast it is not begun.
+	// RetryTransport waits at least for a.Verdict.RetryAfter, the wait that the
+	// server asked for. If that is longer than delay and longer than 60 seconds,
+	// there is no retry. A Policy can ignore the context's deadline, because a
+	// wait that would outlast it is not begun.
 	Backoff(a Attempt) (delay time.Duration, retry bool)
 }
 
@@ -57,13 +57,14 @@ func neverRetries(p Policy) bool {
 //
 //	min(InitialBackoff × BackoffFactor^n, MaxBackoff) × (1 ± JitterFraction)
 //
-// If the server asks for a longer wait, that is used instead. Jitter never makes
-// a wait shorter than the server asked for: it lengthens the wait by the same
-// amount, so that clients spread out without retrying too soon.
+// If the server asks for a longer wait, that is used instead. A wait that
+// jitter would make shorter than the server asked for is lengthened instead: if
+// the server asked for 10 s, 9 s becomes 11 s. Clients thus spread out without
+// retrying too soon.
 //
-// Zero fields have the defaults documented below. An invalid value counts as
-// zero, so that a mistake never shortens a wait; [RetryConfig.Validate] reports
-// it.
+// A zero field has the default that its documentation states. An invalid value
+// counts as zero, so that a mistake never shortens a wait;
+// [RetryConfig.Validate] reports it.
 type RetryConfig struct {
 	// MaxRetries is the maximum number of retries. If zero, it is 3. If
 	// negative, there are no retries.
@@ -85,12 +86,16 @@ type RetryConfig struct {
 	// jitter.
 	JitterFraction float64
 
-	// Jitter, if not nil, is used instead of JitterFraction. It is called with
-	// the backoff and the wait before the failed attempt, which is
-	// [Attempt.Delay], and returns the wait to use. A negative result counts as
-	// 0. It must be safe for concurrent use.
+	// Jitter, if not nil, is used instead of JitterFraction to vary the wait, so
+	// that clients that failed together do not retry together. It is called with
+	// the backoff or, if that is longer, the wait that the server asked for, and
+	// with the wait before the failed attempt, which is [Attempt.Delay]. The
+	// result is the wait, unless it is shorter than the server asked for; see
+	// RetryConfig. A negative result counts as 0. Jitter must be safe for
+	// concurrent use.
 	//
-	// The kinds and their names are from Marc Brooker, "Exponential Backoff And
+	// The algorithms and names of [FullJitter], [EqualJitter] and
+	// [DecorrelatedJitter] are from Marc Brooker, "Exponential Backoff And
 	// Jitter", AWS Architecture Blog, 2015.
 	Jitter func(backoff, previous time.Duration) time.Duration
 

@@ -19,18 +19,18 @@ import (
 //   - X-RateLimit-Reset and RateLimit-Reset, in the same forms, of a 403, 429 or
 //     503 whose X-RateLimit-Remaining or RateLimit-Remaining, respectively, is 0.
 //
-// A Retry-After or reset above 10⁹ is a date too, in seconds since 1970, or above
-// 10¹² in milliseconds. A date is compared with the Date header of the response
-// or, without one, with the client's clock. A date in the past yields 0. A number
-// that overflows a Duration yields the largest Duration.
+// In Retry-After and the resets, a number above 10⁹ is a date in seconds since
+// 1970, and one above 10¹² a date in milliseconds. A date is compared with the
+// Date header of the response or, without one, with the client's clock. A date
+// in the past yields 0. A number that overflows a Duration yields the largest
+// Duration.
 //
 // If a header has several values, in one line or in several, RetryAfter returns
 // the longest of them and ignores those that are malformed. It also returns the
 // longer of two resets. A limit with several values of Remaining is exhausted
 // only if each of them is 0.
 //
-// The status of resp is considered only for the resets. [DefaultClassifier] calls
-// RetryAfter for 429 and 503, and for 408, 500, 502 and 504 too.
+// The status of resp is considered only for the resets.
 func RetryAfter(resp *http.Response) (time.Duration, bool) {
 	h := resp.Header
 	for _, values := range [...][]string{h["Retry-After-Ms"], h["X-Ms-Retry-After-Ms"]} {

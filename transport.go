@@ -39,8 +39,8 @@ import (
 // modified, and its body is closed exactly once. If the last attempt ends with a
 // 503, the caller gets that 503 with its body. The error of a call's only attempt,
 // or of a context that is done before it, is returned unchanged. Any other error
-// is an [*Error]. If a wait for an attempt is cut short, that is the result, even
-// if the attempt before it ended with a response.
+// is an [*Error]. If a wait for a retry is cut short, RoundTrip returns an
+// *Error, even if the attempt before it ended with a response.
 //
 // An [http.Client] calls RoundTrip for every hop of a redirect, so each hop has
 // its own retries.
@@ -83,9 +83,9 @@ type RetryTransport struct {
 	Budget Budget
 
 	// Pacer limits how fast attempts are sent, across all requests; see
-	// [AdaptivePacer]. It delays each attempt, also the first of a call, and
-	// before AttemptTimeout begins. A retry waits for the Pacer and for its
-	// backoff at the same time. It may be shared between transports.
+	// [AdaptivePacer]. It can delay every attempt, including the first of a call.
+	// AttemptTimeout begins after the delay. A retry waits for the Pacer and for
+	// its backoff at the same time. It may be shared between transports.
 	// If nil, attempts are not delayed.
 	Pacer Pacer
 
@@ -93,8 +93,8 @@ type RetryTransport struct {
 	// body that can be read only once, so that it can be replayed. The body is
 	// buffered while the first attempt sends it. If it exceeds the limit, the
 	// buffer is dropped, the attempt continues, and the request is not retried.
-	// The limit applies neither to requests with a GetBody nor to a body that
-	// is an [*os.File] and a regular file, which is read again from its current
+	// The limit applies neither to requests with a GetBody nor to a body that is
+	// an [*os.File] of a regular file, which is read again from its current
 	// offset.
 	// If zero, the limit is 1 MiB. If negative, bodies are not buffered.
 	MaxReplayBytes int64
@@ -104,8 +104,8 @@ type RetryTransport struct {
 	// Classifier, Policy and OnAttempt can read Response.Body. Bodies of up to
 	// this many bytes are buffered before RoundTrip returns. Larger bodies are
 	// streamed, and event streams (text/event-stream), tunnels and upgraded
-	// connections are never buffered. The bodies of error responses are
-	// included: a slow one delays the retry by up to AttemptTimeout.
+	// connections are never buffered. Error responses are buffered too. A slow one
+	// delays the retry, for up to AttemptTimeout if that is set.
 	//
 	// If the body of the last attempt fails, the caller gets the response; its
 	// body returns the bytes that were received and then the error.
@@ -141,10 +141,10 @@ type RetryTransport struct {
 	// If zero or negative, stalls are not detected.
 	IdleTimeout time.Duration
 
-	// MinBytesPerSecond is the least progress of a body, averaged over the time
-	// that counts for IdleTimeout. A slower body has stalled, which is detected
-	// within 1.1 times IdleTimeout. Without IdleTimeout, MinBytesPerSecond has no
-	// effect.
+	// MinBytesPerSecond is the minimum rate of a body, averaged over IdleTimeout.
+	// The same time counts as for IdleTimeout. A slower body has stalled. That is
+	// detected within 1.1 times IdleTimeout. Without IdleTimeout,
+	// MinBytesPerSecond has no effect.
 	// If zero or negative, one byte within IdleTimeout suffices.
 	MinBytesPerSecond int64
 
