@@ -10,9 +10,9 @@ import (
 	"github.com/httpretry/httpretry"
 )
 
-// Classifier is an [httpretry.RetryTransport.Classifier] for the language model APIs of OpenAI,
-// Azure, Anthropic, Gemini, OpenRouter and compatible services. It can also be
-// used with other clients:
+// Classifier is an [httpretry.RetryTransport.Classifier] for the language model
+// APIs of OpenAI, Azure, Anthropic, Gemini, OpenRouter and compatible services. It
+// can also be used with other clients:
 //
 //	&httpretry.RetryTransport{Classifier: inference.Classifier, MaxResponseBytes: 1 << 20}
 //
@@ -25,12 +25,12 @@ import (
 //     the outcome.
 //   - An x-should-retry header takes precedence for statuses of 400 and above:
 //     true is [httpretry.Unprocessed], false is [httpretry.Final].
-//   - 429 is Final if the body reports that a quota that waiting does not refill
-//     is exhausted: its code, type or plain-string error is insufficient_quota,
-//     exceeded_current_quota_error, credit_balance_exhausted,
-//     billing_hard_limit_reached or billing_not_active, a quotaId contains
-//     PerDay, or the message contains free-models-per-day. Any other 429 is a
-//     rate limit, and Unprocessed.
+//   - 429 is Final if the body reports an exhausted quota that waiting does not
+//     refill. Such a body has a code, type or plain-string error of
+//     insufficient_quota, exceeded_current_quota_error, credit_balance_exhausted,
+//     billing_hard_limit_reached or billing_not_active, a quotaId with PerDay, or a
+//     message with free-models-per-day. Any other 429 is a rate limit, and
+//     Unprocessed.
 //   - 529 (overloaded_error) is Unprocessed, like 503: the API refused the request
 //     for lack of capacity.
 //   - 409 is Unprocessed if the error mentions a lock, since nothing was done and the
@@ -56,9 +56,9 @@ import (
 // more than 4 KiB.
 //
 // A 429 may also mean that the request needs more than remains. If no limit is
-// exhausted, the reset is the x-ratelimit-reset-* of the unit that the error
-// names, such as tokens, or else of the limit with the smallest share remaining, or
-// else of the only unit if the size of its limit is not told.
+// exhausted, the x-ratelimit-reset-* of one limit is used: that of the unit which
+// the error names, such as tokens; otherwise that with the smallest share
+// remaining; otherwise the only one.
 //
 // The body is available only if [httpretry.RetryTransport.MaxResponseBytes] is
 // set and the response is not an event stream; otherwise every 429 is taken for a

@@ -90,10 +90,10 @@ func (c HTTPInferenceClient) gateway() gateway {
 // error, such as {"error": {…}} without choices, or a choice ended in an error, it
 // is retried like the status that the API documents for that error. The error may
 // also arrive as the first server-sent event, within 256 KiB and 5 seconds. A body
-// that is not JSON or is cut off is retried too. So is one that has no member with
-// a value, or an empty list of choices, if an answer must have choices; see
-// [InferenceRequest.Path]. Only the syntax of a body larger than 256 KiB is
-// checked. Empty lines before an answer are ignored.
+// that is not JSON or is cut off is retried too. If an answer must have choices, as
+// [InferenceRequest.Path] describes, a body without a member that has a value, or
+// with an empty list of choices, is retried too. Only the syntax of a body larger
+// than 256 KiB is checked. Empty lines before an answer are ignored.
 //
 // req is not modified and, except for its Body, not used after Generate has
 // returned.

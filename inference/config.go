@@ -22,9 +22,9 @@ import (
 // required, or Endpoints in its place. Retries are disabled unless MaxRetries is
 // set; the backoff fields are those of [httpretry.RetryConfig].
 //
-// A config holds secrets: the APIKey, and the values of Header and of those of
-// Endpoints. Package fmt does not print them, except with %p and %w and for a config
-// in an unexported field of another value.
+// A config holds secrets: the APIKey, and the values of Header and of each
+// Endpoint's Header. Package fmt prints them only with %p and %w, for which it does
+// not call Format, and for a config in an unexported field.
 type HTTPInferenceClientConfig struct {
 	// BaseURL is the http or https URL of the gateway. The path of the request,
 	// such as /v1/chat/completions, is appended to its path; a query is preserved.
@@ -37,7 +37,7 @@ type HTTPInferenceClientConfig struct {
 	// APIKey and Header unless its own Header replaces them. Its Header may have an
 	// Authorization, but no other field that is invalid in Header. A retry is sent
 	// to another endpoint if possible. An endpoint that responds with 401, 402, 403,
-	// a 404 of the model or a 429 for an exhausted quota gets no requests for a
+	// a 404 for the model or a 429 for an exhausted quota gets no requests for a
 	// minute, unless others do the same. Only then is the failure final.
 	Endpoints []failover.Endpoint
 
@@ -127,8 +127,8 @@ type HTTPInferenceClientConfig struct {
 	// without an answer wraps a [*StatusError]. The response body has been read.
 	//
 	// OnAttempt is called synchronously, and concurrently for concurrent
-	// requests. It must not retain its arguments, whose headers contain the API
-	// key.
+	// requests. It may retain its arguments, but must not log the headers of the
+	// Request, which contain the API key.
 	OnAttempt func(httpretry.Attempt, httpretry.Decision)
 }
 

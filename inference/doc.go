@@ -13,6 +13,6 @@
 // Neither this package's log records nor its error messages contain the API key
 // or the prompt. Package net/http, however, logs some messages that a transport
 // cannot disable or redirect: "Unsolicited response received on idle HTTP
-// channel" goes to the standard logger of package log and quotes the gateway.
-// Use [log.SetOutput] to filter or discard such messages.
+// channel" goes to the standard logger of package log and quotes bytes that the
+// gateway sent. Use [log.SetOutput] to filter or discard such messages.
 package inference

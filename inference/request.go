@@ -44,7 +44,7 @@ type InferenceRequest struct {
 	// that of BaseURL. If empty, it depends on the members of Params or Body.
 	//
 	// The answer must have choices if Path is empty or ends in "/completions";
-	// otherwise, it must be JSON. Stream supports only the former.
+	// otherwise, it must be JSON. Stream supports only paths whose answer has choices.
 	Path string
 
 	// Body, if not nil, is the JSON text that is sent, unchanged, in place of

@@ -39,8 +39,8 @@ import (
 // content, which is the first event that carries any part of the answer or ends
 // it. Before that, an attempt fails
 //
-//   - with the status for that error, if an error arrives as an event or as a
-//     JSON body;
+//   - if an error arrives as an event or as a JSON body, with the status that the
+//     API documents for it;
 //   - if the stream fails or ends, even with [DONE];
 //   - if an event is not JSON, or the body is neither an event stream nor an
 //     answer.
