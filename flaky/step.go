@@ -175,21 +175,21 @@ func (s Step) Stall(n int64) Step {
 }
 
 // Slow slows the response body down. It applies to the response of a [Status] step
-// and to one passed through by [Pass]. The first chunk bytes are sent immediately,
-// and each further chunk after a wait of the duration every. A wait ends early if
-// the request's context is done. A chunk below 1 is treated as 1. Later calls
-// override earlier ones. Slow has no effect on steps without a response.
+// and to one passed through by [Pass]. The first chunk bytes are sent immediately.
+// Before each further chunk there is a wait, whose duration is every. A wait ends
+// early if the request's context is done. A chunk below 1 is treated as 1. Later
+// calls override earlier ones. Slow has no effect on steps without a response.
 func (s Step) Slow(chunk int, every time.Duration) Step {
 	s.pace = pace{chunk: max(chunk, 1), every: every}
 	return s
 }
 
-// SlowRequest slows the reading of the request body down. The first chunk bytes
-// are read immediately, and each further chunk after a wait of the duration every.
-// With a long wait, the step stalls after the first chunk. A wait ends early if the
-// request's context is done. A chunk below 1 is treated as 1. Later calls override
-// earlier ones. It has no effect on steps that do not read the body. [Step.After]
-// and, in a Transport, the source of the body add to the time.
+// SlowRequest slows the reading of the request body down. The first chunk bytes are
+// read immediately. Before each further chunk there is a wait, whose duration is
+// every. With a long wait, the step stalls after the first chunk. A wait ends early
+// if the request's context is done. A chunk below 1 is treated as 1. Later calls
+// override earlier ones. It has no effect on steps that do not read the body.
+// [Step.After] and, in a Transport, the source of the body add to the time.
 //
 // The sockets and net/http buffer several MiB of a body that is not read. Over
 // HTTP/1.1 a Handler can't detect that the client has disconnected while it waits.
