@@ -57,28 +57,30 @@ import (
 // # Failures
 //
 // An endpoint whose response is a refusal or another failure with a Retry-After is
-// closed for that time. An endpoint that refuses a request without a Retry-After,
-// or that can't be reached, is closed for 250 ms. So is an endpoint after three
-// failures in a row, such as a 500, a broken connection, a timeout or a response
-// body that ends early. The time doubles with each failure that follows, up to 2 s.
-// After a timeout it is at least the duration of the attempt, up to a minute.
+// closed for that time. An endpoint that refuses a request without a Retry-After, or
+// that can't be reached, is closed for 250 ms. So is an endpoint after three failures
+// in a row, such as a 500, a broken connection, a timeout or a response body that ends
+// early. The time doubles with each failure that follows, up to 2 s. After a timeout it
+// is at least the duration of the attempt, up to a minute.
 //
-// When an endpoint that failed opens again, it gets one request at a time until one
-// succeeds. After that, its limit grows with each success. If all endpoints are
-// closed, a request is sent to the one that opens first. Endpoints that failed rank
-// as if they opened 2 s later, because those that have refused a request are known
+// A closed endpoint is not chosen while another is open. With a Pacer, it may be chosen
+// nevertheless, and the request waits until it opens. When an endpoint that failed
+// opens again, it gets one request at a time until one succeeds. After that, its limit
+// grows with each success. If all endpoints are closed, a request is sent to the one
+// that opens first. In this choice an endpoint that failed counts as opening 2 s later
+// than it does, because it may fail again. An endpoint that refused a request is known
 // to respond.
 //
 // # Retries
 //
 // A retry of a RetryTransport above goes to an endpoint that the call has not
-// tried. If one is open, the retry is made without a wait: the backoff and a
-// Retry-After apply to the endpoint that sent them. Otherwise Retry-After is the
-// time until the first endpoint opens. A failure to connect that would be final,
-// such as a host that does not exist, is retried if another endpoint is open.
-// Apart from this, retries are as with a single server: a request that was
-// possibly processed is sent to another endpoint only if it is idempotent, or if
-// [httpretry.RetryTransport.Idempotent] reports that it is.
+// tried. If one is open, there is no wait, because the failure of one endpoint does not
+// concern the others. Otherwise the wait lasts until the first endpoint opens, but at
+// least for the backoff. A failure to connect that would be final, such as a host that
+// does not exist, is retried if another endpoint is open. Apart from this, retries are
+// as with a single server: a request that was possibly processed is sent to another
+// endpoint only if it is idempotent, or if [httpretry.RetryTransport.Idempotent]
+// reports that it is.
 //
 // A download that is resumed stays at the endpoint that sent its validator.
 //
@@ -92,12 +94,13 @@ import (
 // to it only if no other endpoint is open. To find the limit of each endpoint, set
 // the Pacer of the Transport instead.
 //
-// With that, a request for which no endpoint is free goes to the one where it will
-// probably wait for the shortest time, judging by how many requests wait there and how
-// fast the Pacer lets them pass. A waiting request is moved once if another endpoint
-// becomes free, and whenever its endpoint fails. If the Pacer's Wait fails because of
-// the deadline, the other endpoints are tried. A refusal without a Retry-After does not
-// close the endpoint, and no refusal limits the requests in flight to it.
+// With such a Pacer, a request for which no endpoint is free goes to the one where it
+// will probably wait for the shortest time, judging by how many requests wait there and
+// how fast the Pacer lets them pass. A waiting request is moved once if another
+// endpoint becomes free, and whenever its endpoint fails. If the Pacer's Wait fails
+// because of the deadline, another endpoint is chosen, until all have been tried. A
+// refusal without a Retry-After does not close the endpoint, and no refusal limits the
+// requests in flight to it.
 //
 // # Redirects
 //
