@@ -84,11 +84,11 @@ Keys of a queue:
   queue_credentials            name of a .creds file, user:password or a token (no default)
   queue_window                 most requests handed out without an answer (20000)
   queue_max_in_flight          most requests that all workers of the job have (none)
-  queue_replicas               servers that hold each request; without it 3, or 1 where
+  queue_replicas               servers that store each request; without it 3, or 1 if
                                the server is alone (no default)
-  queue_dead_after             silence after which a worker has lost its requests, at
-                               least 1s (30s)
-  queue_max_deaths             workers that may die while they ask a request alone (3)
+  queue_dead_after             time without a message after which a worker has lost its
+                               requests, at least 1s (30s)
+  queue_max_deaths             workers that may die while they send a request alone (3)
   gateway_max_in_flight        most attempts at one time at each gateway, of all workers
                                of the queue (none)
   gateway_requests_per_second  most attempts a second at each gateway, of all workers of
@@ -112,9 +112,9 @@ func parseOptions(p process) (options, error) {
 	flags.StringVar(&o.input, "input", "", "read requests from `FILE`, a JSON object in each line; - is the standard input")
 	flags.StringVar(&o.output, "output", "", "write answers to `FILE`; if it exists, the run resumes")
 	o.gatewayFlags(flags)
-	flags.StringVar(&o.queue, "queue", "", "hand the requests to the workers of the queue at `URL`, such as nats://localhost:4222, or at several separated by commas; or open the port of an address such as :4222 for them; overrides queue_url")
+	flags.StringVar(&o.queue, "queue", "", "hand the requests to the workers of the queue at `URL`, such as nats://localhost:4222; several URLs are separated by commas; an address such as :4222 starts a queue at that port; overrides queue_url")
 	flags.StringVar(&o.summaryFile, "summary", "", "write the summary to `FILE` too, as JSON")
-	flags.StringVar(&o.shard, "shard", "", "send only part `I/N` of the requests, with I from 0 to N-1; auto and auto/N take I from JOB_COMPLETION_INDEX or SLURM_ARRAY_TASK_ID; {shard} in -output and -summary stands for I")
+	flags.StringVar(&o.shard, "shard", "", "send only the requests of shard `I/N`, with I from 0 to N-1; auto and auto/N take I from JOB_COMPLETION_INDEX or SLURM_ARRAY_TASK_ID; {shard} in -output and -summary stands for I")
 	flags.BoolVar(&o.version, "version", false, "print the version and exit")
 	err := flags.Parse(p.args)
 	if err == nil {

@@ -25,8 +25,8 @@ const (
 	taskMax   = "SLURM_ARRAY_TASK_MAX"
 )
 
-// A shard is one of several parts of an input, each of which is the input of a run of
-// its own. The zero value is the whole input.
+// A shard is one of several sets of requests of an input, each of which is sent by a run
+// of its own. The zero value is the whole input.
 type shard struct {
 	number int // from 0
 	count  int // 0: the whole input

@@ -6,7 +6,7 @@
 #SBATCH --requeue
 #SBATCH --signal=B:USR1@60
 #SBATCH --cpus-per-task=1
-# Each task of the array sends its part of the requests and writes PARTS/I.jsonl:
+# Each task of the array sends its shard of the requests and writes PARTS/I.jsonl:
 #
 #	sbatch array.sh INPUT PARTS [FLAG]...
 #	sbatch array.sh requests.jsonl parts -url http://gateway:8000 -config batch.yaml
