@@ -5,6 +5,8 @@ import (
 	"net/http"
 	"sync/atomic"
 	"time"
+
+	"github.com/httpretry/httpretry/internal/route"
 )
 
 // An AdaptivePacer is a [Pacer] that finds the limits of servers by itself. Without
@@ -164,6 +166,10 @@ func (p *AdaptivePacer) wait(ctx context.Context, req *http.Request, backoff tim
 // done ends the attempt that t permitted.
 func (p *AdaptivePacer) done(t *turn, req *http.Request, resp *http.Response, err error, v Verdict) {
 	t.pending = false
+	if err == route.ErrNotSent {
+		p.giveBack(t)
+		return
+	}
 	s := signalOf(resp, err, v)
 	if s != accepted {
 		t.refused++
@@ -182,6 +188,16 @@ func (p *AdaptivePacer) done(t *turn, req *http.Request, resp *http.Response, er
 	if l != nil {
 		l.done(*t, s, v.RetryAfter, resp)
 	}
+}
+
+// giveBack ends a turn that was not used.
+func (p *AdaptivePacer) giveBack(t *turn) {
+	if t.lane == nil {
+		p.ended.Add(1)
+		p.free.refused.Add(1) // it was not accepted, either
+		return
+	}
+	t.lane.giveBack(*t)
 }
 
 // idle reports whether no key has a limit.

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/httpretry/httpretry"
+	"github.com/httpretry/httpretry/internal/route"
 )
 
 // A pacedServer is a Base that decides about each attempt, and responds after work.
@@ -897,5 +898,37 @@ func TestAdaptivePacer_BoundsAfterRefusals(t *testing.T) {
 				t.Errorf("100 calls took %v, want at most 20s", took)
 			}
 		})
+	})
+}
+
+// A turn that is not used neither opens a limit nor counts as accepted.
+func TestAdaptivePacer_TurnThatIsNotUsed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var p httpretry.AdaptivePacer
+		req := newRequest(t, "GET", "http://example.com/", nil)
+		wait := func() func(httpretry.Attempt) {
+			done, err := p.Wait(t.Context(), req, 0)
+			if err != nil {
+				t.Error(err)
+			}
+			return done
+		}
+		refused := httpretry.Attempt{Response: response(req, 429, ""), Verdict: httpretry.Verdict{Outcome: httpretry.Unprocessed}}
+		wait()(refused)
+		wait()(httpretry.Attempt{Request: req, Err: route.ErrNotSent}) // the probe
+		probe := wait()
+		second := make(chan struct{})
+		go func() {
+			defer close(second)
+			wait()(httpretry.Attempt{})
+		}()
+		time.Sleep(500 * time.Millisecond)
+		select {
+		case <-second:
+			t.Error("a second attempt was permitted beside the probe")
+		default:
+		}
+		probe(httpretry.Attempt{Response: response(req, 200, "")})
+		<-second
 	})
 }

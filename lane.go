@@ -83,6 +83,15 @@ func (l *lane) delay(arrival int64, now time.Time) time.Duration {
 	return max(0, l.rate.opens().Sub(now)) + l.rate.duration(before)
 }
 
+// giveBack ends a turn that was not used.
+func (l *lane) giveBack(t turn) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.inFlight--
+	l.rate.returned(t)
+	l.dispatch(time.Now())
+}
+
 // leave removes w, which may have its turn already.
 func (l *lane) leave(w *waiter) {
 	l.mu.Lock()

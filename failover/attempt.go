@@ -19,12 +19,8 @@ import (
 type attempt struct {
 	t         *Transport
 	server    *server
-	fixed     bool                    // the request had the server's own URL
-	stays     bool                    // it must not be moved to another server
-	free      *server                 // to which it is moved; guarded by t.mu
-	moved     bool                    // it has been moved
-	cancel    context.CancelCauseFunc // ends the wait for the Pacer
-	last      *attempt                // of the same call, at another server; nil: there is none
+	fixed     bool     // the request had the server's own URL
+	last      *attempt // of the same call, at another server; nil: there is none
 	begun     time.Time
 	era       int                     // of the server, then
 	early     bool                    // the server was closed then, as all were
@@ -36,7 +32,6 @@ type attempt struct {
 	// The following fields are guarded by t.mu.
 	success  bool // the status of the response is not a failure
 	released bool // it is no longer in flight
-	limited  bool // it was refused, and the Pacer knows when the server accepts again
 }
 
 var _ route.Choice = (*attempt)(nil)
@@ -70,12 +65,19 @@ func (a *attempt) Next() (wait time.Duration, other bool) {
 // Unreached implements [route.Choice].
 func (a *attempt) Unreached() bool { return a.unreached }
 
-// unsent ends an attempt that the Pacer has refused, and returns its error.
-func (a *attempt) unsent(req *http.Request, err error) error {
-	if req.Body != nil {
-		req.Body.Close()
+// abandon ends an attempt after a panic. a is nil if the Pacer has panicked.
+func (a *attempt) abandon(req *http.Request, resp *http.Response) {
+	switch {
+	case a == nil:
+		if req.Body != nil {
+			req.Body.Close() // it was not sent
+		}
+		return
+	case resp != nil && resp.Body != nil:
+		defer resp.Body.Close()
 	}
-	return &endpointError{a, err}
+	defer a.release()
+	a.report(nil, errPanicked, httpretry.Verdict{})
 }
 
 // report reports the outcome of the attempt to the Pacer.

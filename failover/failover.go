@@ -63,8 +63,7 @@ import (
 // early. The time doubles with each failure that follows, up to 2 s. After a timeout it
 // is at least the duration of the attempt, up to a minute.
 //
-// A closed endpoint is not chosen while another is open. With a Pacer, it may be chosen
-// nevertheless, and the request waits until it opens. When an endpoint that failed
+// A closed endpoint gets no requests while another is open. When an endpoint that failed
 // opens again, it gets one request at a time until one succeeds. After that, its limit
 // grows with each success. If all endpoints are closed, a request is sent to the one
 // that opens first. In this choice an endpoint that failed counts as opening 2 s later
@@ -94,13 +93,16 @@ import (
 // to it only if no other endpoint is open. To find the limit of each endpoint, set
 // the Pacer of the Transport instead.
 //
-// With such a Pacer, a request for which no endpoint is free goes to the one where it
-// will probably wait for the shortest time, judging by how many requests wait there and
-// how fast the Pacer lets them pass. A waiting request is moved once if another
-// endpoint becomes free, and whenever its endpoint fails. If the Pacer's Wait fails
-// because of the deadline, another endpoint is chosen, until all have been tried. A
-// refusal without a Retry-After does not close the endpoint, and no refusal limits the
-// requests in flight to it.
+// With such a Pacer, a request that has to wait does so at all endpoints, and is sent to
+// the one at which the Pacer lets it pass first. For 10 ms it waits only at the endpoint
+// that would be chosen without a Pacer, and for a second not at the one where the
+// previous attempt failed. It waits for an endpoint that is closed until that opens.
+// The Pacer's Wait is called concurrently, with a context that has no deadline. Waits
+// that are no longer necessary are canceled; if such a Wait returns nil nevertheless,
+// its done is called with an Err and a Verdict that is [httpretry.Final].
+//
+// A refusal does not limit the requests in flight, because the Pacer knows more about
+// that. A single refusal without a Retry-After does not close the endpoint either.
 //
 // # Redirects
 //
@@ -130,9 +132,9 @@ type Transport struct {
 	Classifier func(req *http.Request, resp *http.Response, err error) httpretry.Verdict
 
 	// Pacer limits how fast attempts are sent to each endpoint. It is given the
-	// requests with the URLs of the endpoints. An attempt that it delays is in
-	// flight, so the next ones go to other endpoints. The delay is not part of
-	// the AttemptTimeout of a RetryTransport above. If nil, there is no limit.
+	// requests with the URLs of the endpoints, and must tell the endpoints apart.
+	// The delay is not part of the AttemptTimeout of a RetryTransport above. If
+	// nil, there is no limit.
 	Pacer httpretry.Pacer
 
 	once    sync.Once
@@ -141,6 +143,7 @@ type Transport struct {
 
 	mu      sync.Mutex // guards the state of the servers
 	servers []*server
+	changed chan struct{} // closed when a server may have room; nil: nobody waits for that
 }
 
 // An Endpoint is a server that a [Transport] sends requests to.
@@ -179,18 +182,20 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if target == nil && t.mayLeave(req.URL) {
 		return nil, notSent(req, errDots)
 	}
-	a, out, err := t.start(req, target)
-	if err != nil {
-		return nil, a.unsent(req, err)
-	}
+	var a *attempt
+	var resp *http.Response
 	returned := false
 	defer func() {
-		if !returned { // Base, the Classifier or the Pacer's done has panicked
-			a.report(nil, errPanicked, httpretry.Verdict{})
-			a.release()
+		if !returned { // Base, the Classifier or the Pacer has panicked
+			a.abandon(req, resp)
 		}
 	}()
-	resp, err := a.server.base.RoundTrip(out)
+	a, out, err := t.start(req, target)
+	if err != nil {
+		returned = true
+		return nil, a.unsent(req, err)
+	}
+	resp, err = a.server.base.RoundTrip(out)
 	if err == nil && resp == nil {
 		err = errNoResponse
 	}
@@ -266,51 +271,39 @@ func (t *Transport) classify(req *http.Request, resp *http.Response, err error) 
 	return t.Classifier(req, resp, err)
 }
 
-// begin chooses the server of an attempt: target, if it is not nil. moved is the attempt
-// in whose place it is made, and last the one before; both may be nil.
-func (t *Transport) begin(target *server, moved, last *attempt, resuming bool) *attempt {
-	a := &attempt{t: t, server: target, fixed: target != nil, stays: target != nil, moved: moved != nil, begun: time.Now()}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	switch {
-	case a.fixed:
-	case last != nil && resuming:
-		a.server, a.stays = last.server, true
-	case moved != nil && moved.free != nil && moved.free.available(a.begun):
-		a.server = moved.free
-	default:
-		a.server = t.choose(last, a.begun)
-	}
-	if !last.tried(a.server) {
-		// Otherwise a new round begins, so the list does not grow further.
-		a.last = last
-	}
-	a.server.inFlight++
-	a.load, a.era = a.server.inFlight, a.server.era
-	a.early = a.server.wait(a.begun) > 0
-	return a
-}
-
-// start begins an attempt, and waits until the Pacer lets it send the request. Meanwhile
-// it may be moved to another server. If it fails, the attempt is no longer in flight.
+// start begins an attempt. If there is a Pacer, it waits until that lets it send the
+// request. If it fails, the attempt is not in flight.
 func (t *Transport) start(req *http.Request, target *server) (*attempt, *http.Request, error) {
 	previous := route.PreviousOf(req.Context())
 	last := t.attemptOf(previous.Choice)
-	a := t.begin(target, nil, last, previous.Resuming)
-	for tries := 1; ; {
-		out := a.server.request(req, a.fixed)
-		err := a.pace(out)
-		switch {
-		case err == errMoved:
-			a = t.begin(nil, a, last, false)
-		case err == nil, a.stays, req.Context().Err() != nil, tries == len(t.servers):
-			return a, out, err
-		default: // the wait would be too long, but perhaps not at another server
-			last = a
-			a = t.begin(nil, nil, last, false)
-			tries++
-		}
+	fixed := target != nil
+	if target == nil && last != nil && previous.Resuming {
+		target = last.server
 	}
+	if t.Pacer != nil {
+		return t.pace(req, target, last, fixed)
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now := time.Now()
+	if target == nil {
+		target = t.choose(last, now)
+	}
+	return t.enter(target, last, fixed, now), target.request(req, fixed), nil
+}
+
+// enter begins an attempt at s. last is the attempt of the call before it, or nil. The
+// lock is held.
+func (t *Transport) enter(s *server, last *attempt, fixed bool, now time.Time) *attempt {
+	a := &attempt{t: t, server: s, fixed: fixed, begun: now}
+	if !last.tried(s) {
+		// Otherwise a new round begins, so the list does not grow further.
+		a.last = last
+	}
+	s.inFlight++
+	a.load, a.era = s.inFlight, s.era
+	a.early = s.wait(now) > 0
+	return a
 }
 
 // attemptOf returns the attempt that c is, or nil. c may belong to another Transport,

@@ -1215,7 +1215,11 @@ func (p *recordingPacer) Wait(ctx context.Context, req *http.Request, backoff ti
 	if host == p.late {
 		return nil, context.DeadlineExceeded
 	}
-	time.Sleep(time.Second)
+	select {
+	case <-time.After(time.Second):
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
 	return func(a httpretry.Attempt) {
 		p.mu.Lock()
 		defer p.mu.Unlock()
@@ -1251,45 +1255,6 @@ func TestTransport_PacesEachEndpoint(t *testing.T) {
 		}
 		if last := pacer.calls[len(pacer.calls)-1]; last != "a a 1 0 final" {
 			t.Errorf("after a panic the Pacer heard %s", last)
-		}
-	})
-}
-
-// An attempt that was delayed while its endpoint was closed is as new as any.
-func TestTransport_DelayedAttemptIsAsNewAsAny(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var refused atomic.Bool
-		base := &hosts{funcs: map[string]roundTripFunc{"a": func(req *http.Request) (*http.Response, error) {
-			if !refused.Swap(true) {
-				return status(429, "1")(req)
-			}
-			return response(req, 200, ""), nil
-		}}}
-		rt := newTransport(base, "a", "b")
-		door, busy := make(chan struct{}), make(chan struct{})
-		rt.Pacer = doors{"a": door}
-		base.funcs["b"] = func(req *http.Request) (*http.Response, error) {
-			<-busy
-			return response(req, 200, ""), nil
-		}
-		var wg sync.WaitGroup
-		for range 4 {
-			wg.Go(func() { get(t, rt) })
-		}
-		synctest.Wait()
-		door <- struct{}{} // for the one that is refused
-		time.Sleep(1500 * time.Millisecond)
-		close(door)
-		synctest.Wait()
-		close(busy)
-		wg.Wait()
-		if got := base.sent(); strings.Count(got, "a") != 2 {
-			t.Errorf("sent to %s, want two to a", got)
-		}
-		base.funcs["a"] = fail(errRefused)
-		closed(t, rt, base) // until the first failure
-		if got := closed(t, rt, base); got >= 500*time.Millisecond {
-			t.Errorf("closed for %v, want less than 500ms, as after a first failure: the success of the delayed attempt counts", got)
 		}
 	})
 }

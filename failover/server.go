@@ -35,12 +35,12 @@ type server struct {
 	header http.Header
 	base   http.RoundTripper // never nil after Transport.init
 	weight int
-	paced  bool // there is a Pacer
 
 	// The following fields are guarded by Transport.mu.
 	inFlight int
 	turn     int       // in favor of this server among equals: smooth weighted round robin
 	limit    float64   // on inFlight; infinite until a refusal or failure
+	reserved int       // in this era, by requests that wait for the Pacer
 	probing  bool      // the limit grows by 1 with each success, because it followed a failure
 	down     bool      // it failed and has not responded since
 	older    int       // in flight since before the server was closed
@@ -48,7 +48,6 @@ type server struct {
 	closings int       // in a row
 	era      int       // number of closings in all
 	until    time.Time // when the server opens; in the past: it is open
-	queue    queue     // empty if there is no Pacer
 }
 
 // wait returns the time until the server opens.
@@ -57,8 +56,9 @@ func (s *server) wait(now time.Time) time.Duration { return max(s.until.Sub(now)
 // available reports whether the server accepts another request, as far as is known.
 func (s *server) available(now time.Time) bool { return s.wait(now) == 0 && s.hasRoom() }
 
+// hasRoom reports whether the number in flight permits another request.
 func (s *server) hasRoom() bool {
-	n := s.inFlight
+	n := s.inFlight + s.reserved
 	if s.probing {
 		// Requests that were sent before the failure may hang.
 		n -= s.older
@@ -97,8 +97,8 @@ func compare(a, b *server, last *attempt, now time.Time) int {
 	if other := b.rank(last, now); rank != other {
 		return rank - other
 	}
-	if rank == busyRank || rank == closedRank {
-		return cmp.Compare(a.busyFor(now), b.busyFor(now))
+	if rank == closedRank {
+		return cmp.Compare(a.closedFor(now), b.closedFor(now))
 	}
 	return cmp.Compare(a.load(rank), b.load(rank))
 }
@@ -107,39 +107,33 @@ func compare(a, b *server, last *attempt, now time.Time) int {
 const (
 	untriedRank = iota
 	triedRank   // by the same call
-	busyRank    // the Pacer will probably delay the attempt
 	failedRank  // the previous attempt's
 	fullRank
 	closedRank
 )
 
 func (s *server) rank(last *attempt, now time.Time) int {
-	// An attempt that waits for the Pacer may as well wait until the server opens.
-	busy := s.paced && s.hasRoom() && s.busyFor(now) > 0
-	switch {
-	case !busy && s.wait(now) > 0, s.down && !s.hasRoom():
+	switch available := s.available(now); {
+	case s.wait(now) > 0, !available && s.down:
 		return closedRank
-	case !s.hasRoom():
+	case !available:
 		return fullRank
-	case last != nil && last.server == s && !last.limited:
+	case last != nil && last.server == s:
 		return failedRank
-	case busy:
-		return busyRank
 	case last.tried(s):
 		return triedRank
 	}
 	return untriedRank
 }
 
-// busyFor is compared between servers of busyRank, and of closedRank.
-func (s *server) busyFor(now time.Time) time.Duration {
-	wait := s.wait(now) + s.queue.wait(len(s.queue.waiting)+1, now)
-	if s.down && wait > 0 {
+// closedFor is compared between servers of closedRank.
+func (s *server) closedFor(now time.Time) time.Duration {
+	if s.down {
 		// It may fail again, or a probe may be under way. A server that has
 		// refused is alive and has said when it opens.
-		wait += longestClosing
+		return s.wait(now) + longestClosing
 	}
-	return wait
+	return s.wait(now)
 }
 
 // load is compared between other servers of the same rank.
@@ -160,6 +154,7 @@ func (a *attempt) accepted() {
 		return
 	}
 	s.until, s.down = time.Time{}, false
+	defer a.t.wakeLocked()
 	switch {
 	case float64(a.load) < s.limit/2: // it does not show that the server accepts more
 	case s.probing:
@@ -177,7 +172,6 @@ func (a *attempt) completed() {
 		a.server.failures, a.server.closings = 0, 0
 	}
 	a.releaseLocked()
-	a.t.fetch(a.server)
 }
 
 // refused notes a refusal by a server that asks to wait, or not if asked is 0.
@@ -185,14 +179,11 @@ func (a *attempt) refused(asked time.Duration) {
 	a.t.mu.Lock()
 	defer a.t.mu.Unlock()
 	s := a.server
-	s.down = false
-	a.limited = s.paced
-	if s.paced && asked == 0 {
-		return // the Pacer knows best when to send the next one
-	}
-	if a.counts() && !s.paced {
+	// A Pacer knows better how many requests the server accepts.
+	if a.counts() && a.t.Pacer == nil {
 		s.limit, s.probing = max(1, refusalFactor*float64(s.inFlight)), false
 	}
+	s.down = false
 	a.closeLocked(asked, 0)
 }
 
@@ -237,17 +228,18 @@ func (a *attempt) closeLocked(asked, atLeast time.Duration) {
 	if a.counts() {
 		if asked == 0 {
 			asked = max(atLeast, min(firstClosing<<min(s.closings, 10), longestClosing))
-		}
-		if s.down {
-			a.t.disperse(s)
+			if a.t.Pacer != nil && s.closings == 0 && !s.down {
+				asked = 0 // a single refusal is left to the Pacer
+			}
 		}
 		s.closings++
 		s.era++
-		s.older, s.failures = s.inFlight, 0
+		s.older, s.failures, s.reserved = s.inFlight, 0, 0
 	}
 	if until := now.Add(asked); asked > 0 && until.After(s.until) {
 		s.until = until
 	}
+	a.t.wakeLocked()
 }
 
 // release ends the attempt's being in flight. It may be called several times.
@@ -266,4 +258,5 @@ func (a *attempt) releaseLocked() {
 	if a.era != a.server.era {
 		a.server.older--
 	}
+	a.t.wakeLocked()
 }

@@ -27,7 +27,6 @@ func (t *Transport) init() {
 	t.direct = fresh(t.base())
 	t.servers, t.invalid = t.newServers()
 	for _, s := range t.servers {
-		s.paced = t.Pacer != nil
 		if s.base == nil {
 			s.base = t.direct
 		}

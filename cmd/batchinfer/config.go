@@ -157,15 +157,26 @@ func noted(p httpretry.Pacer) httpretry.Pacer {
 
 type notedPacer struct{ httpretry.Pacer }
 
-// Wait implements [httpretry.Pacer].
+// Wait implements [httpretry.Pacer]. A request waits at several gateways at the same time.
 func (p notedPacer) Wait(ctx context.Context, req *http.Request, backoff time.Duration) (func(httpretry.Attempt), error) {
 	begun := time.Now()
 	done, err := p.Pacer.Wait(ctx, req, backoff)
-	t := tallyOf(ctx)
-	t.sent = time.Now()
-	t.paced += t.sent.Sub(begun)
-	t.live.wait(t.sent.Sub(begun))
-	return done, err
+	if err != nil {
+		return nil, err
+	}
+	passed := time.Now()
+	return func(a httpretry.Attempt) {
+		if done != nil {
+			done(a)
+		}
+		if a.Err != nil && a.Verdict.Outcome == httpretry.Final {
+			return // it was not sent to this gateway
+		}
+		t := tallyOf(ctx)
+		t.sent = passed
+		t.paced += passed.Sub(begun)
+		t.live.wait(passed.Sub(begun))
+	}, nil
 }
 
 // pacer returns the Pacer of the run. Several gateways have Pacers of their own, and that

@@ -145,12 +145,10 @@ func (g *gate) wait(ctx context.Context, req *http.Request, backoff time.Duratio
 			return done, time.Now(), probe, nil
 		}
 		if done != nil { // the gate was closed in the meantime
-			done(httpretry.Attempt{Request: req, Err: errNotSent, Number: httpretry.AttemptNumber(ctx)})
+			done(httpretry.Attempt{Request: req, Err: route.ErrNotSent, Number: httpretry.AttemptNumber(ctx)})
 		}
 	}
 }
-
-var errNotSent = errors.New("batchinfer: the gateway became unreachable before the attempt")
 
 func (g *gate) join(ctx context.Context, req *http.Request, backoff time.Duration) *waiter {
 	t, before := tallyOf(ctx), httpretry.AttemptNumber(ctx)-1

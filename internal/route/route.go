@@ -31,6 +31,10 @@ type Choice interface {
 // accepts the next attempt.
 var ErrElsewhere = errors.New("httpretry: another server accepts the attempt")
 
+// ErrNotSent is reported to a Pacer as the error of an attempt that it has permitted, and
+// that is not made.
+var ErrNotSent = errors.New("httpretry: the attempt was not made")
+
 // A Previous describes the attempt before the current one to the RoundTripper.
 type Previous struct {
 	Choice   Choice // nil: there was none

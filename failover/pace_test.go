@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -35,17 +37,16 @@ func (d doors) Wait(ctx context.Context, req *http.Request, backoff time.Duratio
 	}
 }
 
-// A request that waits for the Pacer is moved to an endpoint that has become free, and
-// is sent once.
-func TestTransport_WaitingRequestIsMovedToAFreeEndpoint(t *testing.T) {
+// A request that the Pacer delays at its first choice is sent to another endpoint.
+func TestTransport_WaitsAtAllEndpoints(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		busy := make(chan struct{})
+		busy, door := make(chan struct{}), make(chan struct{})
 		base := &hosts{funcs: map[string]roundTripFunc{"a": func(req *http.Request) (*http.Response, error) {
 			<-busy
 			return response(req, 200, ""), nil
 		}}}
 		rt := newTransport(base, "a", "b")
-		rt.Pacer = doors{"b": make(chan struct{})}
+		rt.Pacer = doors{"b": door}
 		var wg sync.WaitGroup
 		for range 2 {
 			wg.Go(func() {
@@ -53,41 +54,106 @@ func TestTransport_WaitingRequestIsMovedToAFreeEndpoint(t *testing.T) {
 					t.Errorf("got %d, %v", code, err)
 				}
 			})
+			synctest.Wait()
 		}
-		synctest.Wait()
-		time.Sleep(time.Second) // for which the one waits at b
 		if got := base.sent(); got != "a" {
-			t.Errorf("sent to %q, want a while the other request waits at b", got)
+			t.Errorf("sent to %q, want a, and the second request to prefer b, which has fewer in flight", got)
+		}
+		time.Sleep(time.Second)
+		if got := base.sent(); got != "a" {
+			t.Errorf("after a second sent to %q, want a", got)
 		}
 		close(busy)
 		wg.Wait()
-		if got := base.sent(); got != "a" {
-			t.Errorf("then sent to %q, want a", got)
+	})
+}
+
+// A request that may be sent at two endpoints at the same time is sent to one of them.
+func TestTransport_SentToOneEndpoint(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		base, door := &hosts{}, make(chan struct{})
+		rt := newTransport(base, "a", "b")
+		rt.Pacer = doors{"a": door, "b": door}
+		var wg sync.WaitGroup
+		for range 50 {
+			wg.Go(func() { get(t, rt) })
+		}
+		time.Sleep(time.Second)
+		close(door)
+		wg.Wait()
+		time.Sleep(time.Second)
+		if got := strings.Count(base.sent(), " ") + 1; got != 50 {
+			t.Errorf("%d requests were sent, want 50", got)
+		}
+		for range 10 { // nothing is in flight any more
+			get(t, rt)
+		}
+		if got := base.sent(); strings.Count(got, "a") != 5 {
+			t.Errorf("then sent to %s, want the endpoints to take turns", got)
 		}
 	})
 }
 
-// Requests that wait for an endpoint are not sent to it after it has gone down.
-func TestTransport_WaitingRequestsLeaveAnEndpointThatIsDown(t *testing.T) {
+// Requests that wait are not sent to an endpoint that has gone down meanwhile, and are
+// sent to one that has returned, one at a time at first.
+func TestTransport_WaitsForAnEndpointThatIsDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		door := make(chan struct{})
-		base := &hosts{funcs: map[string]roundTripFunc{"a": fail(errRefused), "b": hang}}
+		doorA, doorB := make(chan struct{}), make(chan struct{})
+		var up atomic.Bool
+		base := &hosts{funcs: map[string]roundTripFunc{"a": func(req *http.Request) (*http.Response, error) {
+			time.Sleep(10 * time.Millisecond) // in which the others find that there is no room
+			if up.Load() {
+				return response(req, 200, ""), nil
+			}
+			return nil, errRefused
+		}}}
 		rt := newTransport(base, "a", "b")
-		rt.Pacer = doors{"a": door}
-		ctx, cancel := context.WithCancel(t.Context())
+		rt.Pacer = doors{"a": doorA, "b": doorB}
 		var wg sync.WaitGroup
 		for range 10 {
-			wg.Go(func() { send(t, rt, newRequest(t, "POST", "x").WithContext(ctx)) })
+			wg.Go(func() { get(t, rt) })
 		}
-		synctest.Wait()
-		base.sent()
-		door <- struct{}{}
-		synctest.Wait()
-		if got := base.sent(); got != "a b b b b" {
-			t.Errorf("sent to %q, want a and then b for the 4 that waited, too", got)
+		time.Sleep(time.Second)
+		doorA <- struct{}{}
+		time.Sleep(20 * time.Millisecond)
+		close(doorA)
+		if got := base.sent(); got != "a" {
+			t.Errorf("sent to %q, want once to a, which is down then", got)
 		}
-		cancel()
+		time.Sleep(4 * time.Second) // a is probed after 0.25, 0.75, 1.75 and 3.75 s
+		if got := base.sent(); got != "a a a a" {
+			t.Errorf("sent to %q, want a a a a", got)
+		}
+		up.Store(true)
 		wg.Wait()
+		if got := base.sent(); got != "a a a a a" {
+			t.Errorf("sent to %q, want a for the rest", got)
+		}
+	})
+}
+
+// If all endpoints are down, a request fails as soon as without a Pacer.
+func TestTransport_FailsIfAllEndpointsAreDown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		base := &hosts{funcs: map[string]roundTripFunc{"a": fail(errRefused), "b": fail(errRefused)}}
+		rt := newTransport(base, "a", "b")
+		door := make(chan struct{})
+		rt.Pacer = doors{"a": door, "b": door}
+		var wg sync.WaitGroup
+		for range 100 {
+			wg.Go(func() {
+				if _, err := get(t, &httpretry.RetryTransport{Base: rt}); !errors.Is(err, syscall.ECONNREFUSED) {
+					t.Errorf("got %v, want the refused connection", err)
+				}
+			})
+		}
+		time.Sleep(time.Second)
+		begun := time.Now()
+		close(door)
+		wg.Wait()
+		if took := time.Since(begun); took > 15*time.Second {
+			t.Errorf("took %v, want the time of 3 retries", took)
+		}
 	})
 }
 
@@ -160,8 +226,9 @@ func TestTransport_PacerMayRefuseAnAttempt(t *testing.T) {
 		rt := newTransport(base, "a", "b", "c")
 		rt.Pacer = &recordingPacer{late: "a"}
 		for range 10 {
-			if code, err := send(t, rt, newRequest(t, "POST", "x")); code != 200 || err != nil {
-				t.Errorf("got %d, %v", code, err)
+			begun := time.Now()
+			if code, err := send(t, rt, newRequest(t, "POST", "x")); code != 200 || err != nil || time.Since(begun) != time.Second {
+				t.Errorf("got %d, %v after %v, want 200 after 1s", code, err, time.Since(begun))
 			}
 		}
 		rt = newTransport(base, "a")
@@ -227,10 +294,10 @@ func TestTransport_CanceledWhileItWaits(t *testing.T) {
 	})
 }
 
-// A Pacer decides when an endpoint that has refused gets the next request, unless that
-// endpoint has told.
+// After a refusal, the Pacer decides when the endpoint gets the next request, unless the
+// endpoint has told or refuses again.
 func TestTransport_RefusalWithAPacer(t *testing.T) {
-	for retryAfter, want := range map[string]string{"": "a b a b", "60": "b b b b"} {
+	for retryAfter, want := range map[string]string{"": "a b b b", "60": "b b b b"} {
 		synctest.Test(t, func(t *testing.T) {
 			base := &hosts{funcs: map[string]roundTripFunc{"a": status(429, retryAfter)}}
 			rt := newTransport(base, "a", "b")
