@@ -28,9 +28,10 @@ func (l *local) work(ctx context.Context, requests <-chan request, results chan<
 	for range l.asker.config.inFlight() {
 		wg.Go(func() {
 			for req := range requests {
+				begun := l.window.begin()
 				r := l.asker.ask(asking, req)
 				results <- []result{r} // before another request is sent, in case this one ends the run
-				l.window.leave(time.Now(), r.tokens, r.evidence())
+				l.window.leave(begun, time.Now(), r.tokens, r.evidence())
 			}
 		})
 	}

@@ -80,7 +80,7 @@ func (q *queueRun) run(w *window, n int) (took, beside float64) {
 		}
 		r := q.receive()
 		if !r.beside {
-			w.leave(q.now, r.tokens, undisturbed)
+			w.leave(w.begin(), q.now, r.tokens, undisturbed)
 			received++
 			work += r.alone
 			continue

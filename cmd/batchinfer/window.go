@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 )
@@ -17,6 +18,9 @@ import (
 // that, rounds with a larger limit and with a smaller one find out whether that has
 // changed, rarely while it has not.
 //
+// A request that many others have overtaken does not count. Otherwise those that hang at
+// one of several gateways would take the place of those that another one could answer.
+//
 // It is safe for concurrent use.
 type window struct {
 	most int
@@ -25,6 +29,8 @@ type window struct {
 	mu     sync.Mutex
 	flying int
 	limit  int
+	ended  int   // requests
+	begun  []int // values of ended when the requests in flight began, in ascending order
 
 	phase    phase
 	base     int     // the limit that is compared with
@@ -92,6 +98,11 @@ const (
 	maxHold = 32  // rounds
 
 	maxDisturbed = 0.05 // of the answers of a round that counts
+
+	// overtaken is the number of others that end before a request is taken to hang, in
+	// multiples of the limit. A request that takes eight times as long as the mean may
+	// be one, and costs one more in flight.
+	overtaken = 8
 )
 
 func newWindow(most int) *window {
@@ -117,17 +128,29 @@ func (w *window) enter(ctx context.Context) error {
 func (w *window) admit() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.flying >= w.limit {
+	hanging, _ := slices.BinarySearch(w.begun, w.ended-overtaken*w.limit)
+	if w.flying >= w.most || w.flying-hanging >= w.limit {
 		return false
 	}
 	w.flying++
 	return true
 }
 
-// leave notes the end of a request.
-func (w *window) leave(now time.Time, tokens int, e evidence) {
+// begin notes that a request which has entered is sent. The result is for leave.
+func (w *window) begin() (begun int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.begun = append(w.begun, w.ended)
+	return w.ended
+}
+
+// leave notes the end of a request.
+func (w *window) leave(begun int, now time.Time, tokens int, e evidence) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	i, _ := slices.BinarySearch(w.begun, begun)
+	w.begun = slices.Delete(w.begun, i, i+1)
+	w.ended++
 	w.lose(now)
 	w.flying--
 	select {

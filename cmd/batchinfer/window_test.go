@@ -179,7 +179,7 @@ func TestWindow_IsNotReducedWhileRequestsArePaced(t *testing.T) {
 			for range n {
 				w.admit()
 				now = now.Add(time.Duration(float64(time.Second) / perSecond(w.size())))
-				w.leave(now, 0, tt.evidence)
+				w.leave(w.begin(), now, 0, tt.evidence)
 			}
 		}
 		answer(3000, func(limit int) float64 { return min(100, float64(limit)*2) })

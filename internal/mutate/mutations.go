@@ -1090,6 +1090,8 @@ var mutations = []mutation{
 		"return ceiling{p}", "_ = ceiling{p}", "TestRun_ThroughputIsBackAfterAnOutage"},
 	{"the limit is not reduced while requests wait for one of several gateways", "cmd/batchinfer", "window.try",
 		"p == below && !w.few(w.paced)", "false", "TestWindow_IsNotReducedWhileRequestsArePaced"},
+	{"requests that hang at one of several gateways do not count", "cmd/batchinfer", "window.admit",
+		"w.flying-hanging >= w.limit", "w.flying-0*hanging >= w.limit", "TestRun_OneOfSeveralGatewaysHangs"},
 	{"a request that is always refused is put off to the end", "cmd/batchinfer", "patience.isOvertaken",
 		"t.refusals >= maxOvertaken", "false", "TestRun_PutsOffRequestsThatAreAlwaysRefused"},
 	{"a refusal is not a retry", "cmd/batchinfer", "patience.Backoff",
