@@ -954,6 +954,29 @@ func TestTransport_RefusingEndpointIsPreferredToOneThatIsDown(t *testing.T) {
 	}
 }
 
+// That also holds while a probe is under way at the one that is down.
+func TestTransport_RefusingEndpointIsPreferredToOneThatIsProbed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		base := &hosts{funcs: map[string]roundTripFunc{"a": fail(errRefused), "b": status(429, "1")}}
+		rt := newTransport(base, "a", "b")
+		get(t, rt)
+		get(t, rt)
+		time.Sleep(500 * time.Millisecond)
+		base.funcs = map[string]roundTripFunc{"a": hang}
+		ctx, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		for range 4 {
+			wg.Go(func() { send(t, rt, newRequest(t, "GET", "").WithContext(ctx)) })
+			synctest.Wait()
+		}
+		cancel()
+		wg.Wait()
+		if got := base.sent(); got != "a b a b b b" {
+			t.Errorf("sent to %s, want the probe to a, and then b", got)
+		}
+	})
+}
+
 func TestTransport_TimeoutClosesAsLongAsItTook(t *testing.T) {
 	tests := []struct {
 		timeout, want time.Duration

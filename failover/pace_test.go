@@ -219,6 +219,105 @@ func TestTransport_WaitsWhereItsTurnComesFirst(t *testing.T) {
 	})
 }
 
+// A retry does not wait for an endpoint that has asked for an hour, if the one that has
+// failed responds again.
+func TestTransport_RetriesWhereItFailedRatherThanWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		begun := time.Now()
+		base := &hosts{funcs: map[string]roundTripFunc{"b": status(429, "3600"), "a": func(req *http.Request) (*http.Response, error) {
+			switch at := time.Since(begun); {
+			case at < time.Second:
+				return response(req, 500, ""), nil
+			case at < 5*time.Second:
+				return nil, errRefused
+			}
+			return response(req, 200, ""), nil
+		}}}
+		rt := newTransport(base, "b", "a")
+		rt.Pacer = new(httpretry.AdaptivePacer)
+		get(t, rt) // b
+		var wg sync.WaitGroup
+		for range 10 {
+			wg.Go(func() {
+				retry := &httpretry.RetryTransport{Base: rt, Policy: httpretry.RetryConfig{MaxRetries: 30}}
+				if code, err := get(t, retry); code != 200 || err != nil {
+					t.Errorf("got %d, %v", code, err)
+				}
+			})
+		}
+		wg.Wait()
+		if took := time.Since(begun); took > 20*time.Second {
+			t.Errorf("took %v, want a few seconds: a is back after 5 s", took)
+		}
+	})
+}
+
+// Requests that wait for one endpoint are sent to another one when it returns, although
+// no other request arrives.
+func TestTransport_ReturnIsNoticedWithoutNewRequests(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var up atomic.Bool
+		time.AfterFunc(3*time.Second, func() { up.Store(true) })
+		base := &hosts{funcs: map[string]roundTripFunc{"a": func(req *http.Request) (*http.Response, error) {
+			if up.Load() {
+				return response(req, 200, ""), nil
+			}
+			return nil, errRefused
+		}}}
+		rt := newTransport(base, "a", "b")
+		rt.Pacer = &metered{interval: map[string]time.Duration{"b": time.Second}, next: make(map[string]time.Time)}
+		begun := time.Now()
+		var wg sync.WaitGroup
+		for range 60 {
+			wg.Go(func() {
+				ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second) // b alone would take 60 s
+				defer cancel()
+				if code, err := send(t, &httpretry.RetryTransport{Base: rt}, newRequest(t, "GET", "").WithContext(ctx)); code != 200 || err != nil {
+					t.Errorf("got %d, %v", code, err)
+				}
+			})
+		}
+		wg.Wait()
+		if took := time.Since(begun); took > 8*time.Second {
+			t.Errorf("took %v, want at most 8s", took)
+		}
+	})
+}
+
+// A done that panics after a panic of Base leaves nothing in flight.
+func TestTransport_DonePanicsAfterBase(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		base := &hosts{funcs: map[string]roundTripFunc{"a": func(*http.Request) (*http.Response, error) { panic("broken") }}}
+		rt := newTransport(base, "a", "b")
+		rt.Pacer = breaking{}
+		func() {
+			defer func() { recover() }()
+			get(t, rt)
+		}()
+		delete(base.funcs, "a")
+		base.sent()
+		for range 4 {
+			get(t, rt)
+		}
+		if got := base.sent(); strings.Count(got, "a") != 2 {
+			t.Errorf("sent to %s, want the endpoints to take turns", got)
+		}
+	})
+}
+
+// A breaking has a done that panics after an error.
+type breaking struct{}
+
+func (breaking) Delay(*http.Request) time.Duration { return 0 }
+
+func (breaking) Wait(context.Context, *http.Request, time.Duration) (func(httpretry.Attempt), error) {
+	return func(a httpretry.Attempt) {
+		if a.Err != nil {
+			panic("broken, too")
+		}
+	}, nil
+}
+
 // A Pacer that can't keep a deadline at one endpoint may keep it at another.
 func TestTransport_PacerMayRefuseAnAttempt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
