@@ -51,7 +51,7 @@ func (b *batch) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	b.crew.begin(cancel)
-	b.summary.traffic = b.crew.traffic
+	b.summary.traffic = func() traffic { return b.deferral.traffic(b.crew.traffic()) }
 	requests := make(chan request)
 	results := make(chan []result)
 

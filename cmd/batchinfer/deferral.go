@@ -13,6 +13,7 @@ type deferral struct {
 
 	mu      sync.Mutex
 	waiting []deferred
+	due     time.Time     // of the request that next is about to return; zero: there is none
 	open    int           // requests sent for the first time that have not ended
 	changed chan struct{} // receives a value after each change, unless one is waiting
 }
@@ -61,7 +62,9 @@ func (d *deferral) next(ctx context.Context) (next deferred, ok bool) {
 	for {
 		next, ok, open := d.pop()
 		if ok {
-			return next, sleep(ctx, time.Until(time.Unix(0, next.due)))
+			ok = sleep(ctx, time.Until(time.Unix(0, next.due)))
+			d.setDue(time.Time{})
+			return next, ok
 		}
 		if open == 0 {
 			return next, false
@@ -81,7 +84,24 @@ func (d *deferral) pop() (first deferred, ok bool, open int) {
 		return first, false, d.open
 	}
 	first, d.waiting = d.waiting[0], d.waiting[1:]
+	d.due = time.Unix(0, first.due)
 	return first, true, d.open
+}
+
+func (d *deferral) setDue(due time.Time) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.due = due
+}
+
+// traffic returns t or, if that is nothing, the requests that wait to be sent again.
+func (d *deferral) traffic(t traffic) traffic {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if t.flying == 0 && t.waiting == 0 && !d.due.IsZero() {
+		t.waiting, t.next = 1+len(d.waiting), d.due
+	}
+	return t
 }
 
 // sleep waits, and reports false if ctx was done first.

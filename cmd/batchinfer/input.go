@@ -134,21 +134,26 @@ func (in *input) enter(req request, wrong *problems) {
 // that is often taken for the right one.
 func otherFormat(l *lines) string {
 	first, _ := bytes.CutPrefix(bytes.TrimSpace(l.text), []byte("\uFEFF"))
-	encoding := utf16In(l.text, l.start)
+	encoding := encodingOf(l.text, l.start)
 	switch {
+	case bytes.HasPrefix(l.text, []byte("\x1f\x8b")):
+		return "is compressed with gzip: gunzip converts it"
 	case encoding != "":
-		return fmt.Sprintf("is UTF-16, and must be UTF-8: iconv -f %s -t UTF-8 converts it", encoding)
+		return fmt.Sprintf("is %.6s, and must be UTF-8: iconv -f %s -t UTF-8 converts it", encoding, encoding)
 	case bytes.HasPrefix(first, []byte("[")):
 		return "is a JSON array, and must be a JSON object in each line: jq -c '.[]' converts it"
 	}
 	return ""
 }
 
-// utf16In returns the name that iconv has for the encoding of a text that begins at an
-// offset of its file, or "" if it is not UTF-16. Without a byte order mark, iconv has to
-// be told the order.
-func utf16In(text []byte, offset int64) string {
-	const le, be, enough = "\xff\xfe", "\xfe\xff", 64
+// encodingOf returns the name that iconv has for the encoding of a text that begins at an
+// offset of its file, or "" if it is neither UTF-16 nor UTF-32 with a byte order mark.
+// Without one, iconv has to be told the order.
+func encodingOf(text []byte, offset int64) string {
+	const le, be, le32, be32, enough = "\xff\xfe", "\xfe\xff", "\xff\xfe\x00\x00", "\x00\x00\xfe\xff", 64
+	if bytes.HasPrefix(text, []byte(le32)) || bytes.HasPrefix(text, []byte(be32)) {
+		return "UTF-32"
+	}
 	if bytes.HasPrefix(text, []byte(le)) || bytes.HasPrefix(text, []byte(be)) {
 		return "UTF-16"
 	}

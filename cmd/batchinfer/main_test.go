@@ -378,6 +378,8 @@ func TestRunRefuses(t *testing.T) {
 		{"empty summary", []string{"-input", in, "-output", out, "-url", g.URL, "-summary", ""}, "-summary: empty"},
 		{"JSON array", []string{"-input", writeFile(t, " [\n{}]"), "-output", out, "-url", g.URL}, ":1: is a JSON array, and must be a JSON object in each line: jq -c '.[]' converts it\n"},
 		{"UTF-16", []string{"-input", writeFile(t, "\xff\xfe{\x00}\x00\n\x00"), "-output", out, "-url", g.URL}, ":1: is UTF-16, and must be UTF-8: iconv -f UTF-16 -t UTF-8 converts it\n"},
+		{"UTF-32", []string{"-input", writeFile(t, "\xff\xfe\x00\x00{\x00\x00\x00}\x00\x00\x00\n\x00\x00\x00"), "-output", out, "-url", g.URL}, ":1: is UTF-32, and must be UTF-8: iconv -f UTF-32 -t UTF-8 converts it\n"},
+		{"gzip", []string{"-input", writeFile(t, "\x1f\x8b\b\x00\x00\n\x00"), "-output", out, "-url", g.URL}, ":1: is compressed with gzip: gunzip converts it\n"},
 		{"UTF-16 without mark", []string{"-input", writeFile(t, "\x00{\x00}\x00\n"), "-output", out, "-url", g.URL}, ":1: is UTF-16, and must be UTF-8: iconv -f UTF-16BE -t"},
 		{"no concurrency", []string{"-concurrency", "0"}, "-concurrency is 0"},
 		{"huge concurrency", []string{"-concurrency", "10001"}, "from 1 to 10000"},

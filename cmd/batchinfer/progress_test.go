@@ -123,6 +123,33 @@ func TestProgress_AllWaitForProbes(t *testing.T) {
 	})
 }
 
+// While requests wait to be sent again at the end of the run, their number and the time
+// of the next attempt are shown.
+func TestProgress_WaitsToSendAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		cfg := defaultConfig()
+		client := cfg.client()
+		client.BaseURL = "http://gateway.test"
+		cfg.gatewayURL = client.BaseURL
+		client.Transport = virtualGateway(func(r *http.Request) (int, string, string) {
+			if id := r.Header.Get("X-Request-ID"); (id == "r7" || id == "r8") && time.Since(start) < 30*time.Second {
+				return 500, "", ""
+			}
+			return 200, "", answered
+		})
+		b := newBatchWith(cfg, inference.NewHTTPInferenceClient(client), checkedInput(t, inputOf(100)), &output{name: "out", file: &fullDisk{room: 1 << 30}})
+		var lines bytes.Buffer
+		b.progress = newPlain(&lines, 100)
+		if err := b.run(t.Context()); err != nil || b.summary.answered != 100 {
+			t.Fatalf("got %d answered, %v", b.summary.answered, err)
+		}
+		if got := strings.Count(lines.String(), " 2 wait, next attempt in "); got < 3 {
+			t.Errorf("got %d lines with 2 that wait, and the time, want at least 3:\n%s", got, &lines)
+		}
+	})
+}
+
 // The estimate follows the rate of the last minute.
 func TestProgress_EstimateIsThatOfLastMinute(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

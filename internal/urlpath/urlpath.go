@@ -22,6 +22,9 @@ func Parse(path string) (*url.URL, error) {
 	if err != nil {
 		return nil, errors.New("must be a path, with or without a query")
 	}
+	if strings.Contains(path, " ") { // net/http would send one in a query as it stands
+		return nil, errors.New("must have %20 in place of a blank")
+	}
 	if HasDots(u) {
 		return nil, errors.New(`must not have the segments "." and ".."`)
 	}

@@ -15,6 +15,8 @@ func TestParse_RejectsPathsElsewhere(t *testing.T) {
 		{"no slash", "v1/embeddings", "must be a path that begins with a slash"},
 		{"another host", "https://other.test/v1", "must be a path that begins with a slash"},
 		{"fragment", "/v1#a", "must not have a fragment"},
+		{"blank in the path", "/v1/a b", "must have %20 in place of a blank"},
+		{"blank in the query", "/v1?q=a b", "must have %20 in place of a blank"},
 		{"broken escape", "/v1/%zz", "must be a path, with or without a query"},
 		{"line break", "/v1\r\nX: a", "must be a path, with or without a query"},
 		{"above", "/v1/../..", `must not have the segments "." and ".."`},
