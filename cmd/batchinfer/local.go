@@ -23,19 +23,30 @@ func (l *local) enter(ctx context.Context) error { return l.window.enter(ctx) }
 func (l *local) drain() { l.window.drain() }
 
 func (l *local) work(ctx context.Context, requests <-chan request, results chan<- []result) {
-	asking := l.asker.withPatience(ctx)
-	var wg sync.WaitGroup
-	for range l.asker.config.inFlight() {
-		wg.Go(func() {
-			for req := range requests {
-				begun := l.window.begin()
-				r := l.asker.ask(asking, req)
-				results <- []result{r} // before another request is sent, in case this one ends the run
-				l.window.leave(begun, time.Now(), r.tokens, r.evidence())
-			}
-		})
+	ctx = l.asker.withPatience(ctx)
+	var askers sync.WaitGroup
+	idle := make(chan request)
+	for req := range requests {
+		select {
+		case idle <- req:
+		default:
+			// Only as many as there are requests in flight: the stacks of those
+			// that have nothing to do would shrink, and grow again.
+			askers.Go(func() { l.ask(ctx, req, idle, results) })
+		}
 	}
-	wg.Wait()
+	close(idle)
+	askers.Wait()
+}
+
+// ask asks a request, and then those from next.
+func (l *local) ask(ctx context.Context, req request, next <-chan request, results chan<- []result) {
+	for ok := true; ok; req, ok = <-next {
+		begun := l.window.begin()
+		r := l.asker.ask(ctx, req)
+		results <- []result{r} // before another request is sent, in case this one ends the run
+		l.window.leave(begun, time.Now(), r.tokens, r.evidence())
+	}
 }
 
 func (l *local) traffic() traffic {

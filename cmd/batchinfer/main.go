@@ -11,6 +11,7 @@ import (
 	"maps"
 	"os"
 	"os/signal"
+	"runtime"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -337,6 +338,8 @@ func (j *job) checkSummary(p process, opts options) error {
 
 func (j *job) run(ctx context.Context) error {
 	defer j.batch.progress.close()
+	spare := ballast()
+	defer runtime.KeepAlive(spare)
 	err := j.batch.run(ctx)
 	if err == nil {
 		err = j.output.verify(ctx)
