@@ -33,8 +33,9 @@ import (
 // unchanged. Response.Request has the caller's URL. An error names the endpoint.
 //
 // If an endpoint's URL has a path, a request whose path has a segment "." or ".."
-// fails, because it might leave that path. The segment may be escaped, end at an
-// escaped slash or a backslash, and have parameters.
+// fails without being sent, because it might leave that path. This includes a segment
+// that is escaped, that ends at an escaped slash or a backslash, or that has
+// parameters.
 //
 // All endpoints share the cookies in the Jar of an [http.Client], which stores them for
 // the host of the caller's URL. A cookie that one endpoint sets is sent to the others.
@@ -50,9 +51,9 @@ import (
 // exact. Choosing between two random ones helps only if counts are shared and
 // outdated.
 //
-// A refusal (a 429 or 503) also limits the number of requests in flight to that
-// endpoint, to 0.7 times the number at that moment. Each success raises the limit.
-// The limit is exceeded only if no other endpoint is available.
+// Without a Pacer, a refusal (a 429 or 503) also limits the number of requests in
+// flight to that endpoint, to 0.7 times the number at that moment. Each success raises
+// the limit. The limit is exceeded only if no other endpoint is available.
 //
 // # Failures
 //
@@ -96,10 +97,12 @@ import (
 // With such a Pacer, a request that has to wait does so at all endpoints, and is sent to
 // the one at which the Pacer lets it pass first. For 10 ms it waits only at the endpoint
 // that would be chosen without a Pacer, and for a second not at the one where the
-// previous attempt failed. It waits for an endpoint that is closed until that opens.
-// The Pacer's Wait is called concurrently, with a context that has no deadline. Waits
-// that are no longer necessary are canceled; if such a Wait returns nil nevertheless,
-// its done is called with an Err and a Verdict that is [httpretry.Final].
+// previous attempt failed. It waits for an endpoint that is closed until that opens. If
+// all endpoints have failed, it waits only at the one that would be chosen without a
+// Pacer, and is sent to that although it is closed. The Pacer's Wait is called
+// concurrently, with a context that has no deadline. Waits that are no longer necessary
+// are canceled; if such a Wait returns nil nevertheless, its done is called with an Err
+// and a Verdict that is [httpretry.Final].
 //
 // A refusal does not limit the requests in flight, because the Pacer knows more about
 // that. A single refusal without a Retry-After does not close the endpoint either.
@@ -109,8 +112,9 @@ import (
 // If a redirect leads to a URL below the endpoint's, its Location is replaced by the
 // caller's URL with the new path and query, without the endpoint's query. The next
 // request is then spread like any other. Any other Location is made absolute. A
-// request for a URL below another endpoint's is sent to that endpoint. One for
-// another host is sent with Base, without the endpoint's Header.
+// request for a URL below another endpoint's is sent to that endpoint. Any other
+// request for a host that is not that of the caller's URL is sent with Base, without
+// the Header of an endpoint.
 //
 // A URL is below an endpoint's if it has the same scheme, host and port, and its
 // path begins with the segments of the endpoint's path and has no segments "." and

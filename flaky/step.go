@@ -188,8 +188,9 @@ func (s Step) Slow(chunk int, every time.Duration) Step {
 // read immediately. Before each further chunk there is a wait, whose duration is
 // every. With a long wait, the step stalls after the first chunk. A wait ends early
 // if the request's context is done. A chunk below 1 is treated as 1. Later calls
-// override earlier ones. It has no effect on steps that do not read the body.
-// [Step.After] and, in a Transport, the source of the body add to the time.
+// override earlier ones. It has no effect on steps that do not read the body. The
+// wait of [Step.After] and, in a Transport, the time that the source of the body takes
+// come on top of these waits.
 //
 // The sockets and net/http buffer several MiB of a body that is not read. Over
 // HTTP/1.1 a Handler can't detect that the client has disconnected while it waits.
