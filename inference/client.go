@@ -91,9 +91,10 @@ func (c HTTPInferenceClient) gateway() gateway {
 // is retried like the status that the API documents for that error. The error may
 // also arrive as the first server-sent event, within 256 KiB and 5 seconds. A body
 // that is not JSON or is cut off is retried too. If an answer must have choices, as
-// [InferenceRequest.Path] describes, a body without a member that has a value, or
-// with an empty list of choices, is retried too. Only the syntax of a body larger
-// than 256 KiB is checked. Empty lines before an answer are ignored.
+// [InferenceRequest.Path] describes, so is a body that is neither an object nor an
+// array, or whose members are all empty, or whose choices have neither content nor a
+// finish reason. Only the syntax of a body larger than 256 KiB is checked. Empty lines
+// before an answer are ignored.
 //
 // req is not modified and, except for its Body, not used after Generate has
 // returned.

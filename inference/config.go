@@ -36,9 +36,12 @@ type HTTPInferenceClientConfig struct {
 	// one at BaseURL, which must be empty; see [failover.Transport]. Each gets the
 	// APIKey and Header unless its own Header replaces them. Its Header may have an
 	// Authorization, but no other field that is invalid in Header. A retry is sent
-	// to another endpoint if possible. An endpoint that responds with 401, 402, 403,
-	// a 404 for the model or a 429 for an exhausted quota gets no requests for a
-	// minute, unless others do the same. Only then is the failure final.
+	// to another endpoint if possible.
+	//
+	// An endpoint that responds with 401, 402, 403, a 404 for the model or a 429 for
+	// an exhausted quota gets no requests for a minute while another is open. One that
+	// lacks a model, but has answered another request in the last minute, stays open.
+	// The failure is final only if all endpoints respond in this way.
 	Endpoints []failover.Endpoint
 
 	// Timeout limits the duration of one attempt, from connecting to the end of
@@ -48,10 +51,10 @@ type HTTPInferenceClientConfig struct {
 	Timeout time.Duration
 
 	// StreamIdleTimeout limits the wait for content of a Stream after its first
-	// content. A stream that exceeds it fails, even if comments, pings or events
-	// that add nothing to the answer show that the gateway is alive: empty ones,
-	// and those that repeat a status, a usage or the name of a tool. The time that
-	// the caller spends on an event does not count. If zero, Timeout is used.
+	// content. A stream that exceeds it fails. Comments, pings and events that add
+	// nothing to the answer do not count as content. Such events are empty, or repeat
+	// a status, a usage or the name of a tool. The time that the caller spends on an
+	// event does not count. If zero, Timeout is used.
 	StreamIdleTimeout time.Duration
 
 	// MaxIdleConns is the maximum number of idle connections to keep. If zero, it

@@ -10,15 +10,17 @@ import (
 	"net/url"
 )
 
-// An ErrorCategory classifies an [InferenceError].
+// An ErrorCategory classifies an [InferenceError]. An error in a 2xx response has the
+// category of the status that the API documents for it, or of a 500 if it documents
+// none.
 type ErrorCategory string
 
 const (
 	// ErrCategoryRateLimit is for status 429.
 	ErrCategoryRateLimit ErrorCategory = "RATE_LIMIT"
 
-	// ErrCategoryServer is for status 5xx, a 2xx response without an answer, a
-	// network failure, and an exceeded deadline or
+	// ErrCategoryServer is for status 5xx, a 2xx response with neither an answer nor
+	// an error, a network failure, and an exceeded deadline or
 	// [HTTPInferenceClientConfig.Timeout].
 	ErrCategoryServer ErrorCategory = "SERVER_ERROR"
 
@@ -44,15 +46,17 @@ type InferenceError struct {
 	// text from the gateway.
 	//
 	// Gateways often quote the request. In text that comes from the gateway,
-	// "[redacted]" replaces the API key, the userinfo and query of BaseURL, the
-	// values of Header, and every string in the request's messages, prompt, suffix,
-	// input, instructions, query, documents, text_1 and text_2 (other than role and
-	// type names), as well as any part of these of 16 bytes or more. Quotations are
-	// recognized verbatim and with JSON escapes, nested up to three levels.
-	// Paraphrases, other encodings and strings shorter than 4 bytes are not
-	// redacted, nor are user names, query values and header values shorter than 8
-	// bytes on their own, nor api-version. If the context is done, and the request
-	// is larger than 256 KiB, "[redacted]" may replace all text from the gateway.
+	// "[redacted]" replaces the API key, the userinfo and query of each gateway's
+	// URL, the values of each Header, and every string in the request's messages,
+	// prompt, suffix, input, instructions, query, documents, text_1 and text_2 (other
+	// than role and type names), as well as any part of these of 16 bytes or more.
+	// Quotations are recognized verbatim and with JSON escapes, nested up to three
+	// levels. Paraphrases, other encodings, strings of the prompt shorter than 4 bytes,
+	// header values shorter than 8 bytes and the query parameter api-version are not
+	// redacted. A user name shorter than 8 bytes is redacted only within the userinfo,
+	// and a query value shorter than 8 bytes only with the name of its parameter. If
+	// the context is done, and the request is larger than 256 KiB, "[redacted]" may
+	// replace all text from the gateway.
 	Message string
 
 	// RawError is the underlying error: a [*StatusError] if the gateway
