@@ -26,17 +26,22 @@ import (
 //     of a second, until a refusal. If the refusals last long, a step takes half of
 //     that time instead of a second, because a server with windows refuses a rate
 //     that is too high only when the window is exhausted.
-//   - A number of attempts in flight, after a 503, a 529 or a timeout. The number
-//     is set to that of the attempts in flight without the refused one or, after a
-//     timeout, to four fifths of the attempts in flight. After 3 seconds and 100
-//     attempts, or after 13 seconds, the number is raised by 1, then by 2, 4 and so
-//     on, in steps of a second, until a refusal. If a refusal follows another within
-//     3 seconds, the number is lowered by at least a fifth. If it has a Retry-After
-//     and follows another within 60 times that wait, the number is not raised for 30
-//     times that wait, or for 3 seconds if that is longer.
+//   - A number of attempts in flight, after a 503, a 529 or a timeout. After a
+//     refusal, the number is set to that of the other attempts in flight. After a
+//     timeout, it is set to four fifths of the attempts in flight. After 3 seconds
+//     and 100 attempts, or after 13 seconds, the number is raised by 1, then by 2, 4
+//     and so on, in steps of a second, until a refusal. If a refusal follows another
+//     within 3 seconds, the number is lowered by at least a fifth. If it has a
+//     Retry-After and follows another within 60 times that wait, the number is not
+//     raised for 30 times that wait, or for 3 seconds if that is longer.
 //
-// If a server has accepted nothing before its first refusal, the rate begins with 10
-// attempts per second, and is doubled every second until a refusal.
+// If nothing was accepted before the first refusal, the rate begins with 10 attempts
+// per second, and is doubled every second until a refusal.
+//
+// The attempts before the first refusal of a server are counted for all servers
+// together. The first limit of one of several servers may therefore be too high, until
+// its next refusal, or too low, until enough steps have raised it. If the limits of
+// servers differ very much, use an AdaptivePacer for each of them.
 //
 // After a refusal of the first kind, or of the only attempt in flight, and after a
 // 408, 500, 502 or 504 with a Retry-After, single attempts are sent, at intervals
