@@ -172,7 +172,7 @@ func (p *AdaptivePacer) wait(ctx context.Context, req *http.Request, backoff tim
 func (p *AdaptivePacer) done(t *turn, req *http.Request, resp *http.Response, err error, v Verdict) {
 	t.pending = false
 	if err == route.ErrNotSent {
-		p.giveBack(t)
+		p.unused(t, req)
 		return
 	}
 	s := signalOf(resp, err, v)
@@ -195,14 +195,18 @@ func (p *AdaptivePacer) done(t *turn, req *http.Request, resp *http.Response, er
 	}
 }
 
-// giveBack ends a turn that was not used.
-func (p *AdaptivePacer) giveBack(t *turn) {
-	if t.lane == nil {
-		p.ended.Add(1)
-		p.free.refused.Add(1) // it was not accepted, either
+// unused ends a turn that was not used.
+func (p *AdaptivePacer) unused(t *turn, req *http.Request) {
+	l := t.lane
+	if l != nil {
+		l.unused(*t)
 		return
 	}
-	t.lane.giveBack(*t)
+	p.ended.Add(1)
+	p.free.refused.Add(1) // it was not accepted, either
+	if l = p.laneOf(req); l != nil {
+		l.wake() // a waiter may have its turn now
+	}
 }
 
 // idle reports whether no key has a limit.

@@ -932,3 +932,42 @@ func TestAdaptivePacer_TurnThatIsNotUsed(t *testing.T) {
 		<-second
 	})
 }
+
+// Attempts of other keys that were in flight before the first refusal do not keep a
+// waiter from its turn after they have ended, nor does a turn that was not used.
+func TestAdaptivePacer_EndsOfOtherKeys(t *testing.T) {
+	for name, end := range map[string]httpretry.Attempt{"accepted": {}, "not used": {Err: route.ErrNotSent}} {
+		synctest.Test(t, func(t *testing.T) {
+			var p httpretry.AdaptivePacer
+			wait := func(host string) func(httpretry.Attempt) {
+				done, err := p.Wait(t.Context(), newRequest(t, "GET", "http://"+host+"/", nil), 0)
+				if err != nil {
+					t.Error(err)
+				}
+				return done
+			}
+			var others []func(httpretry.Attempt)
+			for range 3 {
+				others = append(others, wait("b"))
+			}
+			first := wait("a")
+			first(httpretry.Attempt{
+				Response: response(newRequest(t, "GET", "http://a/", nil), 503, ""), Verdict: httpretry.Verdict{Outcome: httpretry.Unprocessed},
+			})
+			passed := make(chan struct{})
+			go func() {
+				defer close(passed)
+				wait("a")(httpretry.Attempt{})
+			}()
+			time.Sleep(time.Second)
+			for _, done := range others {
+				done(end)
+			}
+			begun := time.Now()
+			<-passed
+			if took := time.Since(begun); took > 10*time.Second {
+				t.Errorf("%s: the waiter had its turn after %v, want soon after the others have ended", name, took)
+			}
+		})
+	}
+}

@@ -3,7 +3,6 @@ package httpretry_test
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -104,7 +103,7 @@ func atMost(n int) httpretry.Policy {
 func TestFreshConnections_VerdictOfClassifier(t *testing.T) {
 	for _, outcome := range []httpretry.Outcome{httpretry.Unprocessed, httpretry.Uncertain} {
 		for _, p := range protocols {
-			t.Run(fmt.Sprint(p.name, " ", outcome), func(t *testing.T) {
+			t.Run(p.name+" "+outcomeNames[outcome], func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					tr, url := p.serve(t, func(http.ResponseWriter, *http.Request) {})
 					conns := newMortals(t, tr)

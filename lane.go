@@ -83,13 +83,21 @@ func (l *lane) delay(arrival int64, now time.Time) time.Duration {
 	return max(0, l.rate.opens().Sub(now)) + l.rate.duration(before)
 }
 
-// giveBack ends a turn that was not used.
-func (l *lane) giveBack(t turn) {
+// unused ends a turn that was not used.
+func (l *lane) unused(t turn) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.takeBack(t)
+	l.dispatch(time.Now())
+}
+
+// takeBack ends a turn that was not used. The lock is held.
+func (l *lane) takeBack(t turn) {
 	l.inFlight--
 	l.rate.returned(t)
-	l.dispatch(time.Now())
+	if l.pacer.bounded() && t.period == 0 {
+		l.pacer.free.refused.Add(1) // dispatch has counted it
+	}
 }
 
 // leave removes w, which may have its turn already.
@@ -100,8 +108,7 @@ func (l *lane) leave(w *waiter) {
 	case w.index >= 0:
 		heap.Remove(&l.waiting, w.index)
 	case w.err == nil:
-		l.inFlight--
-		l.rate.returned(w.turn)
+		l.takeBack(w.turn)
 	}
 	l.dispatch(time.Now())
 }
@@ -113,10 +120,16 @@ func (l *lane) dispatch(now time.Time) {
 		at := l.rate.ready(now)
 		if l.allInFlight() >= l.flight.limit() {
 			// MinPerSecond applies to both kinds of limits.
-			if l.rate.least == 0 {
+			var due time.Time
+			switch {
+			case l.rate.least > 0:
+				due = l.rate.sentAt.Add(seconds(1 / l.rate.least))
+			case l.inFlight < l.flight.limit():
+				due = now.Add(firstGap) // attempts of other keys end without a call of dispatch
+			default:
 				return
 			}
-			if due := l.rate.sentAt.Add(seconds(1 / l.rate.least)); due.After(at) {
+			if due.After(at) {
 				at = due
 			}
 		}

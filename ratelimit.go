@@ -155,6 +155,9 @@ func (r *rateLimit) stepTime() time.Duration {
 // returned takes back a turn that was not used.
 func (r *rateLimit) returned(t turn) {
 	r.sent--
+	if !r.probing {
+		r.next = r.next.Add(-r.duration(1)) // for the next waiter
+	}
 	if t.period == r.period {
 		r.probe = time.Time{}
 	}

@@ -100,12 +100,17 @@ import (
 // previous attempt failed. It waits for an endpoint that is closed until that opens. If
 // all endpoints have failed, it waits only at the one that would be chosen without a
 // Pacer, and is sent to that although it is closed. The Pacer's Wait is called
-// concurrently, with a context that has no deadline. Waits that are no longer necessary
+// concurrently, with a context that has no deadline if there are several. Waits that are no longer necessary
 // are canceled; if such a Wait returns nil nevertheless, its done is called with an Err
 // and a Verdict that is [httpretry.Final].
 //
-// A refusal does not limit the requests in flight, because the Pacer knows more about
-// that. A single refusal without a Retry-After does not close the endpoint either.
+// If there is only one endpoint for a request, such as the one of a resumed download, it
+// is sent when the Pacer lets it pass, although the endpoint is closed. While an endpoint
+// that failed gets one request at a time and then more, the order of the requests is not
+// kept.
+//
+// A refusal does not limit the requests in flight, because the Pacer limits them. A
+// single refusal without a Retry-After does not close the endpoint either.
 //
 // # Redirects
 //
@@ -137,6 +142,8 @@ type Transport struct {
 
 	// Pacer limits how fast attempts are sent to each endpoint. It is given the
 	// requests with the URLs of the endpoints, and must tell the endpoints apart.
+	// An [httpretry.AdaptivePacer] tells them apart by host. If several have the
+	// same host, set its Key.
 	// The delay is not part of the AttemptTimeout of a RetryTransport above. If
 	// nil, there is no limit.
 	Pacer httpretry.Pacer
@@ -147,7 +154,6 @@ type Transport struct {
 
 	mu      sync.Mutex // guards the state of the servers
 	servers []*server
-	changed chan struct{} // closed when a server may have room; nil: nobody waits for that
 }
 
 // An Endpoint is a server that a [Transport] sends requests to.

@@ -15,8 +15,8 @@ import (
 
 const (
 	// headStart is the time for which a request waits for the Pacer at the endpoint
-	// that is its first choice only, so that endpoints that make nobody wait share
-	// the requests as they do without a Pacer.
+	// that is its first choice only, so that endpoints without a wait share the
+	// requests as they do without a Pacer.
 	headStart = 10 * time.Millisecond
 
 	// failedStart is the time after which a retry also waits at the endpoint where
@@ -35,21 +35,22 @@ type race struct {
 	must  bool // there is one server, and the request is sent to it in any case
 
 	// ctx is done when the race has been decided, or with the context of the
-	// request. It has no deadline: a Pacer does not know that the requests before
-	// this one may be sent to other servers.
-	ctx    context.Context
-	cancel context.CancelCauseFunc
-	ends   chan end // of the waits
+	// request. It has a deadline only if there is one server: a Pacer does not know
+	// that the requests before this one may be sent to other servers.
+	ctx      context.Context
+	cancel   context.CancelCauseFunc
+	deadline time.Time // of the request; zero: none
+	ends     chan end  // of the waits
 
 	decided bool // guarded by t.mu
 }
 
-// An end is that of the wait at a server.
+// An end is the result of a wait at a server.
 type end struct {
 	attempt *attempt      // begun there; nil: there is none
 	out     *http.Request // of attempt
-	err     error         // of the Pacer
-	panic   any           // of the Pacer
+	err     error         // why there is no attempt
+	panic   any           // the Pacer's, or errGoexit
 }
 
 var (
@@ -63,6 +64,7 @@ var (
 func (t *Transport) pace(req *http.Request, target *server, last *attempt, fixed bool) (*attempt, *http.Request, error) {
 	defer route.Pause(req.Context())()
 	r := &race{t: t, req: req, last: last, fixed: fixed}
+	r.deadline, _ = req.Context().Deadline()
 	r.ctx, r.cancel = context.WithCancelCause(context.WithoutCancel(req.Context()))
 	defer r.cancel(errDecided)
 	defer context.AfterFunc(req.Context(), func() { r.cancel(context.Cause(req.Context())) })()
@@ -71,6 +73,11 @@ func (t *Transport) pace(req *http.Request, target *server, last *attempt, fixed
 		first, others = t.entrants(last)
 	}
 	r.must, r.ends = len(others) == 0, make(chan end, 1+len(others))
+	if r.must && !r.deadline.IsZero() {
+		ctx, cancel := context.WithDeadline(r.ctx, r.deadline)
+		defer cancel()
+		r.ctx = ctx
+	}
 	go r.run(first)
 	var timers []*time.Timer
 	for _, s := range others {
@@ -88,21 +95,20 @@ func (t *Transport) pace(req *http.Request, target *server, last *attempt, fixed
 		panic(e.panic)
 	}
 	if e.attempt == nil {
-		e.attempt = &attempt{t: t, server: first, fixed: fixed, last: last, released: true}
+		e.attempt = &attempt{t: t, server: first, fixed: fixed, released: true}
+		if !last.tried(first) {
+			e.attempt.last = last
+		}
 	}
 	return e.attempt, e.out, e.err
 }
 
 // entrants returns the server that is the first choice, and the others at which a request
-// may wait, too. If all are down there are none: the request fails as soon as without a
-// Pacer.
+// may wait, too.
 func (t *Transport) entrants(last *attempt) (first *server, others []*server) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	first = t.choose(last, time.Now())
-	if t.allDown() {
-		return first, nil
-	}
 	for _, s := range t.servers {
 		if s != first {
 			others = append(others, s)
@@ -111,9 +117,15 @@ func (t *Transport) entrants(last *attempt) (first *server, others []*server) {
 	return first, others
 }
 
-// allDown reports whether no server is known to respond. The lock is held.
-func (t *Transport) allDown() bool {
-	return !slices.ContainsFunc(t.servers, func(s *server) bool { return !s.down })
+// takes reports whether a request may be sent to s. A limit that is still growing is
+// exceeded if no other server has room, and if all are down, requests fail as soon as
+// without a Pacer. The lock is held.
+func (t *Transport) takes(s *server, now time.Time, room float64) bool {
+	allDown := !slices.ContainsFunc(t.servers, func(s *server) bool { return !s.down })
+	if allDown {
+		return true
+	}
+	return s.wait(now) == 0 && (room > 0 || !s.down && !slices.ContainsFunc(t.servers, func(s *server) bool { return s.available(now) }))
 }
 
 // result returns the end that decides the race, or the first one if all have failed. The
@@ -141,7 +153,7 @@ func (r *race) result(others []*server, timers []*time.Timer) (failed end) {
 			failed = e
 		}
 		for i, s := range others {
-			if timers[i].Stop() { // why wait any longer
+			if timers[i].Stop() { // the first choice has failed
 				go r.run(s)
 			}
 		}
@@ -172,132 +184,135 @@ func (r *race) run(s *server) {
 }
 
 func (r *race) wait(s *server) end {
-	out := s.request(r.req, r.fixed)
-	for again := false; ; again = true {
-		p, err := r.await(s, again)
+	out, own := r.requests(s)
+	for again := false; out != nil && r.ctx.Err() == nil; again = true {
+		opens, err := r.await(s, again)
 		if err != nil {
 			return end{err: err}
 		}
-		done, err := r.paced(p, out)
+		done, err := r.t.Pacer.Wait(r.ctx, own, opens)
 		if err != nil {
 			return end{err: err}
 		}
-		if a := r.claim(p, out, done); a != nil {
+		if a := r.claim(s, own, done); a != nil {
 			return end{attempt: a, out: out}
 		}
 		if done != nil {
-			done(httpretry.Attempt{Request: hookRequest(out), Err: route.ErrNotSent, Number: httpretry.AttemptNumber(out.Context())})
+			done(httpretry.Attempt{Request: own, Err: route.ErrNotSent, Number: httpretry.AttemptNumber(r.ctx)})
 		}
 	}
+	return end{err: context.Cause(r.ctx)}
 }
 
-// A place is the permission to wait for the Pacer at a server. At one that has failed, it
-// is one of those in flight, so that no turn of the Pacer is taken in vain.
-type place struct {
-	server   *server
-	wait     time.Duration // until it opens
-	reserved bool
-	era      int // of the server, in which it was reserved
+// requests returns the request for s, and a copy of it that remains valid after RoundTrip
+// has returned. They are nil if the race has been decided.
+func (r *race) requests(s *server) (out, own *http.Request) {
+	r.t.mu.Lock()
+	defer r.t.mu.Unlock()
+	if r.decided {
+		return nil, nil
+	}
+	out = s.request(r.req, r.fixed)
+	return out, hookRequest(out)
 }
 
-// await waits for a place at s. The Pacer is to wait until s opens, because it knows the
-// order of the requests, but not again.
-func (r *race) await(s *server, again bool) (place, error) {
+// await waits until s has room, and returns the time until it opens. The Pacer is to wait
+// for that, because it knows the order of the requests, but not again.
+func (r *race) await(s *server, again bool) (opens time.Duration, err error) {
 	for {
-		p, ok, changed := r.enter(s, again)
-		if deadline, has := r.req.Context().Deadline(); has && p.wait > time.Until(deadline) {
-			r.leave(p)
-			return p, errLate
+		opens, ok, changed := r.enter(s, again)
+		late := !r.deadline.IsZero() && opens > time.Until(r.deadline)
+		if ok && !late {
+			return opens, nil
 		}
-		if ok {
-			return p, nil
+		var timer <-chan time.Time
+		if opens > 0 {
+			timer = time.After(opens)
 		}
-		var opens <-chan time.Time
-		if p.wait > 0 {
-			opens = time.After(p.wait)
+		switch {
+		case late:
+			err = errLate
+		default:
+			select {
+			case <-changed:
+				continue
+			case <-timer:
+			case <-r.ctx.Done():
+				err = context.Cause(r.ctx)
+			}
 		}
-		select {
-		case <-opens:
-		case <-changed:
-		case <-r.ctx.Done():
-			return p, context.Cause(r.ctx)
+		r.leave(s, changed)
+		if err != nil {
+			return opens, err
 		}
 	}
 }
 
-// enter returns a place at s, or reports that there is none, with a channel that is closed
-// when that may have changed.
-func (r *race) enter(s *server, again bool) (p place, ok bool, changed <-chan struct{}) {
+// enter returns the time until s opens, and whether it has room. If a request must wait
+// for that, changed is closed when it may enter.
+func (r *race) enter(s *server, again bool) (opens time.Duration, ok bool, changed chan struct{}) {
 	r.t.mu.Lock()
 	defer r.t.mu.Unlock()
-	p = place{server: s, era: s.era}
-	if r.must {
-		return p, true, nil
+	now := time.Now()
+	if r.must || r.t.takes(s, now, s.room()) {
+		return 0, true, nil
 	}
-	p.wait = s.wait(time.Now())
-	if s.hasRoom() && (p.wait == 0 || !again) {
-		if p.reserved = s.probing; p.reserved {
-			s.reserved++
-		}
-		return p, true, nil
+	opens = s.wait(now)
+	if opens > 0 && s.room() > 0 && !again {
+		return opens, true, nil
 	}
-	if r.t.changed == nil {
-		r.t.changed = make(chan struct{})
-	}
-	return p, false, r.t.changed
+	changed = make(chan struct{})
+	s.waiting = append(s.waiting, changed)
+	return opens, false, changed
 }
 
-// leave gives a place back.
-func (r *race) leave(p place) {
+// leave ends the wait that enter has begun.
+func (r *race) leave(s *server, changed chan struct{}) {
 	r.t.mu.Lock()
 	defer r.t.mu.Unlock()
-	p.leaveLocked()
-	r.t.wakeLocked()
-}
-
-func (p place) leaveLocked() {
-	if p.reserved && p.era == p.server.era {
-		p.server.reserved--
+	if i := slices.Index(s.waiting, changed); i >= 0 {
+		s.waiting = slices.Delete(s.waiting, i, i+1)
+		return
 	}
-}
-
-// paced waits for the Pacer.
-func (r *race) paced(p place, out *http.Request) (done func(httpretry.Attempt), err error) {
-	passed := false
-	defer func() {
-		if !passed { // also if the Pacer panics
-			r.leave(p)
-		}
-	}()
-	done, err = r.t.Pacer.Wait(r.ctx, hookRequest(out), p.wait)
-	passed = err == nil
-	return done, err
+	r.t.wakeLocked() // another request may enter in its place
 }
 
 // claim begins an attempt, unless the race has been decided, or the server accepts no
 // request any more.
-func (r *race) claim(p place, out *http.Request, done func(httpretry.Attempt)) *attempt {
+func (r *race) claim(s *server, own *http.Request, done func(httpretry.Attempt)) *attempt {
 	now := time.Now()
 	r.t.mu.Lock()
 	defer r.t.mu.Unlock()
-	p.leaveLocked()
-	if r.decided || r.ctx.Err() != nil || !r.must && !p.server.available(now) && !r.t.allDown() {
+	if r.decided || r.ctx.Err() != nil || !r.must && !r.t.takes(s, now, s.room()) {
 		r.t.wakeLocked()
 		return nil
 	}
 	r.decided = true
 	r.cancel(errDecided)
-	a := r.t.enter(p.server, r.last, r.fixed, now)
-	a.request, a.done = out, done
+	a := r.t.enter(s, r.last, r.fixed, now)
+	a.request, a.done = own, done
 	return a
 }
 
-// wakeLocked tells those that wait for room that there may be some.
+// wakeLocked wakes as many of the requests that wait for a place at a server as there are
+// places, in the order of their arrival.
 func (t *Transport) wakeLocked() {
-	if t.changed != nil {
-		close(t.changed)
-		t.changed = nil
+	now := time.Now()
+	for _, s := range t.servers {
+		for room := s.room(); len(s.waiting) > 0 && t.takes(s, now, room); room-- {
+			close(s.waiting[0])
+			s.waiting = s.waiting[1:]
+		}
 	}
+}
+
+// wakeAllLocked wakes all requests that wait for a place at s, because they must wait for
+// another time.
+func (s *server) wakeAllLocked() {
+	for _, changed := range s.waiting {
+		close(changed)
+	}
+	s.waiting = nil
 }
 
 // unsent ends an attempt that the Pacer has refused, and returns its error.

@@ -183,8 +183,8 @@ func (m *metered) Wait(ctx context.Context, req *http.Request, backoff time.Dura
 	}
 }
 
-// A request waits where it will probably have its turn first, even if that endpoint has
-// asked for a wait.
+// A request is sent where its turn comes first, even if that endpoint has asked for a
+// wait.
 func TestTransport_WaitsWhereItsTurnComesFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		base := &hosts{funcs: make(map[string]roundTripFunc)}
@@ -196,11 +196,6 @@ func TestTransport_WaitsWhereItsTurnComesFirst(t *testing.T) {
 				get(t, rt)
 			}
 		}
-		refuse("60")
-		for range 20 { // after which it is known how fast b lets requests pass
-			get(t, rt)
-		}
-		time.Sleep(time.Minute)
 		refuse("2")
 		delete(base.funcs, "a")
 		begun := time.Now()
@@ -291,7 +286,11 @@ func TestTransport_DonePanicsAfterBase(t *testing.T) {
 		rt := newTransport(base, "a", "b")
 		rt.Pacer = breaking{}
 		func() {
-			defer func() { recover() }()
+			defer func() {
+				if got := recover(); got != "broken, too" {
+					t.Errorf("got the panic %v, want that of done", got)
+				}
+			}()
 			get(t, rt)
 		}()
 		delete(base.funcs, "a")
@@ -362,11 +361,19 @@ func TestTransport_PacerPanics(t *testing.T) {
 		base := &hosts{}
 		rt := newTransport(base, "a", "b")
 		rt.Pacer = panicking{"a"}
+		panics := 0
 		for range 4 {
 			func() {
-				defer func() { recover() }()
+				defer func() {
+					if recover() != nil {
+						panics++
+					}
+				}()
 				send(t, rt, newRequest(t, "PUT", ""))
 			}()
+		}
+		if panics != 2 {
+			t.Errorf("got %d panics, want those of the 2 requests at a", panics)
 		}
 		base.sent()
 		for range 4 {
@@ -412,4 +419,54 @@ func TestTransport_RefusalWithAPacer(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A blind is a Pacer that looks at neither the context nor the backoff.
+type blind struct{ interval time.Duration }
+
+func (blind) Delay(*http.Request) time.Duration { return 0 }
+
+func (p blind) Wait(context.Context, *http.Request, time.Duration) (func(httpretry.Attempt), error) {
+	time.Sleep(p.interval)
+	return nil, nil
+}
+
+// Whatever the Pacer does, nothing goes on after a request has been sent, and nothing of
+// the caller's is read.
+func TestTransport_BlindPacer(t *testing.T) {
+	for _, interval := range []time.Duration{0, 100 * time.Millisecond} {
+		synctest.Test(t, func(t *testing.T) {
+			base := &hosts{funcs: map[string]roundTripFunc{"a": status(429, "60")}}
+			rt := newTransport(base, "a", "b", "c")
+			rt.Pacer = blind{interval}
+			for range 100 {
+				req := newRequest(t, "GET", "")
+				req.Header.Set("X-Number", "1")
+				if _, err := send(t, rt, req); err != nil {
+					t.Error(err)
+				}
+				req.Header.Set("X-Number", "2")
+				req.URL.Path = "/other"
+			}
+			time.Sleep(interval)
+			synctest.Wait() // all goroutines of the bubble end, or this test fails
+		})
+	}
+}
+
+// With one endpoint, the Pacer knows the deadline, and a wait that is too long is not
+// begun.
+func TestTransport_PacerKnowsTheDeadlineOfOneEndpoint(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rt := newTransport(&hosts{}, "a")
+		rt.Pacer = &httpretry.AdaptivePacer{MaxPerSecond: 0.01}
+		get(t, rt)
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		defer cancel()
+		begun := time.Now()
+		_, err := send(t, rt, newRequest(t, "GET", "").WithContext(ctx))
+		if !errors.Is(err, context.DeadlineExceeded) || time.Since(begun) > 0 {
+			t.Errorf("got %v after %v, want a timeout immediately", err, time.Since(begun))
+		}
+	})
 }

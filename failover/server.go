@@ -38,32 +38,32 @@ type server struct {
 
 	// The following fields are guarded by Transport.mu.
 	inFlight int
-	turn     int       // in favor of this server among equals: smooth weighted round robin
-	limit    float64   // on inFlight; infinite until a refusal or failure
-	reserved int       // in this era, by requests that wait for the Pacer
-	probing  bool      // the limit grows by 1 with each success, because it followed a failure
-	down     bool      // it failed and has not responded since
-	older    int       // in flight since before the server was closed
-	failures int       // in a row, since it was closed
-	closings int       // in a row
-	era      int       // number of closings in all
-	until    time.Time // when the server opens; in the past: it is open
+	turn     int             // in favor of this server among equals: smooth weighted round robin
+	limit    float64         // on inFlight; infinite until a refusal or failure
+	waiting  []chan struct{} // of requests that wait for a place; closed when there may be one
+	probing  bool            // the limit grows by 1 with each success, because it followed a failure
+	down     bool            // it failed and has not responded since
+	older    int             // in flight since before the server was closed
+	failures int             // in a row, since it was closed
+	closings int             // in a row
+	era      int             // number of closings in all
+	until    time.Time       // when the server opens; in the past: it is open
 }
 
 // wait returns the time until the server opens.
 func (s *server) wait(now time.Time) time.Duration { return max(s.until.Sub(now), 0) }
 
 // available reports whether the server accepts another request, as far as is known.
-func (s *server) available(now time.Time) bool { return s.wait(now) == 0 && s.hasRoom() }
+func (s *server) available(now time.Time) bool { return s.wait(now) == 0 && s.room() > 0 }
 
-// hasRoom reports whether the number in flight permits another request.
-func (s *server) hasRoom() bool {
-	n := s.inFlight + s.reserved
+// room returns by how many requests the number in flight is below the limit.
+func (s *server) room() float64 {
+	n := s.inFlight
 	if s.probing {
 		// Requests that were sent before the failure may hang.
 		n -= s.older
 	}
-	return float64(n) < s.limit
+	return s.limit - float64(n)
 }
 
 // choose returns the server for the attempt after last, which may be nil.
@@ -179,7 +179,7 @@ func (a *attempt) refused(asked time.Duration) {
 	a.t.mu.Lock()
 	defer a.t.mu.Unlock()
 	s := a.server
-	// A Pacer knows better how many requests the server accepts.
+	// A Pacer limits the requests itself.
 	if a.counts() && a.t.Pacer == nil {
 		s.limit, s.probing = max(1, refusalFactor*float64(s.inFlight)), false
 	}
@@ -227,17 +227,21 @@ func (a *attempt) closeLocked(asked, atLeast time.Duration) {
 	s, now := a.server, time.Now()
 	if a.counts() {
 		if asked == 0 {
-			asked = max(atLeast, min(firstClosing<<min(s.closings, 10), longestClosing))
-			if a.t.Pacer != nil && s.closings == 0 && !s.down {
-				asked = 0 // a single refusal is left to the Pacer
+			n := s.closings
+			if a.t.Pacer != nil && !s.down {
+				n-- // a single refusal is left to the Pacer
+			}
+			if n >= 0 {
+				asked = max(atLeast, min(firstClosing<<min(n, 10), longestClosing))
 			}
 		}
 		s.closings++
 		s.era++
-		s.older, s.failures, s.reserved = s.inFlight, 0, 0
+		s.older, s.failures = s.inFlight, 0
 	}
 	if until := now.Add(asked); asked > 0 && until.After(s.until) {
 		s.until = until
+		s.wakeAllLocked()
 	}
 	a.t.wakeLocked()
 }

@@ -24,6 +24,7 @@ import (
 	"github.com/httpretry/httpretry/failover"
 	"github.com/httpretry/httpretry/inference"
 	"github.com/httpretry/httpretry/internal/redact"
+	"github.com/httpretry/httpretry/internal/route"
 )
 
 const (
@@ -138,12 +139,23 @@ func (c *config) patience() patience {
 	}
 }
 
-// endpointPacer returns the Pacer of each of several gateways.
+// endpointPacer returns the Pacer of several gateways, which finds the limit of each, or
+// nil if there is one gateway.
 func (c *config) endpointPacer() httpretry.Pacer {
 	if len(c.gateways) == 0 {
 		return nil // that of the run is enough
 	}
-	return new(httpretry.AdaptivePacer)
+	gateways := c.gatewayURLs()
+	return &httpretry.AdaptivePacer{Key: func(req *http.Request) string {
+		base := "" // of the gateway, since several may have the same host
+		for _, u := range gateways {
+			path := strings.TrimRight(u.Path, "/")
+			if u.Host == req.URL.Host && len(path) > len(base) && strings.HasPrefix(req.URL.Path, path+"/") {
+				base = path
+			}
+		}
+		return req.URL.Host + base
+	}}
 }
 
 // noted returns a Pacer that notes the waits in the tallies of the requests, or nil if p
@@ -155,6 +167,7 @@ func noted(p httpretry.Pacer) httpretry.Pacer {
 	return notedPacer{p}
 }
 
+// A notedPacer notes the time of each wait in the tally of the request.
 type notedPacer struct{ httpretry.Pacer }
 
 // Wait implements [httpretry.Pacer]. A request waits at several gateways at the same time.
@@ -169,8 +182,8 @@ func (p notedPacer) Wait(ctx context.Context, req *http.Request, backoff time.Du
 		if done != nil {
 			done(a)
 		}
-		if a.Err != nil && a.Verdict.Outcome == httpretry.Final {
-			return // it was not sent to this gateway
+		if a.Err == route.ErrNotSent {
+			return // the request was sent to another gateway
 		}
 		t := tallyOf(ctx)
 		t.sent = passed
@@ -179,8 +192,8 @@ func (p notedPacer) Wait(ctx context.Context, req *http.Request, backoff time.Du
 	}, nil
 }
 
-// pacer returns the Pacer of the run. Several gateways have Pacers of their own, and that
-// of the run only keeps -rps.
+// pacer returns the Pacer of the run. With several gateways, endpointPacer finds the
+// limits, and the Pacer of the run only keeps -rps.
 func (c *config) pacer() httpretry.Pacer {
 	p := &httpretry.AdaptivePacer{MaxPerSecond: c.maxPerSecond}
 	if len(c.gateways) > 0 {
@@ -201,7 +214,10 @@ func (c ceiling) Wait(ctx context.Context, req *http.Request, backoff time.Durat
 		return nil, err
 	}
 	return func(a httpretry.Attempt) {
-		done(httpretry.Attempt{Request: a.Request, Number: a.Number}) // accepted
+		if a.Err != route.ErrNotSent {
+			a = httpretry.Attempt{Request: a.Request, Number: a.Number} // accepted
+		}
+		done(a)
 	}, nil
 }
 

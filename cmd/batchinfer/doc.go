@@ -233,7 +233,7 @@ An unknown key, a repeated key and an invalid value are errors. Whole numbers ar
 decimal, also with leading zeros. The flag -url overrides inference_gateway_url.
 The flag can be repeated and the key can be a list, to name several gateways. Each
 URL may be followed by a weight: "http://b:8000 weight=2". Each gateway gets as many
-requests as it serves. A gateway that fails or refuses gets none for a while, and
+requests as it serves. A gateway that fails, or that asks for a wait, gets none for a while, and
 retries go to another. So does a request after a 401, 402, 403, a 404 for the model or a
 429 for an exhausted quota. The flag -concurrency is the largest total number of
 concurrent requests and overrides num_workers and max_job_concurrency. The flags -rps

@@ -139,6 +139,7 @@ func otherFormat(l *lines) string {
 	case bytes.HasPrefix(l.text, []byte("\x1f\x8b")):
 		return "is compressed with gzip: gunzip converts it"
 	case encoding != "":
+		// Without the byte order of UTF-16BE.
 		return fmt.Sprintf("is %.6s, and must be UTF-8: iconv -f %s -t UTF-8 converts it", encoding, encoding)
 	case bytes.HasPrefix(first, []byte("[")):
 		return "is a JSON array, and must be a JSON object in each line: jq -c '.[]' converts it"
@@ -147,8 +148,8 @@ func otherFormat(l *lines) string {
 }
 
 // encodingOf returns the name that iconv has for the encoding of a text that begins at an
-// offset of its file, or "" if it is neither UTF-16 nor UTF-32 with a byte order mark.
-// Without one, iconv has to be told the order.
+// offset of its file, or "" if it is neither UTF-16 nor, with a byte order mark, UTF-32.
+// Without a mark, iconv has to be told the order.
 func encodingOf(text []byte, offset int64) string {
 	const le, be, le32, be32, enough = "\xff\xfe", "\xfe\xff", "\xff\xfe\x00\x00", "\x00\x00\xfe\xff", 64
 	if bytes.HasPrefix(text, []byte(le32)) || bytes.HasPrefix(text, []byte(be32)) {

@@ -338,8 +338,8 @@ func (j *job) checkSummary(p process, opts options) error {
 
 func (j *job) run(ctx context.Context) error {
 	defer j.batch.progress.close()
-	spare := ballast()
-	defer runtime.KeepAlive(spare)
+	ballast := newBallast()
+	defer runtime.KeepAlive(ballast)
 	err := j.batch.run(ctx)
 	if err == nil {
 		err = j.output.verify(ctx)

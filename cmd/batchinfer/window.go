@@ -99,10 +99,10 @@ const (
 
 	maxDisturbed = 0.05 // of the answers of a round that counts
 
-	// overtaken is the number of others that end before a request is taken to hang, in
-	// multiples of the limit. A request that takes eight times as long as the mean may
+	// hangFactor, times the limit, is the number of others that end before a request is
+	// taken to hang. A request that takes eight times as long as the mean may
 	// be one, and costs one more in flight.
-	overtaken = 8
+	hangFactor = 8
 )
 
 func newWindow(most int) *window {
@@ -128,7 +128,7 @@ func (w *window) enter(ctx context.Context) error {
 func (w *window) admit() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	hanging, _ := slices.BinarySearch(w.begun, w.ended-overtaken*w.limit)
+	hanging, _ := slices.BinarySearch(w.begun, w.ended-hangFactor*w.limit)
 	if w.flying >= w.most || w.flying-hanging >= w.limit {
 		return false
 	}
@@ -300,7 +300,7 @@ func (w *window) grow(throughput float64) {
 }
 
 // try measures another limit, if it differs. While requests wait for one of several
-// gateways, fewer might do, but not any more when another one returns.
+// gateways, a smaller limit might suffice, but would be too small when another one returns.
 func (w *window) try(p phase, step float64) {
 	w.phase = p
 	w.set(int(float64(w.base)*step + 0.5))

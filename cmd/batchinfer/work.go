@@ -150,8 +150,8 @@ func workFor(ctx context.Context, p process, opts options, cfg *config, q queue.
 	p.say("worker %s takes requests from %s", name, cfg.jobs())
 	signals := make(chan os.Signal, 1)
 	defer signal.Stop(signals)
-	spare := ballast()
-	defer runtime.KeepAlive(spare)
+	ballast := newBallast()
+	defer runtime.KeepAlive(ballast)
 	err = w.run(ctx, func() <-chan os.Signal {
 		signal.Notify(signals, os.Interrupt, syscall.SIGTERM) // from the second one on
 		return signals

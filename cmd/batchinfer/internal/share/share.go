@@ -50,6 +50,7 @@ import (
 
 	"github.com/httpretry/httpretry"
 	"github.com/httpretry/httpretry/cmd/batchinfer/internal/queue"
+	"github.com/httpretry/httpretry/internal/route"
 )
 
 // Limits are the limits of one gateway for all workers together. If workers have
@@ -133,7 +134,7 @@ func (p *Pacer) Wait(ctx context.Context, req *http.Request, backoff time.Durati
 		return done, nil
 	}
 	if err := m.limiter.wait(ctx); err != nil {
-		done(httpretry.Attempt{Request: req, Err: err, Number: httpretry.AttemptNumber(ctx)})
+		done(httpretry.Attempt{Request: req, Err: route.ErrNotSent, Number: httpretry.AttemptNumber(ctx)})
 		return nil, err
 	}
 	return func(a httpretry.Attempt) {
