@@ -161,14 +161,15 @@ func (p *Pacer) Capacity() int {
 	return sum
 }
 
-// Waiting returns the number of attempts that wait for a share.
+// Waiting returns the number of attempts that wait for a share. An attempt waits for those
+// of several gateways at the same time, so the largest number at one of them counts.
 func (p *Pacer) Waiting() int {
-	sum := 0
+	most := 0
 	for _, m := range p.members {
 		waiting, _ := m.limiter.counts()
-		sum += waiting
+		most = max(most, waiting)
 	}
-	return sum
+	return most
 }
 
 // memberFor returns the member for the gateway of a URL, or nil.
