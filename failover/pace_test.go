@@ -94,6 +94,26 @@ func TestTransport_SentToOneEndpoint(t *testing.T) {
 	})
 }
 
+// Each turn that the Pacer gives ends, also one that is not used.
+func TestTransport_EachTurnEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rt := newTransport(&hosts{}, "a", "b", "c")
+		var given, ended atomic.Int32
+		rt.Pacer = pacerFunc(func(context.Context, *http.Request, time.Duration) (func(httpretry.Attempt), error) {
+			time.Sleep(50 * time.Millisecond) // without a look at the context
+			given.Add(1)
+			return func(httpretry.Attempt) { ended.Add(1) }, nil
+		})
+		for range 20 {
+			get(t, rt)
+		}
+		time.Sleep(time.Second)
+		if given.Load() != 60 || ended.Load() != 60 {
+			t.Errorf("got %d turns, of which %d ended, want 60 and 60", given.Load(), ended.Load())
+		}
+	})
+}
+
 // Requests that wait are not sent to an endpoint that has gone down meanwhile, and are
 // sent to one that has returned, one at a time at first.
 func TestTransport_WaitsForAnEndpointThatIsDown(t *testing.T) {

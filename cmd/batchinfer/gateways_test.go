@@ -293,7 +293,7 @@ func testThroughputIsBack(t *testing.T, status int, header bool) {
 	begun := time.Now()
 	cfg := defaultConfig()
 	cfg.gateways = []failover.Endpoint{{URL: "http://a"}, {URL: "http://b"}}
-	const requests = 8000
+	const requests = 6600
 	b, _, err := runVirtual(t, requests, cfg, roundTripFunc(func(req *http.Request) (*http.Response, error) {
 		host := req.URL.Host
 		at := time.Since(begun)

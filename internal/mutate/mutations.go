@@ -851,7 +851,7 @@ var mutations = []mutation{
 	{"a request is not sent to an endpoint that went down while it waited", "failover", "race.claim",
 		"!r.must && !r.t.takes(s, now, s.room())", "false", "TestTransport_WaitsForAnEndpointThatIsDown"},
 	{"a request that waits is sent once", "failover", "race.claim",
-		"r.decided || r.ctx.Err() != nil", "false", "TestTransport_SentToOneEndpoint"},
+		"r.decided || r.ctx.Err() != nil", "false", "TestTransport_EachTurnEnds"},
 	{"a request fails if all endpoints are down, with a Pacer, too", "failover", "Transport.takes",
 		"return true", "allDown = false", "TestTransport_FailsIfAllEndpointsAreDown|TestTransport_WaitersFailIfAllEndpointsGoDown"},
 	{"those that wait for room are told", "failover", "Transport.wakeLocked",
