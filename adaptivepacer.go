@@ -172,7 +172,7 @@ func (p *AdaptivePacer) wait(ctx context.Context, req *http.Request, backoff tim
 func (p *AdaptivePacer) done(t *turn, req *http.Request, resp *http.Response, err error, v Verdict) {
 	t.pending = false
 	if err == route.ErrNotSent {
-		p.unused(t, req)
+		p.unused(t)
 		return
 	}
 	s := signalOf(resp, err, v)
@@ -196,17 +196,13 @@ func (p *AdaptivePacer) done(t *turn, req *http.Request, resp *http.Response, er
 }
 
 // unused ends a turn that was not used.
-func (p *AdaptivePacer) unused(t *turn, req *http.Request) {
-	l := t.lane
-	if l != nil {
-		l.unused(*t)
+func (p *AdaptivePacer) unused(t *turn) {
+	if t.lane != nil {
+		t.lane.unused(*t)
 		return
 	}
 	p.ended.Add(1)
 	p.free.refused.Add(1) // it was not accepted, either
-	if l = p.laneOf(req); l != nil {
-		l.wake() // a waiter may have its turn now
-	}
 }
 
 // idle reports whether no key has a limit.

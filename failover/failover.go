@@ -97,15 +97,15 @@ import (
 // With such a Pacer, a request that has to wait does so at all endpoints, and is sent to
 // the one at which the Pacer lets it pass first. For 10 ms it waits only at the endpoint
 // that would be chosen without a Pacer, and for a second not at the one where the
-// previous attempt failed. It waits for an endpoint that is closed until that opens. If
-// all endpoints have failed, it waits only at the one that would be chosen without a
-// Pacer, and is sent to that although it is closed. The Pacer's Wait is called
-// concurrently, with a context that has no deadline if there are several. Waits that are no longer necessary
-// are canceled; if such a Wait returns nil nevertheless, its done is called with an Err
-// and a Verdict that is [httpretry.Final].
+// previous attempt failed. It waits for an endpoint that is closed until that opens,
+// unless all endpoints have failed. The Pacer's Wait is called concurrently, with a
+// context that has no deadline if there are several endpoints. Waits that are no longer
+// necessary are canceled. A Pacer that does not take back the turn of such a Wait makes
+// several endpoints as slow as one. If such a Wait returns nil nevertheless, its done is
+// called with an Err and a Verdict that is [httpretry.Final].
 //
-// If there is only one endpoint for a request, such as the one of a resumed download, it
-// is sent when the Pacer lets it pass, although the endpoint is closed. While an endpoint
+// If there is only one endpoint for a request, such as that of a resumed download, it is
+// sent when the Pacer lets it pass, although the endpoint is closed. While an endpoint
 // that failed gets one request at a time and then more, the order of the requests is not
 // kept.
 //

@@ -153,7 +153,7 @@ func (r *race) result(others []*server, timers []*time.Timer) (failed end) {
 			failed = e
 		}
 		for i, s := range others {
-			if timers[i].Stop() { // the first choice has failed
+			if timers[i].Stop() { // there is no reason to wait any longer
 				go r.run(s)
 			}
 		}
@@ -192,6 +192,7 @@ func (r *race) wait(s *server) end {
 		}
 		done, err := r.t.Pacer.Wait(r.ctx, own, opens)
 		if err != nil {
+			r.leave(s, nil)
 			return end{err: err}
 		}
 		if a := r.claim(s, own, done); a != nil {
@@ -218,32 +219,28 @@ func (r *race) requests(s *server) (out, own *http.Request) {
 
 // await waits until s has room, and returns the time until it opens. The Pacer is to wait
 // for that, because it knows the order of the requests, but not again.
-func (r *race) await(s *server, again bool) (opens time.Duration, err error) {
+func (r *race) await(s *server, again bool) (time.Duration, error) {
 	for {
 		opens, ok, changed := r.enter(s, again)
-		late := !r.deadline.IsZero() && opens > time.Until(r.deadline)
-		if ok && !late {
+		if !r.deadline.IsZero() && opens > time.Until(r.deadline) {
+			r.leave(s, changed)
+			return 0, errLate
+		}
+		if ok {
 			return opens, nil
 		}
 		var timer <-chan time.Time
 		if opens > 0 {
 			timer = time.After(opens)
 		}
-		switch {
-		case late:
-			err = errLate
-		default:
-			select {
-			case <-changed:
-				continue
-			case <-timer:
-			case <-r.ctx.Done():
-				err = context.Cause(r.ctx)
-			}
-		}
-		r.leave(s, changed)
-		if err != nil {
-			return opens, err
+		select {
+		case <-changed:
+			continue
+		case <-timer:
+			r.leave(s, changed)
+		case <-r.ctx.Done():
+			r.leave(s, changed)
+			return 0, context.Cause(r.ctx)
 		}
 	}
 }
@@ -266,7 +263,8 @@ func (r *race) enter(s *server, again bool) (opens time.Duration, ok bool, chang
 	return opens, false, changed
 }
 
-// leave ends the wait that enter has begun.
+// leave ends the wait that enter has begun, or gives up what it has permitted if changed
+// is nil.
 func (r *race) leave(s *server, changed chan struct{}) {
 	r.t.mu.Lock()
 	defer r.t.mu.Unlock()
@@ -294,9 +292,12 @@ func (r *race) claim(s *server, own *http.Request, done func(httpretry.Attempt))
 	return a
 }
 
-// wakeLocked wakes as many of the requests that wait for a place at a server as there are
-// places, in the order of their arrival.
+// wakeLocked wakes as many of the requests that wait for room at a server as it has room
+// for, in the order of their arrival.
 func (t *Transport) wakeLocked() {
+	if t.Pacer == nil {
+		return // none waits
+	}
 	now := time.Now()
 	for _, s := range t.servers {
 		for room := s.room(); len(s.waiting) > 0 && t.takes(s, now, room); room-- {
@@ -306,7 +307,7 @@ func (t *Transport) wakeLocked() {
 	}
 }
 
-// wakeAllLocked wakes all requests that wait for a place at s, because they must wait for
+// wakeAllLocked wakes all requests that wait for room at s, because they must wait for
 // another time.
 func (s *server) wakeAllLocked() {
 	for _, changed := range s.waiting {

@@ -17,6 +17,15 @@ import (
 	"github.com/httpretry/httpretry/failover"
 )
 
+// A pacerFunc is the Wait of a Pacer.
+type pacerFunc func(ctx context.Context, req *http.Request, backoff time.Duration) (func(httpretry.Attempt), error)
+
+func (pacerFunc) Delay(*http.Request) time.Duration { return 0 }
+
+func (f pacerFunc) Wait(ctx context.Context, req *http.Request, backoff time.Duration) (func(httpretry.Attempt), error) {
+	return f(ctx, req, backoff)
+}
+
 // A doors is a Pacer that lets an attempt pass when a value is sent to the channel of
 // its host, and immediately if there is no channel.
 type doors map[string]chan struct{}
@@ -25,16 +34,13 @@ func (doors) Delay(*http.Request) time.Duration { return 0 }
 
 func (d doors) Wait(ctx context.Context, req *http.Request, backoff time.Duration) (func(httpretry.Attempt), error) {
 	time.Sleep(backoff)
-	door, ok := d[req.URL.Host]
-	if !ok {
-		return nil, nil
+	if door, ok := d[req.URL.Host]; ok {
+		select {
+		case <-door:
+		case <-ctx.Done():
+		}
 	}
-	select {
-	case <-door:
-		return nil, nil
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
-	}
+	return nil, context.Cause(ctx)
 }
 
 // A request that the Pacer delays at its first choice is sent to another endpoint.
@@ -148,6 +154,60 @@ func TestTransport_WaitsForAnEndpointThatIsDown(t *testing.T) {
 		wg.Wait()
 		if got := base.sent(); got != "a a a a a" {
 			t.Errorf("sent to %q, want a for the rest", got)
+		}
+	})
+}
+
+// A request that gives up does not keep the room that it was told of from the next one.
+func TestTransport_RoomGoesToTheNextRequest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var responds atomic.Bool
+		base := &hosts{funcs: map[string]roundTripFunc{"a": func(req *http.Request) (*http.Response, error) {
+			if !responds.Load() {
+				return nil, errRefused
+			}
+			if req.Method == "PUT" {
+				return hang(req)
+			}
+			return response(req, 200, ""), nil
+		}}}
+		rt := newTransport(base, "a", "b")
+		door := make(chan struct{})
+		rt.Pacer = doors{"a": door, "b": make(chan struct{})}
+		start := func(method string) (cancel context.CancelFunc, done chan error) {
+			ctx, cancel := context.WithCancel(t.Context())
+			done = make(chan error, 1)
+			req := newRequest(t, method, "").WithContext(ctx)
+			go func() {
+				_, err := send(t, rt, req)
+				done <- err
+			}()
+			time.Sleep(time.Second)
+			return cancel, done
+		}
+		_, failed := start("GET")
+		door <- struct{}{}
+		<-failed // a gets one request at a time now
+		responds.Store(true)
+		time.Sleep(time.Second)
+		cancelProbe, probe := start("PUT")
+		door <- struct{}{}
+		synctest.Wait()
+		cancelFirst, first := start("GET")
+		_, second := start("GET")
+		cancelProbe() // which tells the first of the two that there is room
+		<-probe
+		synctest.Wait()
+		cancelFirst() // while it waits for the Pacer
+		<-first
+		begun := time.Now()
+		select {
+		case door <- struct{}{}:
+		case <-time.After(time.Minute):
+			t.Fatal("the second request does not wait for the Pacer of a")
+		}
+		if err := <-second; err != nil || time.Since(begun) > 0 {
+			t.Errorf("got %v after %v, want a response immediately", err, time.Since(begun))
 		}
 	})
 }
@@ -304,7 +364,13 @@ func TestTransport_DonePanicsAfterBase(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		base := &hosts{funcs: map[string]roundTripFunc{"a": func(*http.Request) (*http.Response, error) { panic("broken") }}}
 		rt := newTransport(base, "a", "b")
-		rt.Pacer = breaking{}
+		rt.Pacer = pacerFunc(func(context.Context, *http.Request, time.Duration) (func(httpretry.Attempt), error) {
+			return func(a httpretry.Attempt) {
+				if a.Err != nil {
+					panic("broken, too")
+				}
+			}, nil
+		})
 		func() {
 			defer func() {
 				if got := recover(); got != "broken, too" {
@@ -322,19 +388,6 @@ func TestTransport_DonePanicsAfterBase(t *testing.T) {
 			t.Errorf("sent to %s, want the endpoints to take turns", got)
 		}
 	})
-}
-
-// A breaking has a done that panics after an error.
-type breaking struct{}
-
-func (breaking) Delay(*http.Request) time.Duration { return 0 }
-
-func (breaking) Wait(context.Context, *http.Request, time.Duration) (func(httpretry.Attempt), error) {
-	return func(a httpretry.Attempt) {
-		if a.Err != nil {
-			panic("broken, too")
-		}
-	}, nil
 }
 
 // A Pacer that can't keep a deadline at one endpoint may keep it at another.
@@ -363,24 +416,17 @@ func TestTransport_PacerMayRefuseAnAttempt(t *testing.T) {
 	})
 }
 
-// A panicking panics instead of letting a PUT to its host pass.
-type panicking struct{ host string }
-
-func (panicking) Delay(*http.Request) time.Duration { return 0 }
-
-func (p panicking) Wait(_ context.Context, req *http.Request, _ time.Duration) (func(httpretry.Attempt), error) {
-	if req.Method == "PUT" && req.URL.Host == p.host {
-		panic("broken")
-	}
-	return nil, nil
-}
-
 // A Pacer that panics leaves nothing in flight.
 func TestTransport_PacerPanics(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		base := &hosts{}
 		rt := newTransport(base, "a", "b")
-		rt.Pacer = panicking{"a"}
+		rt.Pacer = pacerFunc(func(_ context.Context, req *http.Request, _ time.Duration) (func(httpretry.Attempt), error) {
+			if req.Method == "PUT" && req.URL.Host == "a" {
+				panic("broken")
+			}
+			return nil, nil
+		})
 		panics := 0
 		for range 4 {
 			func() {
@@ -441,16 +487,6 @@ func TestTransport_RefusalWithAPacer(t *testing.T) {
 	}
 }
 
-// A blind is a Pacer that looks at neither the context nor the backoff.
-type blind struct{ interval time.Duration }
-
-func (blind) Delay(*http.Request) time.Duration { return 0 }
-
-func (p blind) Wait(context.Context, *http.Request, time.Duration) (func(httpretry.Attempt), error) {
-	time.Sleep(p.interval)
-	return nil, nil
-}
-
 // Whatever the Pacer does, nothing goes on after a request has been sent, and nothing of
 // the caller's is read.
 func TestTransport_BlindPacer(t *testing.T) {
@@ -458,7 +494,10 @@ func TestTransport_BlindPacer(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			base := &hosts{funcs: map[string]roundTripFunc{"a": status(429, "60")}}
 			rt := newTransport(base, "a", "b", "c")
-			rt.Pacer = blind{interval}
+			rt.Pacer = pacerFunc(func(context.Context, *http.Request, time.Duration) (func(httpretry.Attempt), error) {
+				time.Sleep(interval) // without a look at the context or the backoff
+				return nil, nil
+			})
 			for range 100 {
 				req := newRequest(t, "GET", "")
 				req.Header.Set("X-Number", "1")

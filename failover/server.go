@@ -40,7 +40,7 @@ type server struct {
 	inFlight int
 	turn     int             // in favor of this server among equals: smooth weighted round robin
 	limit    float64         // on inFlight; infinite until a refusal or failure
-	waiting  []chan struct{} // of requests that wait for a place; closed when there may be one
+	waiting  []chan struct{} // of requests that wait for room; closed when there may be some
 	probing  bool            // the limit grows by 1 with each success, because it followed a failure
 	down     bool            // it failed and has not responded since
 	older    int             // in flight since before the server was closed

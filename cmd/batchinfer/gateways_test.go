@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -16,7 +17,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/httpretry/httpretry"
 	"github.com/httpretry/httpretry/failover"
+	"github.com/httpretry/httpretry/internal/route"
 )
 
 func TestGateways_Config(t *testing.T) {
@@ -368,4 +371,63 @@ func TestRun_OneOfSeveralGatewaysHangs(t *testing.T) {
 				b.summary.answered, b.summary.failed, err, perSecond)
 		}
 	})
+}
+
+// Gateways on one host have limits of their own.
+func TestGateways_LimitsOfOneHost(t *testing.T) {
+	c := config{gateways: []failover.Endpoint{{URL: "http://a/x"}, {URL: "http://a/x/y/"}, {URL: "http://b"}}}
+	key := c.endpointPacer().(*httpretry.AdaptivePacer).Key
+	for url, want := range map[string]string{
+		"http://a/x/v1/chat": "a/x", "http://a/x/y/v1/chat": "a/x/y", "http://a/xy/v1": "a", "http://b/v1/chat": "b",
+	} {
+		req, err := http.NewRequest("POST", url, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := key(req); got != want {
+			t.Errorf("%s: got %q, want %q", url, got, want)
+		}
+	}
+}
+
+// A toldPacer records the errors that it is told.
+type toldPacer struct{ errs []error }
+
+func (*toldPacer) Delay(*http.Request) time.Duration { return 0 }
+
+func (p *toldPacer) Wait(context.Context, *http.Request, time.Duration) (func(httpretry.Attempt), error) {
+	time.Sleep(time.Second)
+	return func(a httpretry.Attempt) { p.errs = append(p.errs, a.Err) }, nil
+}
+
+// The Pacers of a run tell the next one of turns that are not used. Only the wait for the
+// turn that is used counts as one of the request.
+func TestGateways_TurnsThatAreNotUsed(t *testing.T) {
+	refused := errors.New("refused")
+	for name, tt := range map[string]struct {
+		wrap func(httpretry.Pacer) httpretry.Pacer
+		want []error
+	}{
+		"noted":   {noted, []error{route.ErrNotSent, refused}},
+		"ceiling": {func(p httpretry.Pacer) httpretry.Pacer { return ceiling{p} }, []error{route.ErrNotSent, nil}},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			var told toldPacer
+			var waited tally
+			ctx := withTally(t.Context(), &waited)
+			for _, err := range []error{route.ErrNotSent, refused} {
+				done, waitErr := tt.wrap(&told).Wait(ctx, nil, 0)
+				if waitErr != nil {
+					t.Fatal(waitErr)
+				}
+				done(httpretry.Attempt{Err: err})
+			}
+			if !reflect.DeepEqual(told.errs, tt.want) {
+				t.Errorf("%s: the next Pacer was told %v, want %v", name, told.errs, tt.want)
+			}
+			if name == "noted" && waited.paced != time.Second {
+				t.Errorf("got a wait of %v, want that of one turn, 1s", waited.paced)
+			}
+		})
+	}
 }

@@ -87,38 +87,36 @@ func TestProgress_AllWait(t *testing.T) {
 	})
 }
 
+// progressOf returns the lines that a run of 100 requests shows, of which all are answered.
+func progressOf(t *testing.T, gateway virtualGateway) string {
+	t.Helper()
+	cfg := defaultConfig()
+	cfg.gatewayURL = "http://gateway.test"
+	client := cfg.client()
+	client.Transport = gateway
+	b := newBatchWith(cfg, inference.NewHTTPInferenceClient(client), checkedInput(t, inputOf(100)), &output{name: "out", file: &fullDisk{room: 1 << 30}})
+	var lines strings.Builder
+	b.progress = newPlain(&lines, 100)
+	if err := b.run(t.Context()); err != nil || b.summary.answered != 100 {
+		t.Fatalf("got %d answered, %v", b.summary.answered, err)
+	}
+	return lines.String()
+}
+
 // While the gateway refuses everything, the time of the next attempt is shown, although
 // it is put off again and again.
 func TestProgress_AllWaitForProbes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
-		cfg := defaultConfig()
-		client := cfg.client()
-		client.BaseURL = "http://gateway.test"
-		cfg.gatewayURL = client.BaseURL
-		client.Transport = virtualGateway(func(*http.Request) (int, string, string) {
+		lines := progressOf(t, func(*http.Request) (int, string, string) {
 			if time.Since(start) < 2*time.Minute {
 				return 429, "", ""
 			}
 			return 200, "", answered
 		})
-		b := newBatchWith(cfg, inference.NewHTTPInferenceClient(client), checkedInput(t, inputOf(100)), &output{name: "out", file: &fullDisk{room: 1 << 30}})
-		var lines bytes.Buffer
-		b.progress = newPlain(&lines, 100)
-		if err := b.run(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		waits, times := 0, 0
-		for line := range strings.Lines(lines.String()) {
-			if strings.Contains(line, " wait, ") {
-				waits++
-				if strings.Contains(line, " wait, next attempt in ") {
-					times++
-				}
-			}
-		}
+		waits, times := strings.Count(lines, " wait, "), strings.Count(lines, " wait, next attempt in ")
 		if waits < 10 || times < waits {
-			t.Errorf("got %d lines with a wait, %d of them with its end, want 10 or more, and all:\n%s", waits, times, &lines)
+			t.Errorf("got %d lines with a wait, %d of them with its end, want 10 or more, and all:\n%s", waits, times, lines)
 		}
 	})
 }
@@ -128,24 +126,14 @@ func TestProgress_AllWaitForProbes(t *testing.T) {
 func TestProgress_WaitsToSendAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
-		cfg := defaultConfig()
-		client := cfg.client()
-		client.BaseURL = "http://gateway.test"
-		cfg.gatewayURL = client.BaseURL
-		client.Transport = virtualGateway(func(r *http.Request) (int, string, string) {
+		lines := progressOf(t, func(r *http.Request) (int, string, string) {
 			if id := r.Header.Get("X-Request-ID"); (id == "r7" || id == "r8") && time.Since(start) < 30*time.Second {
 				return 500, "", ""
 			}
 			return 200, "", answered
 		})
-		b := newBatchWith(cfg, inference.NewHTTPInferenceClient(client), checkedInput(t, inputOf(100)), &output{name: "out", file: &fullDisk{room: 1 << 30}})
-		var lines bytes.Buffer
-		b.progress = newPlain(&lines, 100)
-		if err := b.run(t.Context()); err != nil || b.summary.answered != 100 {
-			t.Fatalf("got %d answered, %v", b.summary.answered, err)
-		}
-		if got := strings.Count(lines.String(), " 2 wait, next attempt in "); got < 3 {
-			t.Errorf("got %d lines with 2 that wait, and the time, want at least 3:\n%s", got, &lines)
+		if got := strings.Count(lines, " 2 wait, next attempt in "); got < 3 {
+			t.Errorf("got %d lines with 2 that wait, and the time, want at least 3:\n%s", got, lines)
 		}
 	})
 }
