@@ -236,31 +236,34 @@ func TestDiscard_ReusesConnections(t *testing.T) {
 	for _, tt := range tests {
 		for _, backoff := range []time.Duration{0, 50 * time.Millisecond} {
 			t.Run(fmt.Sprint(tt.name, ", backoff ", backoff), func(t *testing.T) {
-				var conns atomic.Int32
-				srv := newHTTP1Server(t, func(w http.ResponseWriter, r *http.Request) {
-					if r.Header.Get("X-Attempt") != "3" {
-						w.WriteHeader(http.StatusServiceUnavailable)
-						tt.body(w, r)
+				// In a bubble, so that no time passes while a body is read.
+				synctest.Test(t, func(t *testing.T) {
+					tr, url := protocols[0].serve(t, func(w http.ResponseWriter, r *http.Request) {
+						if r.Header.Get("X-Attempt") != "3" {
+							w.WriteHeader(http.StatusServiceUnavailable)
+							tt.body(w, r)
+						}
+					})
+					var conns atomic.Int32
+					dial := tr.DialContext
+					tr.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+						conns.Add(1)
+						return dial(ctx, network, addr)
+					}
+					client := &http.Client{Transport: &httpretry.RetryTransport{Policy: every(backoff), Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
+						req = req.Clone(req.Context())
+						req.Header.Set("X-Attempt", fmt.Sprint(httpretry.AttemptNumber(req.Context())))
+						return tr.RoundTrip(req)
+					})}}
+					resp, err := client.Do(newRequest(t, "GET", url, nil))
+					if err != nil {
+						t.Fatal(err)
+					}
+					readAll(t, resp)
+					if got := conns.Load(); got != tt.conns {
+						t.Errorf("three attempts took %d connections, want %d: %s", got, tt.conns, tt.reason)
 					}
 				})
-				tr := srv.Client().Transport.(*http.Transport)
-				tr.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
-					conns.Add(1)
-					return new(net.Dialer).DialContext(ctx, network, addr)
-				}
-				client := &http.Client{Transport: &httpretry.RetryTransport{Policy: every(backoff), Base: roundTripFunc(func(req *http.Request) (*http.Response, error) {
-					req = req.Clone(req.Context())
-					req.Header.Set("X-Attempt", fmt.Sprint(httpretry.AttemptNumber(req.Context())))
-					return tr.RoundTrip(req)
-				})}}
-				resp, err := client.Do(newRequest(t, "GET", srv.URL, nil))
-				if err != nil {
-					t.Fatal(err)
-				}
-				readAll(t, resp)
-				if got := conns.Load(); got != tt.conns {
-					t.Errorf("three attempts took %d connections, want %d: %s", got, tt.conns, tt.reason)
-				}
 			})
 		}
 	}
