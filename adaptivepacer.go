@@ -21,11 +21,13 @@ import (
 //   - A rate, after a 429 or another response that is [Unprocessed]. When the
 //     refusals end, the rate is set to the mean rate of the attempts that the
 //     server has accepted since the previous refusals ended. This is correct for
-//     token buckets and for windows. After 3 seconds and 40 attempts, or after 8
+//     windows, and for token buckets that do not fill up meanwhile. After 3 seconds and 40 attempts, or after 8
 //     seconds, the rate is exceeded by 2 %, then by 4 %, 8 % and so on, in steps
 //     of a second, until a refusal. If the refusals last long, a step takes half of
 //     that time instead of a second, because a server with windows refuses a rate
-//     that is too high only when the window is exhausted.
+//     that is too high only when the window is exhausted. If the first or the second
+//     attempt of a step is refused twice in succession, the bucket is small, and the
+//     rate of the step before was accepted.
 //   - A number of attempts in flight, after a 503, a 529 or a timeout. After a
 //     refusal, the number is set to that of the other attempts in flight. After a
 //     timeout, it is set to four fifths of the attempts in flight. After 3 seconds
@@ -35,8 +37,14 @@ import (
 //     Retry-After and follows another within 60 times that wait, the number is not
 //     raised for 30 times that wait, or for 3 seconds if that is longer.
 //
-// If nothing was accepted before the first refusal, the rate begins with 10 attempts
-// per second, and is doubled every second until a refusal.
+// If fewer than 10 attempts were accepted before the first refusal, the rate begins
+// with theirs, or with 10 attempts per second if there was none, and is doubled every
+// second until a refusal.
+//
+// After a wait that the server named, attempts are sent a quarter faster than the rate,
+// until they have caught up with at most a second, because Retry-After is rounded up. A
+// bucket that holds only a few attempts refuses that: from then on, fewer are caught up
+// with, and a rate that was refused is tried again less often, after up to 2 minutes.
 //
 // The attempts before the first refusal of a server are counted for all servers
 // together. The first limit of one of several servers may therefore be too high, until
@@ -278,6 +286,9 @@ func (h *history) add() int64 {
 	}
 	return n
 }
+
+// accepted returns the number of attempts that were not refused.
+func (h *history) accepted() int64 { return h.started.Load() - h.refused.Load() }
 
 // rate returns the accepted attempts per second of the period that began before
 // refused, ends at now, and has the highest rate. A burst that was as large as the

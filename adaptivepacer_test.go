@@ -81,14 +81,19 @@ func (s *pacedServer) sentIn(from, to time.Duration) (n int) {
 
 // bucket accepts rate requests per second, and as many at once.
 func bucket(rate func(now time.Duration) float64) func(time.Duration, int) int {
+	return bucketOf(math.Inf(1), rate)
+}
+
+// bucketOf accepts rate requests per second, and as many at once, but at most size.
+func bucketOf(size float64, rate func(now time.Duration) float64) func(time.Duration, int) int {
 	var tokens float64
 	var last time.Duration
 	first := true
 	return func(now time.Duration, _ int) int {
 		r := rate(now)
-		tokens = min(tokens+(now-last).Seconds()*r, r)
+		tokens = min(tokens+(now-last).Seconds()*r, r, size)
 		if last = now; first {
-			first, tokens = false, r
+			first, tokens = false, min(r, size)
 		}
 		if tokens < 1-1e-9 {
 			return 429
@@ -145,6 +150,40 @@ func TestAdaptivePacer_FindsTheRate(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// A bucket that holds a few requests saves hardly anything while it is closed, and
+// refuses a rate that is too high at once.
+func TestAdaptivePacer_SmallBuckets(t *testing.T) {
+	const found, end = 60 * time.Second, 115 * time.Second
+	for size, want := range map[float64]float64{1: 0.9, 5: 0.75} {
+		for _, rate := range []float64{10, 50, 200} {
+			for _, retryAfter := range []string{"", "1"} {
+				t.Run(fmt.Sprintf("%v of %v per second, Retry-After %s", size, rate, retryAfter), func(t *testing.T) {
+					synctest.Test(t, func(t *testing.T) {
+						s := newPacedServer(100*time.Millisecond, bucketOf(size, always(rate)))
+						if retryAfter != "" {
+							s.header.Set("Retry-After", retryAfter)
+						}
+						rt := &httpretry.RetryTransport{Base: s, Policy: httpretry.RetryConfig{MaxRetries: 1000}, Pacer: &httpretry.AdaptivePacer{}}
+						failed := work(t, rt, 64, int(120*rate))
+						accepted := s.sentIn(found, end)
+						for _, at := range s.refused {
+							if at >= found && at < end {
+								accepted--
+							}
+						}
+						reached := float64(accepted) / (rate * (end - found).Seconds())
+						refused := float64(len(s.refused)-64) / float64(len(s.sent))
+						t.Logf("%.3f of the rate, %.3f refused", reached, refused)
+						if failed > 0 || reached < want || refused > 0.03 {
+							t.Errorf("%d failed, %.3f of the rate was reached, and %.3f of the attempts were refused; want none, %v, 0.03", failed, reached, refused, want)
+						}
+					})
+				})
+			}
+		}
 	}
 }
 

@@ -12,16 +12,19 @@ type rateLimit struct {
 	least, most float64 // bounds; most may be infinite
 
 	base   float64   // the rate that the server accepts; infinite: not known
-	starts bool      // base is doubled until a refusal, because nothing was accepted before the first
+	starts bool      // base is doubled until a refusal, because little was accepted before the first
 	excess float64   // the part of base by which it is exceeded
-	credit float64   // attempts that may be sent faster, because the server accepted earlier than it said
+	credit credit    // after a wait that the server named, because it accepts earlier than it says
 	next   time.Time // when the rate permits the next attempt
 	sentAt time.Time // the last attempt
 	closed time.Time // until then nothing is sent, whatever the rate
 	quota  quota
 
+	hold     time.Duration // after an opening, for which base is not exceeded
 	stepAt   time.Time     // when excess may be raised
 	toStep   int           // attempts to be sent before that, unless they take long
+	stepped  time.Time     // the first attempt after excess was raised
+	early    int           // consecutive periods in which that one or the next was refused
 	feedback time.Duration // how long it may take until the server refuses a rate that is too high
 
 	// A period begins with each refusal that counts. Then single attempts are
@@ -48,7 +51,9 @@ const (
 	stepSent   = 8               // attempts until the next step
 	firstStep  = 0.02            // of base
 	leastStep  = 0.05            // attempts per second, so that slow processes catch up
-	startRate  = 10              // attempts per second, if nothing was accepted before
+	mostHold   = 2 * time.Minute
+	few        = 10 // attempts accepted before the first refusal that do not tell a rate
+	startRate  = 10 // attempts per second, if nothing was accepted before
 	firstGap   = 100 * time.Millisecond
 	maxGap     = 5 * time.Second
 	halfLife   = 100 // of feedback, in multiples of it
@@ -63,7 +68,7 @@ func newRateLimit(free *history, least, most float64) rateLimit {
 	if !(least > 0) {
 		least = 0
 	}
-	return rateLimit{free: free, least: least, most: most, base: math.Inf(1), patience: time.Second}
+	return rateLimit{free: free, least: least, most: most, base: math.Inf(1), credit: credit{most: math.Inf(1)}, hold: firstHold, patience: time.Second}
 }
 
 func (r *rateLimit) perSecond() float64 {
@@ -122,10 +127,8 @@ func (r *rateLimit) send(now time.Time, limited bool) {
 	if math.IsInf(rate, 1) {
 		return
 	}
-	if r.credit > 0 {
-		const part = 0.2
-		r.credit -= part
-		rate = min(rate/(1-part), r.most)
+	if r.credit.use(now) {
+		rate = min(rate*faster, r.most)
 	}
 	// A timer that is late delays only one attempt.
 	if earliest := now.Add(-timerSlack); r.next.Before(earliest) {
@@ -140,6 +143,7 @@ func (r *rateLimit) send(now time.Time, limited bool) {
 		r.stepAt = now.Add(time.Second)
 	case r.toStep <= 0 || now.Sub(r.stepAt) > longHold:
 		r.excess = max(firstStep, leastStep/r.base, 2*r.excess)
+		r.stepped = r.next
 		r.stepAt, r.toStep = now.Add(r.stepTime()), stepSent
 	}
 }
@@ -198,6 +202,13 @@ func (r *rateLimit) refuse(t turn, retryAfter time.Duration, now time.Time, keep
 		r.gap = min(2*r.gap, maxGap)
 	} else {
 		r.refusedAt, r.named, r.keepsRate = now, false, keepsRate
+		gap := r.duration(1)
+		r.credit.refuse(t.sent, gap)
+		if since := t.sent.Sub(r.stepped); since >= 0 && since < 2*gap {
+			r.early++
+		} else {
+			r.early = 0
+		}
 		r.gap = firstGap
 		if rate := r.perSecond(); !math.IsInf(rate, 1) {
 			r.gap = max(seconds(1/rate), r.feedback/32)
@@ -226,7 +237,10 @@ func (r *rateLimit) open(now time.Time) {
 	}
 	r.begun, r.opened, r.sent = now, opened, 0
 	r.next = probe.Add(r.duration(1))
-	r.stepAt, r.toStep = now.Add(firstHold), holdSent
+	if r.next.Before(now) {
+		r.next = now // a bucket may hold only one attempt
+	}
+	r.stepAt, r.toStep = now.Add(r.hold), holdSent
 	if r.starts {
 		r.stepAt = now.Add(time.Second)
 	}
@@ -240,25 +254,27 @@ func (r *rateLimit) learn(opened, now time.Time) {
 		r.feedback = seconds(old * math.Exp2(-took/old/halfLife))
 	}
 	r.feedback = max(r.feedback, closed)
+	saves := !r.named || r.credit.most >= r.base*min(1, closed.Seconds())
 	held := r.refusedAt.Sub(r.begun) > 2*r.feedback
+	r.credit.learn()
 	switch before := r.base; {
 	case math.IsInf(before, 1) && r.begun.IsZero():
-		r.base = r.free.rate(r.refusedAt, opened)
-		if r.base == 0 {
-			r.base, r.starts, r.excess, r.credit = startRate, true, 0, 0
-			r.feedback = 0 // no rate was refused
+		r.begin(opened)
+		if r.starts {
 			return
 		}
 	case math.IsInf(before, 1):
 		r.base = float64(r.sent+1) / took // with the probe that opened it
 	case r.starts:
 		r.base = min(r.base, float64(r.sent+1)/took)
+	case r.credit.refused:
+		// The credit was too large, whatever the rate.
 	case r.excess > 0 && held:
-		// Only the excess was refused. If that was large, the limit has risen,
-		// and an earlier step was accepted, too.
-		r.base = max(before, min(r.measured(took), r.perSecond()))
-		if r.excess > 0.5 {
-			r.base = max(r.base, before*(1+r.excess/4))
+		r.base = r.exceeded(took)
+		r.hold = max(r.hold/2, firstHold)
+		if !saves && r.measured(took) < 0.97*before {
+			// Each refusal costs more than a higher rate would bring.
+			r.hold = min(4*r.hold, mostHold)
 		}
 	default:
 		r.base = min(r.measured(took), r.perSecond())
@@ -267,17 +283,49 @@ func (r *rateLimit) learn(opened, now time.Time) {
 		}
 	}
 	// Nothing is left of the quota, so a rate that is exact would be refused.
-	r.starts, r.excess, r.credit = false, -firstStep, 0
+	r.starts, r.excess = false, -firstStep
 	if r.named {
-		// Retry-After is rounded up to a second, during which the server's
-		// quota grows.
-		r.credit = r.base * min(1, closed.Seconds())
+		// Retry-After is rounded up to a second.
+		r.credit.give(r.base * min(1, closed.Seconds()))
+	} else {
+		r.credit.give(0)
 	}
+}
+
+// begin finds the first rate. If little was accepted before the first refusal, that is
+// no rate, but perhaps a bucket that holds as much.
+func (r *rateLimit) begin(opened time.Time) {
+	r.base = r.free.rate(r.refusedAt, opened)
+	r.starts = r.base == 0 || r.free.accepted() < few
+	if !r.starts {
+		return
+	}
+	if r.base == 0 {
+		r.base = startRate
+	}
+	r.excess = 0
+	r.feedback = 0 // no rate was refused
+}
+
+// exceeded returns the rate that the server accepts if only the excess was refused,
+// took seconds after it was opened.
+func (r *rateLimit) exceeded(took float64) float64 {
+	rate := max(r.base, min(r.measured(took), r.perSecond()))
+	if r.excess > 0.5 {
+		// The limit has risen, and an earlier step was accepted, too.
+		rate = max(rate, r.base*(1+r.excess/4))
+	}
+	if r.early > 1 && r.excess > firstStep {
+		// The bucket is small, or more attempts would have been accepted before the
+		// refusal. So the step before was accepted.
+		rate = max(rate, r.base*(1+r.excess/2))
+	}
+	return rate
 }
 
 // measured returns the mean rate of accepted attempts since the limit was opened,
 // took seconds ago. A few attempts at the rate before smooth it.
 func (r *rateLimit) measured(took float64) float64 {
-	const few = 5
-	return float64(r.sent+few) / (took + few/r.base)
+	const smooth = 5
+	return float64(r.sent+smooth) / (took + smooth/r.base)
 }
