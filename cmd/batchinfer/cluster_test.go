@@ -33,6 +33,7 @@ var (
 type cluster struct {
 	t       *testing.T
 	servers []*natsServer
+	env     []string // of the servers
 }
 
 type natsServer struct {
@@ -43,10 +44,11 @@ type natsServer struct {
 	cmd  *exec.Cmd
 }
 
-// startCluster starts n servers, and waits until they are ready.
-func startCluster(t *testing.T, n int) *cluster {
+// startCluster starts n servers with additions to the environment, and waits until they
+// are ready.
+func startCluster(t *testing.T, n int, env ...string) *cluster {
 	t.Helper()
-	c := &cluster{t: t}
+	c := &cluster{t: t, env: append(os.Environ(), append(env, asServer+"=1")...)}
 	ports := freePorts(t, 2*n)
 	var routes []string
 	for _, port := range ports[n:] {
@@ -68,7 +70,7 @@ func startCluster(t *testing.T, n int) *cluster {
 func (c *cluster) start(s *natsServer) {
 	c.t.Helper()
 	s.cmd = exec.CommandContext(c.t.Context(), os.Args[0], s.args...)
-	s.cmd.Env = append(os.Environ(), asServer+"=1")
+	s.cmd.Env = c.env
 	if err := s.cmd.Start(); err != nil {
 		c.t.Fatal(err)
 	}

@@ -14,11 +14,13 @@ import (
 // seconds, prints the causes of the retries, and leaves nothing in the working
 // directory.
 func TestDemo(t *testing.T) {
+	t.Parallel() // it mostly waits
 	temp, dir := t.TempDir(), t.TempDir()
-	t.Setenv("TMPDIR", temp)
-	t.Chdir(dir)
+	cmd := command(t)
+	cmd.Dir = dir
+	cmd.Env = append(cmd.Env, "TMPDIR="+temp, apiKeyVariable+"=not used")
 	began := time.Now()
-	o := start(t.Context(), map[string]string{apiKeyVariable: "not used"}, nil)
+	o := outcomeOf(cmd)
 	o.want(t, exitOK, "no -input: sending 300 sample requests")
 	if took := time.Since(began); took > time.Minute {
 		t.Errorf("took %v, want under 1m", took)

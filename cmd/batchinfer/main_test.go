@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"reflect"
 	"strings"
@@ -73,6 +74,23 @@ func start(ctx context.Context, env map[string]string, stdin io.Reader, args ...
 func startPlain(t *testing.T, args ...string) outcome {
 	t.Helper()
 	return start(t.Context(), nil, strings.NewReader(""), args...)
+}
+
+// command returns the program as a process of its own. The state of klog is global, so
+// that parallel tests run processes.
+func command(t *testing.T, args ...string) *exec.Cmd {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), os.Args[0], args...)
+	cmd.Env = append(os.Environ(), asMain+"=1")
+	return cmd
+}
+
+// outcomeOf runs a process. Its status is -1 if it does not start.
+func outcomeOf(cmd *exec.Cmd) outcome {
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	_ = cmd.Run()
+	return outcome{cmd.ProcessState.ExitCode(), stdout.String(), stderr.String()}
 }
 
 // want fails the test unless the run had this status and printed these texts.

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -18,17 +17,10 @@ import (
 	"time"
 )
 
-// command returns the program as a process of its own.
-func command(t *testing.T, args ...string) *exec.Cmd {
-	t.Helper()
-	cmd := exec.CommandContext(t.Context(), os.Args[0], args...)
-	cmd.Env = append(os.Environ(), asMain+"=1")
-	return cmd
-}
-
 // However a run ends, the next one sends only the requests without an answer in
 // the output, and then each request has one.
 func TestSignals(t *testing.T) {
+	t.Parallel() // it mostly waits
 	const requests = 300
 	for _, tt := range []struct {
 		signal syscall.Signal
@@ -43,6 +35,7 @@ func TestSignals(t *testing.T) {
 		{syscall.SIGKILL, -1, "", requests - 10},
 	} {
 		t.Run(fmt.Sprintf("%v after %d", tt.signal, tt.after), func(t *testing.T) {
+			t.Parallel()
 			var g *gateway
 			enough := make(chan struct{})
 			g = newGateway(t, func(w http.ResponseWriter, r *http.Request, asked int) bool {
@@ -88,7 +81,7 @@ func TestSignals(t *testing.T) {
 func wantResumed(t *testing.T, g *gateway, args []string, out string, first map[string]answer, requests int) {
 	t.Helper()
 	g.forget()
-	startPlain(t, args...).want(t, exitOK)
+	outcomeOf(command(t, args...)).want(t, exitOK)
 	for id := range g.forget() {
 		if _, answered := first[id]; answered {
 			t.Errorf("%s is sent again, though it is answered", id)
