@@ -48,7 +48,7 @@ func TestReplay_EarlyResponseToLargeUpload(t *testing.T) {
 				}
 			})
 			client := newClient(t, srv, &httpretry.RetryTransport{Policy: now, MaxReplayBytes: 8 << 20})
-			for range 100 {
+			for range 30 {
 				req := newRequest(t, "POST", srv.URL, nil)
 				body := &testBody{Reader: bytes.NewReader(content), closed: make(chan struct{})}
 				req.Body = body
