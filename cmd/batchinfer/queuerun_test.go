@@ -20,6 +20,7 @@ type queued struct {
 	alone      time.Duration // without a queue
 	tokens     int
 	beside     bool // not of the run
+	begun      int  // of the window
 }
 
 func newQueueRun(seed uint64, slots int, service func(*rand.Rand) (time.Duration, int)) *queueRun {
@@ -30,8 +31,9 @@ func newQueueRun(seed uint64, slots int, service func(*rand.Rand) (time.Duration
 	return q
 }
 
-// send appends a request to the queue of the gateway, which serves it in order.
-func (q *queueRun) send(beside bool) {
+// send appends a request to the queue of the gateway, which serves it in order. w is nil
+// for a request beside the run.
+func (q *queueRun) send(w *window) {
 	d, tokens := q.service(q.rand)
 	slot := 0
 	for i, at := range q.free {
@@ -44,7 +46,11 @@ func (q *queueRun) send(beside bool) {
 		done = q.free[slot].Add(d)
 	}
 	q.free[slot] = done
-	q.inFlight = append(q.inFlight, queued{q.now, done, d, tokens, beside})
+	begun := 0
+	if w != nil {
+		begun = w.begin(q.now)
+	}
+	q.inFlight = append(q.inFlight, queued{q.now, done, d, tokens, w == nil, begun})
 }
 
 // receive advances the time to the end of the request that is done first, and removes it.
@@ -69,10 +75,10 @@ func (q *queueRun) receive() queued {
 func (q *queueRun) run(w *window, n int) (took, beside float64) {
 	var work, waited, alone time.Duration
 	start := q.now
-	q.send(true)
+	q.send(nil)
 	for sent, received := 0, 0; received < n; {
 		for sent < n && w.admit() {
-			q.send(false)
+			q.send(w)
 			sent++
 		}
 		if sent == n {
@@ -80,7 +86,7 @@ func (q *queueRun) run(w *window, n int) (took, beside float64) {
 		}
 		r := q.receive()
 		if !r.beside {
-			w.leave(w.begin(), q.now, r.tokens, undisturbed)
+			w.leave(r.begun, q.now, r.tokens, undisturbed)
 			received++
 			work += r.alone
 			continue
@@ -89,7 +95,7 @@ func (q *queueRun) run(w *window, n int) (took, beside float64) {
 			waited += r.done.Sub(r.sent)
 			alone += r.alone
 		}
-		q.send(true)
+		q.send(nil)
 	}
 	best := work.Seconds() / float64(len(q.free)-1) // the request beside takes one
 	return q.now.Sub(start).Seconds() / best, waited.Seconds() / alone.Seconds()

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -34,21 +35,16 @@ type window struct {
 
 	phase    phase
 	base     int     // the limit that is compared with
-	best     float64 // the throughput at base
+	best     float64 // the throughput at base; 0: not measured
+	rate     float64 // while growing: answers per second at base; 0: not measured
+	lower    bool    // the limit may be too large, so a smaller one is tried first
 	hold     int     // rounds to go before the next comparison
 	holdNext int     // rounds to hold after that comparison, if it brings nothing
 
-	skip      int       // answers until the round starts: those to requests of an earlier limit
-	start     time.Time // of the round
-	answers   int       // in the round
-	tokens    int       // in the round
-	squares   float64   // sum of their squares
-	disturbed int       // answers that do not tell about the limit
-	paced     int       // answers that waited for one of several gateways
-	drained   bool      // the input has no more requests
-
+	skip    int // answers until the round starts: those to requests of an earlier limit
+	round   windowRound
+	drained bool      // the input has no more requests
 	starved time.Time // counted in lost so far; zero: there are enough requests
-	lost    float64   // seconds of the whole limit, in the round, for lack of requests
 }
 
 // An evidence is what the duration of a request tells about the limit.
@@ -73,8 +69,8 @@ const (
 	firstLimit = 16 // so that the first failures are few
 	leastLimit = 4
 
-	firstAnswers = 24   // at least, in a round while the limit is doubled
-	roundAnswers = 64   // at least, in later rounds
+	roundAnswers = 64   // at least, in a round after the limit was doubled
+	clearAnswers = 32   // at least, in one that ends early
 	stepUp       = 1.25 // of the limit that is tried
 	stepDown     = 0.7
 
@@ -94,7 +90,7 @@ const (
 	maxRound  = 8
 
 	flat    = 1.2 // times the throughput, after a doubling that served only the queue
-	linear  = 0.7 // of the growth of the limit, for another doubling
+	linear  = 0.5 // of the growth of the limit, for another doubling
 	maxHold = 32  // rounds
 
 	maxDisturbed = 0.05 // of the answers of a round that counts
@@ -108,7 +104,7 @@ const (
 func newWindow(most int) *window {
 	return &window{
 		most: most, limit: min(firstLimit, most), room: make(chan struct{}, 1),
-		phase: growing, holdNext: 1, skip: min(firstLimit, most),
+		phase: growing, holdNext: 1,
 	}
 }
 
@@ -137,9 +133,12 @@ func (w *window) admit() bool {
 }
 
 // begin notes that a request which has entered is sent. The result is for leave.
-func (w *window) begin() (begun int) {
+func (w *window) begin(now time.Time) (begun int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.round.start.IsZero() {
+		w.round.start = now
+	}
 	w.begun = append(w.begun, w.ended)
 	return w.ended
 }
@@ -159,44 +158,48 @@ func (w *window) leave(begun int, now time.Time, tokens int, e evidence) {
 	}
 	if w.skip > 0 {
 		if w.skip--; w.skip == 0 {
-			w.start, w.answers, w.tokens, w.squares, w.disturbed, w.paced, w.lost = now, 0, 0, 0, 0, 0, 0
+			w.round = windowRound{start: now}
 		}
 		return
 	}
-	w.answers++
-	w.tokens += tokens
-	w.squares += float64(tokens) * float64(tokens)
-	switch e {
-	case paced:
-		w.paced++
-	case disturbed:
-		w.disturbed++
-	}
-	if w.drained || w.answers < w.enough() {
+	w.round.add(tokens, e)
+	if w.drained || w.round.answers < w.enough() && !w.clear(now) {
 		return
 	}
-	if w.few(w.disturbed) && w.lost <= noise*now.Sub(w.start).Seconds() {
-		w.judge(w.throughput(now))
+	if w.round.few(w.round.disturbed) && w.round.lost <= noise*now.Sub(w.round.start).Seconds() {
+		w.judge(now)
 	}
-	w.skip = w.limit
+	w.restart(now)
 }
 
-// few reports whether so many answers may be left out of account.
-func (w *window) few(n int) bool { return float64(n) <= maxDisturbed*float64(w.answers) }
+// restart begins a round, after the answers to the requests in flight.
+func (w *window) restart(now time.Time) {
+	w.round = windowRound{start: now}
+	w.skip = w.flying
+	if w.phase != growing {
+		w.skip = max(w.skip, w.limit)
+	}
+}
 
 // enough returns the number of answers of a round.
 func (w *window) enough() int {
 	if w.phase == growing {
-		return max(firstAnswers, 2*w.limit) // doubling is easy to tell from noise
+		return max(firstLimit, w.limit) // doubling is easy to tell from noise
 	}
 	n := max(roundAnswers, 4*w.limit)
-	if w.tokens > 0 {
-		// The more the answers differ, the more of them tell the throughput.
-		mean := float64(w.tokens) / float64(w.answers)
-		variation := w.squares/float64(w.answers)/(mean*mean) - 1
-		n = max(n, min(int(variation/(precision*precision)), maxRound*n))
+	// The more the answers differ, the more of them tell the throughput.
+	return max(n, min(int(w.round.variation()/(precision*precision)), maxRound*n))
+}
+
+// clear reports whether a smaller limit has turned out to be too small before the round
+// has enough answers.
+func (w *window) clear(now time.Time) bool {
+	if w.phase != below || w.round.answers < max(clearAnswers, w.limit) {
+		return false
 	}
-	return n
+	// Answers without tokens differ, too.
+	deviation := math.Sqrt(max(w.round.variation(), 0.5) / float64(w.round.answers))
+	return w.loss(w.round.throughput(now))-2*deviation > costly*w.reduction()
 }
 
 // starve notes that there is no request for the last one that entered. The time until
@@ -221,7 +224,7 @@ func (w *window) lose(now time.Time) {
 		return
 	}
 	missing := max(w.limit-w.flying+1, 1)
-	w.lost += now.Sub(w.starved).Seconds() * float64(missing) / float64(w.limit)
+	w.round.lost += now.Sub(w.starved).Seconds() * float64(missing) / float64(w.limit)
 	w.starved = now
 }
 
@@ -232,33 +235,35 @@ func (w *window) drain() {
 	w.drained = true
 }
 
-func (w *window) throughput(now time.Time) float64 {
-	work := w.tokens
-	if work == 0 {
-		work = w.answers
-	}
-	return float64(work) / max(now.Sub(w.start).Seconds(), 1e-9)
-}
-
-// judge chooses the next limit after a round with that throughput.
-func (w *window) judge(throughput float64) {
+// judge chooses the next limit after a round.
+func (w *window) judge(now time.Time) {
+	throughput := w.round.throughput(now)
 	switch w.phase {
 	case growing:
-		w.grow(throughput)
+		w.grow(now)
 	case holding:
+		if w.best == 0 {
+			w.best = throughput
+		}
 		w.best += (throughput - w.best) / 2
-		if w.hold--; w.hold <= 0 {
+		if w.hold--; w.hold > 0 {
+			return
+		}
+		if w.lower {
+			w.lower = false
+			w.try(below, stepDown)
+		} else {
 			w.try(above, stepUp)
 		}
 	case above:
 		growth, most := throughput/w.best-1, float64(w.limit)/float64(w.base)-1
 		switch {
 		case growth >= linear*most: // the doubling ended too early
-			w.phase = growing
-			w.grow(throughput)
+			w.phase, w.rate = growing, 0
+			w.grow(now)
 		case growth >= useful*most:
 			w.keep(w.limit, throughput, 1)
-		case growth > noise && w.few(w.paced):
+		case growth > noise && w.round.few(w.round.paced):
 			w.keep(int(float64(w.base)*(1+growth)+0.5), throughput, min(2*w.holdNext, maxHold))
 		default:
 			w.try(below, stepDown)
@@ -267,8 +272,8 @@ func (w *window) judge(throughput float64) {
 		// The part of the limit that the gateway made use of, if the smaller
 		// limit made use of all of it.
 		used := float64(w.limit) * max(w.best/throughput, 1)
-		loss, most := 1-throughput/w.best, 1-float64(w.limit)/float64(w.base)
-		if loss > costly*most {
+		loss := w.loss(throughput)
+		if loss > costly*w.reduction() {
 			w.keep(w.base, w.best, min(2*w.holdNext, maxHold))
 			return
 		}
@@ -279,21 +284,26 @@ func (w *window) judge(throughput float64) {
 	}
 }
 
-// grow doubles the limit, or ends the doubling.
-func (w *window) grow(throughput float64) {
-	if w.best > 0 {
-		growth, most := throughput/w.best, float64(w.limit)/float64(w.base)
+// loss and reduction are the parts by which the throughput and the limit are smaller
+// than those that they are compared with.
+func (w *window) loss(throughput float64) float64 { return 1 - throughput/w.best }
+func (w *window) reduction() float64              { return 1 - float64(w.limit)/float64(w.base) }
+
+// grow doubles the limit, or ends the doubling. It counts answers: in so few of them, the
+// number of tokens varies more.
+func (w *window) grow(now time.Time) {
+	rate := float64(w.round.answers) / w.round.seconds(now)
+	if w.rate > 0 {
+		growth, most := rate/w.rate, float64(w.limit)/float64(w.base)
 		if growth < 1+linear*(most-1) {
-			w.keep(int(float64(w.base)*max(growth, 1)+0.5), max(throughput, w.best), 1)
-			if growth < flat {
-				w.try(below, stepDown) // perhaps the first limit was too large
-			}
+			w.keep(int(float64(w.base)*max(growth, 1)+0.5), 0, 1)
+			w.lower = growth < flat
 			return
 		}
 	}
-	w.base, w.best = w.limit, throughput
+	w.base, w.rate = w.limit, rate
 	if w.limit == w.most {
-		w.keep(w.limit, throughput, 1)
+		w.keep(w.limit, 0, 1)
 		return
 	}
 	w.set(2 * w.limit)
@@ -305,7 +315,7 @@ func (w *window) try(p phase, step float64) {
 	w.phase = p
 	w.set(int(float64(w.base)*step + 0.5))
 	switch {
-	case p == below && !w.few(w.paced):
+	case p == below && !w.round.few(w.round.paced):
 		w.keep(w.base, w.best, min(2*w.holdNext, maxHold))
 	case w.limit != w.base:
 	case p == above:
@@ -334,7 +344,7 @@ func (w *window) reduce(n int) {
 		return
 	}
 	w.keep(n, w.best, maxHold)
-	w.skip = w.limit
+	w.restart(time.Now())
 }
 
 // size returns the current limit.

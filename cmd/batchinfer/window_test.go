@@ -95,8 +95,8 @@ func TestWindow_SettlesWhereMoreWouldOnlyWait(t *testing.T) {
 			if took > 1.05 || mostTook > 1.1 {
 				t.Errorf("took %.3f times as long as with the best number in flight, at most %.3f; want 1.05, at most 1.1", took, mostTook)
 			}
-			if beside > 1.15 || mostBeside > tt.beside {
-				t.Errorf("a request beside the run takes %.3f times as long as alone, at most %.3f; want 1.15, at most %v", beside, mostBeside, tt.beside)
+			if beside > 1.2 || mostBeside > tt.beside {
+				t.Errorf("a request beside the run takes %.3f times as long as alone, at most %.3f; want 1.2, at most %v", beside, mostBeside, tt.beside)
 			}
 		})
 	}
@@ -179,7 +179,7 @@ func TestWindow_IsNotReducedWhileRequestsArePaced(t *testing.T) {
 			for range n {
 				w.admit()
 				now = now.Add(time.Duration(float64(time.Second) / perSecond(w.size())))
-				w.leave(w.begin(), now, 0, tt.evidence)
+				w.leave(w.begin(now), now, 0, tt.evidence)
 			}
 		}
 		answer(3000, func(limit int) float64 { return min(100, float64(limit)*2) })
@@ -190,5 +190,57 @@ func TestWindow_IsNotReducedWhileRequestsArePaced(t *testing.T) {
 		if got := w.size(); got < tt.least || got > tt.most {
 			t.Errorf("%v: the limit is %d after that gateway has gone, want %d to %d", tt.evidence, got, tt.least, tt.most)
 		}
+	}
+}
+
+// With many requests in flight, the limit doubles in twice the time of an answer, and not
+// after as many answers as there are for a small one.
+func TestWindow_DoublesInTwoAnswerTimes(t *testing.T) {
+	for name, service := range map[string]func(*rand.Rand) (time.Duration, int){"steady": steady, "varied": varied} {
+		t.Run(name, func(t *testing.T) {
+			const seeds = 20
+			took := 0.0 // answer times, on average
+			for seed := range uint64(seeds) {
+				q := newQueueRun(seed, 1000, service)
+				var mean time.Duration
+				for range 1000 {
+					d, _ := service(q.rand)
+					mean += d / 1000
+				}
+				w := newWindow(1000)
+				start := q.now
+				for w.size() < 512 {
+					for w.admit() {
+						q.send(w)
+					}
+					r := q.receive()
+					w.leave(r.begun, q.now, r.tokens, undisturbed)
+				}
+				took += q.now.Sub(start).Seconds() / mean.Seconds() / seeds
+			}
+			if took > 11 {
+				t.Errorf("it took %.1f times as long as an answer until the limit was 512, want at most 11", took)
+			}
+		})
+	}
+}
+
+// A limit that is clearly too small is not kept until the answers, which differ much, tell
+// the throughput precisely.
+func TestWindow_SmallerLimitEndsEarly(t *testing.T) {
+	w := newWindow(256)
+	w.keep(100, 100_000, 1)
+	w.try(below, stepDown)
+	now := time.Now()
+	w.restart(now)
+	r := rand.New(rand.NewPCG(1, 2))
+	answers := 0
+	for ; w.phase == below; answers++ {
+		w.admit()
+		now = now.Add(time.Second / 350) // 70,000 tokens a second
+		w.leave(w.begin(now), now, int(r.ExpFloat64()*200), undisturbed)
+	}
+	if answers > 400 || w.size() != 100 {
+		t.Errorf("after %d answers the limit was %d, want 100 after at most 400", answers, w.size())
 	}
 }
