@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"flag"
 	"fmt"
 	"io"
@@ -29,8 +30,29 @@ func newLogger(w io.Writer, verbosity int) *slog.Logger {
 		}
 	}
 	klog.SetOutput(w)
-	return slog.New(logr.ToSlogHandler(klog.Background()))
+	return slog.New(excusing{logr.ToSlogHandler(klog.Background())})
 }
+
+// An excusing handler adds to a line about a request how many of its attempts do not
+// count toward max, because the gateway asked for a wait or was not reached.
+type excusing struct{ slog.Handler }
+
+// Handle implements [slog.Handler].
+func (h excusing) Handle(ctx context.Context, r slog.Record) error {
+	if n := tallyOf(ctx).excused; n > 0 {
+		r = r.Clone()
+		r.AddAttrs(slog.Int("excused", n))
+	}
+	return h.Handler.Handle(ctx, r)
+}
+
+// WithAttrs implements [slog.Handler].
+func (h excusing) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return excusing{h.Handler.WithAttrs(attrs)}
+}
+
+// WithGroup implements [slog.Handler].
+func (h excusing) WithGroup(name string) slog.Handler { return excusing{h.Handler.WithGroup(name)} }
 
 // stopLogging flushes klog's buffer and ends its goroutine.
 func stopLogging() {

@@ -1156,6 +1156,8 @@ var mutations = []mutation{
 		"known && content != e.content", "known && content != e.content && false", "TestRun_NoticesChangedPrompt"},
 	{"white space is not a change of a prompt", "cmd/batchinfer", "checksumOf",
 		"case line[i] <= ' ':", "case false:", "TestRun_NoticesChangedPrompt"},
+	{"a line tells which attempts do not count", "cmd/batchinfer", "excusing.Handle",
+		"n > 0", "false && n > 0", "TestRunLogsRetries"},
 	{"the window does not grow for a queue", "cmd/batchinfer", "window.grow",
 		"growth < 1+linear*(most-1)", "false && growth < most", "TestWindow_SettlesWhereMoreWouldOnlyWait"},
 	{"the window shrinks", "cmd/batchinfer", "window.judge",
