@@ -15,9 +15,10 @@ import (
 // It measures the throughput over a round of answers, in tokens if the answers tell
 // them and otherwise in answers. The first rounds double the limit for as long as
 // the throughput grows with it. By Little's law, the limit that the gateway makes
-// use of is then the last one, multiplied by the growth of the throughput. After
-// that, rounds with a larger limit and with a smaller one find out whether that has
-// changed, rarely while it has not.
+// use of is then the last one, multiplied by the growth of the throughput. If already
+// the first doubling brings nothing, the limit is halved for as long as the throughput
+// does not fall with it. After that, rounds with a larger limit and with a smaller one
+// find out whether something has changed, rarely while it has not.
 //
 // A request that many others have overtaken does not count. Otherwise those that hang at
 // one of several gateways would take the place of those that another one could answer.
@@ -37,7 +38,7 @@ type window struct {
 	base     int     // the limit that is compared with
 	best     float64 // the throughput at base; 0: not measured
 	rate     float64 // while growing: answers per second at base; 0: not measured
-	lower    bool    // the limit may be too large, so a smaller one is tried first
+	lower    bool    // the last doubling brought nothing, so a smaller limit is tried first
 	hold     int     // rounds to go before the next comparison
 	holdNext int     // rounds to hold after that comparison, if it brings nothing
 
@@ -63,6 +64,7 @@ const (
 	holding phase = "holding" // at base
 	above   phase = "above"   // trying a larger limit
 	below   phase = "below"   // trying a smaller limit
+	halving phase = "halving" // until that is too small, because the first limit was too large
 )
 
 const (
@@ -183,10 +185,16 @@ func (w *window) restart(now time.Time) {
 
 // enough returns the number of answers of a round.
 func (w *window) enough() int {
-	if w.phase == growing {
-		return max(firstLimit, w.limit) // doubling is easy to tell from noise
+	switch w.phase { // doubling is easy to tell from noise
+	case growing:
+		return max(firstLimit, w.limit)
+	case halving:
+		return max(clearAnswers, 2*w.limit)
 	}
 	n := max(roundAnswers, 4*w.limit)
+	if w.lower {
+		return n
+	}
 	// The more the answers differ, the more of them tell the throughput.
 	return max(n, min(int(w.round.variation()/(precision*precision)), maxRound*n))
 }
@@ -249,10 +257,14 @@ func (w *window) judge(now time.Time) {
 		if w.hold--; w.hold > 0 {
 			return
 		}
-		if w.lower {
-			w.lower = false
+		lower := w.lower
+		w.lower = false
+		switch {
+		case lower && w.limit < 2*firstLimit:
+			w.try(halving, 0.5)
+		case lower:
 			w.try(below, stepDown)
-		} else {
+		default:
 			w.try(above, stepUp)
 		}
 	case above:
@@ -268,6 +280,14 @@ func (w *window) judge(now time.Time) {
 		default:
 			w.try(below, stepDown)
 		}
+	case halving:
+		if w.loss(throughput) < costly*w.reduction()/2 {
+			w.try(halving, 0.5)
+			return
+		}
+		// The gateway makes use of all of it, and of more in proportion.
+		used := float64(w.limit) * w.best / throughput
+		w.keep(int(min(used, float64(2*w.base))+0.5), w.best, 1)
 	case below:
 		// The part of the limit that the gateway made use of, if the smaller
 		// limit made use of all of it.
@@ -312,10 +332,13 @@ func (w *window) grow(now time.Time) {
 // try measures another limit, if it differs. While requests wait for one of several
 // gateways, a smaller limit might suffice, but would be too small when another one returns.
 func (w *window) try(p phase, step float64) {
+	if p == halving {
+		w.base = w.limit
+	}
 	w.phase = p
 	w.set(int(float64(w.base)*step + 0.5))
 	switch {
-	case p == below && !w.round.few(w.round.paced):
+	case p != above && !w.round.few(w.round.paced):
 		w.keep(w.base, w.best, min(2*w.holdNext, maxHold))
 	case w.limit != w.base:
 	case p == above:
