@@ -24,6 +24,8 @@ type pacedServer struct {
 	header http.Header                               // of a refusal
 	work   time.Duration
 
+	refusing time.Duration // how long a refusal takes
+
 	start time.Time
 
 	mu       sync.Mutex
@@ -35,7 +37,7 @@ type pacedServer struct {
 }
 
 func newPacedServer(work time.Duration, accept func(now time.Duration, inFlight int) int) *pacedServer {
-	return &pacedServer{accept: accept, work: work, header: http.Header{}, start: time.Now()}
+	return &pacedServer{accept: accept, work: work, refusing: time.Millisecond, header: http.Header{}, start: time.Now()}
 }
 
 func (s *pacedServer) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -54,7 +56,7 @@ func (s *pacedServer) RoundTrip(req *http.Request) (*http.Response, error) {
 	s.mu.Unlock()
 	resp := response(req, status, "")
 	if status != 200 {
-		time.Sleep(time.Millisecond)
+		time.Sleep(s.refusing)
 		resp.Header = s.header.Clone()
 		return resp, nil
 	}
@@ -153,38 +155,111 @@ func TestAdaptivePacer_FindsTheRate(t *testing.T) {
 	}
 }
 
-// A bucket that holds a few requests saves hardly anything while it is closed, and
-// refuses a rate that is too high at once.
+// A bucket of a few tokens is full soon after a refusal, and refuses a rate that is too
+// high immediately.
 func TestAdaptivePacer_SmallBuckets(t *testing.T) {
-	const found, end = 60 * time.Second, 115 * time.Second
-	for size, want := range map[float64]float64{1: 0.9, 5: 0.75} {
+	const found, end = 60 * time.Second, 145 * time.Second
+	for size, want := range map[float64]float64{1: 0.9, 5: 0.78, 10: 0.78, 20: 0.78} {
 		for _, rate := range []float64{10, 50, 200} {
 			for _, retryAfter := range []string{"", "1"} {
-				t.Run(fmt.Sprintf("%v of %v per second, Retry-After %s", size, rate, retryAfter), func(t *testing.T) {
-					synctest.Test(t, func(t *testing.T) {
-						s := newPacedServer(100*time.Millisecond, bucketOf(size, always(rate)))
-						if retryAfter != "" {
-							s.header.Set("Retry-After", retryAfter)
-						}
-						rt := &httpretry.RetryTransport{Base: s, Policy: httpretry.RetryConfig{MaxRetries: 1000}, Pacer: &httpretry.AdaptivePacer{}}
-						failed := work(t, rt, 64, int(120*rate))
-						accepted := s.sentIn(found, end)
-						for _, at := range s.refused {
-							if at >= found && at < end {
-								accepted--
+				for _, refusing := range []time.Duration{time.Millisecond, 100 * time.Millisecond} {
+					name := fmt.Sprintf("%v of %v per second, Retry-After %s, after %v", size, rate, retryAfter, refusing)
+					if refusing > time.Millisecond && rate > 50 || size == 20 && rate == 200 {
+						continue // takes long to find
+					}
+					t.Run(name, func(t *testing.T) {
+						synctest.Test(t, func(t *testing.T) {
+							s := newPacedServer(100*time.Millisecond, bucketOf(size, always(rate)))
+							s.refusing = refusing
+							if retryAfter != "" {
+								s.header.Set("Retry-After", retryAfter)
 							}
-						}
-						reached := float64(accepted) / (rate * (end - found).Seconds())
-						refused := float64(len(s.refused)-64) / float64(len(s.sent))
-						t.Logf("%.3f of the rate, %.3f refused", reached, refused)
-						if failed > 0 || reached < want || refused > 0.03 {
-							t.Errorf("%d failed, %.3f of the rate was reached, and %.3f of the attempts were refused; want none, %v, 0.03", failed, reached, refused, want)
-						}
+							rt := &httpretry.RetryTransport{Base: s, Policy: httpretry.RetryConfig{MaxRetries: 1000}, Pacer: &httpretry.AdaptivePacer{}}
+							failed := work(t, rt, 64, int(150*rate))
+							accepted := s.sentIn(found, end)
+							for _, at := range s.refused {
+								if at >= found && at < end {
+									accepted--
+								}
+							}
+							reached := float64(accepted) / (rate * (end - found).Seconds())
+							refused := float64(len(s.refused)-64) / float64(len(s.sent))
+							t.Logf("%.3f of the rate, %.3f refused", reached, refused)
+							if failed > 0 || reached < want || refused > 0.03 {
+								t.Errorf("%d failed, %.3f of the rate was reached, and %.3f of the attempts were refused; want none, %v, 0.03", failed, reached, refused, want)
+							}
+						})
 					})
-				})
+				}
 			}
 		}
 	}
+}
+
+// A server that refused everything for some time is used as before when it accepts again.
+func TestAdaptivePacer_Outage(t *testing.T) {
+	const begin, end, all = 30 * time.Second, 60 * time.Second, 150 * time.Second
+	tests := []struct {
+		name       string
+		status     int
+		retryAfter string
+		accept     func() func(time.Duration, int) int
+		late       time.Duration // at most, after the end and a wait that the server named
+	}{
+		{"429 of a bucket", 429, "1", func() func(time.Duration, int) int { return bucket(always(50)) }, 8 * time.Second},
+		{"429 of a bucket, 10 s", 429, "10", func() func(time.Duration, int) int { return bucket(always(50)) }, 8 * time.Second},
+		{"503 without a limit, 10 s", 503, "10", func() func(time.Duration, int) int {
+			return func(time.Duration, int) int { return 200 }
+		}, 40 * time.Second},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				accept := tt.accept()
+				var s *pacedServer
+				s = newPacedServer(2*time.Second, func(now time.Duration, inFlight int) int {
+					if now >= begin && now < end {
+						s.header.Set("Retry-After", tt.retryAfter)
+						return tt.status
+					}
+					s.header.Set("Retry-After", "1")
+					return accept(now, inFlight)
+				})
+				rt := &httpretry.RetryTransport{Base: s, Policy: httpretry.RetryConfig{MaxRetries: 1000}, Pacer: &httpretry.AdaptivePacer{}}
+				failed := work(t, rt, 100, 50*int((all-(end-begin)).Seconds()))
+				asked, _ := strconv.Atoi(tt.retryAfter)
+				most := all + time.Duration(asked)*time.Second + tt.late
+				took := time.Since(s.start)
+				t.Logf("took %v", took)
+				if failed > 0 || took > most {
+					t.Errorf("%d calls failed, and all took %v, want none and at most %v", failed, took, most)
+				}
+			})
+		})
+	}
+}
+
+// Attempts that were sent long before the first refusal show no rate.
+func TestAdaptivePacer_FewAttemptsBefore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := 0
+		s := newPacedServer(50*time.Millisecond, func(time.Duration, int) int {
+			if n++; n == 6 {
+				return 429
+			}
+			return 200
+		})
+		rt := &httpretry.RetryTransport{Base: s, Pacer: &httpretry.AdaptivePacer{}}
+		for range 5 {
+			work(t, rt, 1, 1)
+			time.Sleep(time.Hour)
+		}
+		begun := time.Now()
+		work(t, rt, 1, 20)
+		if took := time.Since(begun); took > 10*time.Second {
+			t.Errorf("20 calls after a refusal took %v, want at most 10s", took)
+		}
+	})
 }
 
 // A limit that halves or doubles is found again.
@@ -969,6 +1044,42 @@ func TestAdaptivePacer_TurnThatIsNotUsed(t *testing.T) {
 		}
 		probe(httpretry.Attempt{Response: response(req, 200, "")})
 		<-second
+	})
+}
+
+// Turns that were taken before an opening and are not used after it do not count for the
+// rate.
+func TestAdaptivePacer_TurnsThatAreNotUsedLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var p httpretry.AdaptivePacer
+		req := newRequest(t, "GET", "http://example.com/", nil)
+		wait := func() func(httpretry.Attempt) {
+			done, err := p.Wait(t.Context(), req, 0)
+			if err != nil {
+				t.Error(err)
+			}
+			return done
+		}
+		refused := httpretry.Attempt{Response: response(req, 429, ""), Verdict: httpretry.Verdict{Outcome: httpretry.Unprocessed}}
+		accepted := httpretry.Attempt{Response: response(req, 200, "")}
+		wait()(refused)
+		wait()(accepted)
+		var held []func(httpretry.Attempt)
+		for range 8 {
+			held = append(held, wait())
+		}
+		wait()(refused)
+		wait()(accepted)
+		for _, done := range held {
+			done(httpretry.Attempt{Request: req, Err: route.ErrNotSent})
+		}
+		for range 3 {
+			wait()(refused)
+			wait()(accepted)
+			if d := p.Delay(req); d < 0 || d > time.Minute {
+				t.Errorf("the next attempt is delayed by %v, want less than a minute", d)
+			}
+		}
 	})
 }
 

@@ -2,25 +2,26 @@ package httpretry
 
 import "time"
 
-// A credit is the number of attempts that may be sent faster than the rate, because
-// the server's quota has grown while nothing was sent. A token bucket that holds only a
-// few attempts is full soon, and gives less.
+// A credit is a number of attempts that may be sent faster than the rate, because the
+// server's quota grew while nothing was sent. A token bucket that holds few tokens is
+// soon full and grants less.
 type credit struct {
 	most    float64 // that the server gives; infinite: not known
 	given   float64 // after the last opening
-	left    float64 // of it
+	left    float64 // of given
 	usedAt  time.Time
-	refused bool // nearly all of it
+	refused bool // an attempt that used it was refused
 }
 
-// faster is the factor of the rate while there is credit, and creditPart the part of
-// an attempt that this uses.
+// While there is credit, attempts are sent faster times as fast, and each uses
+// creditPart of an attempt.
 const (
 	creditPart = 0.2
 	faster     = 1 / (1 - creditPart)
 )
 
-// give begins a period with a credit of n attempts, or as many as the server gives.
+// give begins a period with a credit of n attempts, at most c.most. A credit of less
+// than one attempt is none.
 func (c *credit) give(n float64) {
 	if n = min(n, c.most); n < 1 {
 		n = 0
@@ -38,19 +39,21 @@ func (c *credit) use(now time.Time) bool {
 	return true
 }
 
-// refuse notes that an attempt was refused which was sent at sent, when attempts were
-// spaced by gap. If most of a larger credit was used before, it was the rate that was
-// too high.
-func (c *credit) refuse(sent time.Time, gap time.Duration) {
-	c.refused = c.given-c.left < c.given/4 && sent.Sub(c.usedAt) <= gap
+// refuse notes a refusal of the attempt sent at sent. spacing is the time between
+// attempts at the rate. A refusal while the credit is used, or of the attempt after it,
+// is due to the credit.
+func (c *credit) refuse(sent time.Time, spacing time.Duration) {
+	c.refused = c.given > 0 && sent.Sub(c.usedAt) <= spacing
 }
 
-// learn ends a period.
+// learn adjusts most at the end of a period.
 func (c *credit) learn() {
 	switch {
 	case c.refused:
 		c.most = (c.given - c.left) / 2
-	case c.given > 0 && c.left <= 0:
+	case c.given == 0:
+		c.most *= 1.2
+	case c.left <= 0:
 		c.most = max(c.most, 1.2*c.given)
 	}
 }

@@ -15,6 +15,7 @@ type flightLimit struct {
 	lowest int // number of attempts that were in flight when one without a lane was refused
 
 	loweredAt time.Time
+	accepted  bool          // an attempt that was sent after loweredAt
 	hold      time.Duration // for which a number that was refused is not exceeded
 	stepAt    time.Time     // when found may be raised
 	toStep    int           // attempts to be sent before that, unless they take long
@@ -39,6 +40,11 @@ func (f *flightLimit) send(now time.Time, limited bool) {
 	}
 }
 
+// accept handles an attempt that was not refused.
+func (f *flightLimit) accept(t turn) {
+	f.accepted = f.accepted || t.sent.After(f.loweredAt)
+}
+
 // refuse handles a refusal. inFlight is the number of attempts still in flight.
 func (f *flightLimit) refuse(t turn, inFlight int, retryAfter time.Duration, now time.Time) {
 	// Attempts that were sent simultaneously may arrive in another order. When
@@ -55,8 +61,9 @@ func (f *flightLimit) refuse(t turn, inFlight int, retryAfter time.Duration, now
 	}
 	if t.sent.After(f.loweredAt) { // otherwise it belongs to the refusals before
 		f.hold = firstHold
-		if often := 30 * min(retryAfter, time.Hour); now.Sub(f.loweredAt) < 2*often {
-			// After each refusal with Retry-After nothing is sent for some time.
+		if often := 30 * min(retryAfter, time.Hour); f.accepted && now.Sub(f.loweredAt) < 2*often {
+			// After each refusal with Retry-After nothing is sent for some time. But
+			// if nothing was accepted in between, that was not because of the number.
 			f.hold = max(f.hold, often)
 		}
 	}
@@ -75,6 +82,6 @@ func (f *flightLimit) timeout(t turn, now time.Time) {
 
 func (f *flightLimit) lower(n int, now time.Time, hold time.Duration) {
 	f.found = max(1, min(f.found, n))
-	f.step, f.loweredAt = 1, now
+	f.step, f.loweredAt, f.accepted = 1, now, false
 	f.stepAt, f.toStep = now.Add(hold), 100
 }

@@ -29,3 +29,27 @@ func TestFlightLimit_BearsFastResponsesInABurst(t *testing.T) {
 		t.Errorf("got limit %d after a burst whose number 21 was refused first, want 20", got)
 	}
 }
+
+// A number that was refused after attempts had been accepted at it costs a wait each time.
+// One that is refused when nothing was accepted was refused for another reason.
+func TestFlightLimit_HoldsWhatWasAccepted(t *testing.T) {
+	const retryAfter = 10 * time.Second
+	for _, accepted := range []bool{false, true} {
+		f := newFlightLimit(0)
+		now := time.Now()
+		f.refuse(turn{inFlight: 30}, 29, retryAfter, now)
+		now = now.Add(retryAfter)
+		sent := turn{lane: new(lane), inFlight: 29, sent: now}
+		if accepted {
+			f.accept(sent)
+		}
+		f.refuse(sent, 28, retryAfter, now)
+		want := firstHold
+		if accepted {
+			want = 30 * retryAfter
+		}
+		if got := f.stepAt.Sub(now); got != want {
+			t.Errorf("accepted before: %t: the number is raised after %v, want %v", accepted, got, want)
+		}
+	}
+}

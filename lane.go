@@ -189,6 +189,7 @@ func (l *lane) done(t turn, s signal, retryAfter time.Duration, resp *http.Respo
 		l.rate.refuse(t, retryAfter, now, false)
 	case s == accepted:
 		l.rate.accept(t, now)
+		l.flight.accept(t)
 	case s == timedOut:
 		l.flight.timeout(t, now)
 	case s == down, t.inFlight <= 1:

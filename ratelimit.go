@@ -12,19 +12,19 @@ type rateLimit struct {
 	least, most float64 // bounds; most may be infinite
 
 	base   float64   // the rate that the server accepts; infinite: not known
-	starts bool      // base is doubled until a refusal, because little was accepted before the first
+	starts bool      // base is doubled until a refusal: few attempts were accepted before the first one
 	excess float64   // the part of base by which it is exceeded
-	credit credit    // after a wait that the server named, because it accepts earlier than it says
+	credit credit    // attempts that may be sent faster after a wait that the server named
 	next   time.Time // when the rate permits the next attempt
 	sentAt time.Time // the last attempt
 	closed time.Time // until then nothing is sent, whatever the rate
 	quota  quota
 
-	hold     time.Duration // after an opening, for which base is not exceeded
+	hold     time.Duration // the time after an opening before the first step
 	stepAt   time.Time     // when excess may be raised
 	toStep   int           // attempts to be sent before that, unless they take long
-	stepped  time.Time     // the first attempt after excess was raised
-	early    int           // consecutive periods in which that one or the next was refused
+	stepped  time.Time     // when the first attempt of the last step may be sent; zero: no step yet
+	early    int           // consecutive periods that a refusal of that attempt or the next one has begun
 	feedback time.Duration // how long it may take until the server refuses a rate that is too high
 
 	// A period begins with each refusal that counts. Then single attempts are
@@ -38,6 +38,7 @@ type rateLimit struct {
 	refusedAt time.Time     // the first refusal of the period
 	named     bool          // the server named the time of the opening
 	keepsRate bool          // the refusal says nothing about the rate
+	until     time.Time     // the time of the opening that the server named first
 
 	begun  time.Time // when the limit was opened last; zero: never
 	opened time.Time // when the server probably accepted again
@@ -51,9 +52,10 @@ const (
 	stepSent   = 8               // attempts until the next step
 	firstStep  = 0.02            // of base
 	leastStep  = 0.05            // attempts per second, so that slow processes catch up
-	mostHold   = 2 * time.Minute
-	few        = 10 // attempts accepted before the first refusal that do not tell a rate
-	startRate  = 10 // attempts per second, if nothing was accepted before
+	mostHold   = 2 * time.Minute // time at a rate that a small bucket refused to exceed
+	leastKnown = 10              // attempts accepted before the first refusal that show a rate
+	outage     = 3 * time.Second // after the time of an opening, until a server is taken to refuse everything
+	startRate  = 10              // attempts per second, if nothing was accepted before
 	firstGap   = 100 * time.Millisecond
 	maxGap     = 5 * time.Second
 	halfLife   = 100 // of feedback, in multiples of it
@@ -68,7 +70,10 @@ func newRateLimit(free *history, least, most float64) rateLimit {
 	if !(least > 0) {
 		least = 0
 	}
-	return rateLimit{free: free, least: least, most: most, base: math.Inf(1), credit: credit{most: math.Inf(1)}, hold: firstHold, patience: time.Second}
+	return rateLimit{
+		free: free, least: least, most: most, base: math.Inf(1),
+		credit: credit{most: math.Inf(1)}, hold: firstHold, patience: time.Second,
+	}
 }
 
 func (r *rateLimit) perSecond() float64 {
@@ -137,16 +142,19 @@ func (r *rateLimit) send(now time.Time, limited bool) {
 	r.next = r.next.Add(seconds(1 / rate))
 	r.toStep--
 	switch {
-	case !limited || now.Before(r.stepAt):
+	case !limited || now.Before(r.stepAt) || r.perSecond() >= r.most:
 	case r.starts:
 		r.base *= 2
 		r.stepAt = now.Add(time.Second)
 	case r.toStep <= 0 || now.Sub(r.stepAt) > longHold:
-		r.excess = max(firstStep, leastStep/r.base, 2*r.excess)
+		r.excess = max(r.firstExcess(), 2*r.excess)
 		r.stepped = r.next
 		r.stepAt, r.toStep = now.Add(r.stepTime()), stepSent
 	}
 }
+
+// firstExcess returns the excess of the first step.
+func (r *rateLimit) firstExcess() float64 { return max(firstStep, leastStep/r.base) }
 
 // stepTime returns the time until the next step.
 func (r *rateLimit) stepTime() time.Duration {
@@ -158,7 +166,9 @@ func (r *rateLimit) stepTime() time.Duration {
 
 // returned takes back a turn that was not used.
 func (r *rateLimit) returned(t turn) {
-	r.sent--
+	if !t.sent.Before(r.begun) {
+		r.sent--
+	}
 	if !r.probing {
 		r.next = r.next.Add(-r.duration(1)) // for the next waiter
 	}
@@ -202,12 +212,9 @@ func (r *rateLimit) refuse(t turn, retryAfter time.Duration, now time.Time, keep
 		r.gap = min(2*r.gap, maxGap)
 	} else {
 		r.refusedAt, r.named, r.keepsRate = now, false, keepsRate
-		gap := r.duration(1)
-		r.credit.refuse(t.sent, gap)
-		if since := t.sent.Sub(r.stepped); since >= 0 && since < 2*gap {
-			r.early++
-		} else {
-			r.early = 0
+		r.until = now.Add(retryAfter)
+		if !keepsRate {
+			r.noteExcess(t.sent)
 		}
 		r.gap = firstGap
 		if rate := r.perSecond(); !math.IsInf(rate, 1) {
@@ -221,6 +228,17 @@ func (r *rateLimit) refuse(t turn, retryAfter time.Duration, now time.Time, keep
 	r.probing, r.probe = true, time.Time{}
 	r.period++
 	r.close(now.Add(r.gap))
+}
+
+// noteExcess notes which part of the rate the attempt sent at sent may have exceeded.
+func (r *rateLimit) noteExcess(sent time.Time) {
+	spacing := r.duration(1)
+	r.credit.refuse(sent, spacing)
+	if since := sent.Sub(r.stepped); since >= 0 && since < 2*spacing {
+		r.early++
+	} else {
+		r.early = 0
+	}
 }
 
 // open ends the probing: the server accepts again.
@@ -238,7 +256,7 @@ func (r *rateLimit) open(now time.Time) {
 	r.begun, r.opened, r.sent = now, opened, 0
 	r.next = probe.Add(r.duration(1))
 	if r.next.Before(now) {
-		r.next = now // a bucket may hold only one attempt
+		r.next = now // the next token of a bucket of one is there
 	}
 	r.stepAt, r.toStep = now.Add(r.hold), holdSent
 	if r.starts {
@@ -249,12 +267,17 @@ func (r *rateLimit) open(now time.Time) {
 // learn finds the rate that the server accepts.
 func (r *rateLimit) learn(opened, now time.Time) {
 	closed := now.Sub(r.refusedAt)
+	if r.named && now.Sub(r.until) > outage {
+		// The server refused everything, also after the time that it had named.
+		opened, closed = r.refusedAt, 0
+	}
 	took := opened.Sub(r.opened).Seconds()
 	if old := r.feedback.Seconds(); old > 0 {
 		r.feedback = seconds(old * math.Exp2(-took/old/halfLife))
 	}
 	r.feedback = max(r.feedback, closed)
-	saves := !r.named || r.credit.most >= r.base*min(1, closed.Seconds())
+	second := min(1, closed.Seconds()) // that Retry-After was rounded up by
+	madeUp := !r.named || r.credit.most >= r.base*second
 	held := r.refusedAt.Sub(r.begun) > 2*r.feedback
 	r.credit.learn()
 	switch before := r.base; {
@@ -272,52 +295,51 @@ func (r *rateLimit) learn(opened, now time.Time) {
 	case r.excess > 0 && held:
 		r.base = r.exceeded(took)
 		r.hold = max(r.hold/2, firstHold)
-		if !saves && r.measured(took) < 0.97*before {
-			// Each refusal costs more than a higher rate would bring.
+		if !madeUp && r.measured(took) < 0.97*before {
+			// A refusal costs more than a higher rate would gain.
 			r.hold = min(4*r.hold, mostHold)
 		}
 	default:
+		r.hold = firstHold // base is new
 		r.base = min(r.measured(took), r.perSecond())
 		if took < firstHold.Seconds() {
 			r.base = min(r.base, 0.85*before)
 		}
 	}
-	// Nothing is left of the quota, so a rate that is exact would be refused.
+	// The quota is exhausted: the next attempt at exactly the rate would be refused.
 	r.starts, r.excess = false, -firstStep
+	missed := 0.0
 	if r.named {
-		// Retry-After is rounded up to a second.
-		r.credit.give(r.base * min(1, closed.Seconds()))
-	} else {
-		r.credit.give(0)
+		missed = r.base * second
 	}
+	r.credit.give(missed)
 }
 
-// begin finds the first rate. If little was accepted before the first refusal, that is
-// no rate, but perhaps a bucket that holds as much.
+// begin finds the first rate. A few accepted attempts may be the content of a bucket,
+// and do not show a rate.
 func (r *rateLimit) begin(opened time.Time) {
 	r.base = r.free.rate(r.refusedAt, opened)
-	r.starts = r.base == 0 || r.free.accepted() < few
+	r.starts = r.base == 0 || r.free.accepted() < leastKnown
 	if !r.starts {
 		return
 	}
-	if r.base == 0 {
-		r.base = startRate
-	}
+	r.base = max(r.base, startRate)
 	r.excess = 0
 	r.feedback = 0 // no rate was refused
 }
 
-// exceeded returns the rate that the server accepts if only the excess was refused,
-// took seconds after it was opened.
+// exceeded returns the rate after a refusal of the excess. took is the time in seconds
+// since the limit was opened.
 func (r *rateLimit) exceeded(took float64) float64 {
 	rate := max(r.base, min(r.measured(took), r.perSecond()))
-	if r.excess > 0.5 {
+	first := r.firstExcess()
+	if r.excess > max(0.5, first) {
 		// The limit has risen, and an earlier step was accepted, too.
 		rate = max(rate, r.base*(1+r.excess/4))
 	}
-	if r.early > 1 && r.excess > firstStep {
-		// The bucket is small, or more attempts would have been accepted before the
-		// refusal. So the step before was accepted.
+	if r.early > 1 && r.excess > first {
+		// A larger bucket would have accepted more attempts of this step. So the
+		// bucket is small, and it accepted the step before.
 		rate = max(rate, r.base*(1+r.excess/2))
 	}
 	return rate

@@ -545,3 +545,35 @@ func TestRun_EndsAfterAnOutage(t *testing.T) {
 		})
 	}
 }
+
+// After a gateway has asked all requests to wait for some time, it is soon used as before.
+func TestRun_OutageWithRetryAfter(t *testing.T) {
+	const begin, end, all = 30 * time.Second, 60 * time.Second, 180 * time.Second
+	for _, tt := range []struct {
+		status int
+		header string
+	}{{503, "Retry-After: 10"}, {529, "Retry-After: 1"}, {429, "Retry-After: 1"}} {
+		t.Run(fmt.Sprint(tt.status), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				slots := make(chan struct{}, 100)
+				start := time.Now()
+				gateway := virtualGateway(func(*http.Request) (int, string, string) {
+					if now := time.Since(start); now >= begin && now < end {
+						return tt.status, tt.header, ""
+					}
+					slots <- struct{}{}
+					time.Sleep(2 * time.Second)
+					<-slots
+					return 200, "", answered
+				})
+				n := 50 * int((all - (end - begin)).Seconds())
+				b, _, err := runVirtual(t, n, defaultConfig(), gateway)
+				took := time.Since(start)
+				t.Logf("took %v", took)
+				if err != nil || b.summary.answered != n || took > all+60*time.Second {
+					t.Errorf("got %d of %d answered, %v, in %v, want all in at most %v", b.summary.answered, n, err, took, all+60*time.Second)
+				}
+			})
+		})
+	}
+}

@@ -92,8 +92,10 @@ const (
 	maxRound  = 8
 
 	flat    = 1.2 // times the throughput, after a doubling that served only the queue
-	linear  = 0.5 // of the growth of the limit, for another doubling
+	linear  = 0.4 // of the growth of the limit, for another doubling
 	maxHold = 32  // rounds
+
+	slower = 0.7 // of the throughput before, of a gateway that makes use of a smaller limit now
 
 	maxDisturbed = 0.05 // of the answers of a round that counts
 
@@ -187,7 +189,7 @@ func (w *window) restart(now time.Time) {
 func (w *window) enough() int {
 	switch w.phase { // doubling is easy to tell from noise
 	case growing:
-		return max(firstLimit, w.limit)
+		return max(clearAnswers, w.limit)
 	case halving:
 		return max(clearAnswers, 2*w.limit)
 	}
@@ -199,15 +201,22 @@ func (w *window) enough() int {
 	return max(n, min(int(w.round.variation()/(precision*precision)), maxRound*n))
 }
 
-// clear reports whether a smaller limit has turned out to be too small before the round
-// has enough answers.
+// clear reports whether a round tells enough before it has all answers: a larger limit
+// brings much, or a smaller one is too small.
 func (w *window) clear(now time.Time) bool {
-	if w.phase != below || w.round.answers < max(clearAnswers, w.limit) {
+	if w.round.answers < max(clearAnswers, w.limit) {
 		return false
 	}
 	// Answers without tokens differ, too.
-	deviation := math.Sqrt(max(w.round.variation(), 0.5) / float64(w.round.answers))
-	return w.loss(w.round.throughput(now))-2*deviation > costly*w.reduction()
+	margin := 2 * math.Sqrt(max(w.round.variation(), 0.5)/float64(w.round.answers))
+	change := w.round.throughput(now)/w.best - 1
+	switch w.phase {
+	case above:
+		return change-margin > linear*w.change()
+	case below:
+		return -change-margin > -costly*w.change()
+	}
+	return false
 }
 
 // starve notes that there is no request for the last one that entered. The time until
@@ -253,6 +262,11 @@ func (w *window) judge(now time.Time) {
 		if w.best == 0 {
 			w.best = throughput
 		}
+		if throughput < slower*w.best {
+			w.best, w.holdNext = throughput, 1
+			w.try(halving, 0.5)
+			return
+		}
 		w.best += (throughput - w.best) / 2
 		if w.hold--; w.hold > 0 {
 			return
@@ -268,7 +282,7 @@ func (w *window) judge(now time.Time) {
 			w.try(above, stepUp)
 		}
 	case above:
-		growth, most := throughput/w.best-1, float64(w.limit)/float64(w.base)-1
+		growth, most := throughput/w.best-1, w.change()
 		switch {
 		case growth >= linear*most: // the doubling ended too early
 			w.phase, w.rate = growing, 0
@@ -281,19 +295,23 @@ func (w *window) judge(now time.Time) {
 			w.try(below, stepDown)
 		}
 	case halving:
-		if w.loss(throughput) < costly*w.reduction()/2 {
+		loss := 1 - throughput/w.best
+		if loss < costly/2*-w.change() {
 			w.try(halving, 0.5)
 			return
 		}
 		// The gateway makes use of all of it, and of more in proportion.
 		used := float64(w.limit) * w.best / throughput
 		w.keep(int(min(used, float64(2*w.base))+0.5), w.best, 1)
+		if w.limit >= firstLimit {
+			w.try(above, stepUp) // perhaps the doubling ended too early
+		}
 	case below:
 		// The part of the limit that the gateway made use of, if the smaller
 		// limit made use of all of it.
 		used := float64(w.limit) * max(w.best/throughput, 1)
-		loss := w.loss(throughput)
-		if loss > costly*w.reduction() {
+		loss := 1 - throughput/w.best
+		if loss > costly*-w.change() {
 			w.keep(w.base, w.best, min(2*w.holdNext, maxHold))
 			return
 		}
@@ -304,10 +322,9 @@ func (w *window) judge(now time.Time) {
 	}
 }
 
-// loss and reduction are the parts by which the throughput and the limit are smaller
-// than those that they are compared with.
-func (w *window) loss(throughput float64) float64 { return 1 - throughput/w.best }
-func (w *window) reduction() float64              { return 1 - float64(w.limit)/float64(w.base) }
+// change returns the part by which the limit is larger than the one that it is compared
+// with.
+func (w *window) change() float64 { return float64(w.limit)/float64(w.base) - 1 }
 
 // grow doubles the limit, or ends the doubling. It counts answers: in so few of them, the
 // number of tokens varies more.
@@ -316,8 +333,8 @@ func (w *window) grow(now time.Time) {
 	if w.rate > 0 {
 		growth, most := rate/w.rate, float64(w.limit)/float64(w.base)
 		if growth < 1+linear*(most-1) {
+			w.lower = growth < flat || w.base == firstLimit
 			w.keep(int(float64(w.base)*max(growth, 1)+0.5), 0, 1)
-			w.lower = growth < flat
 			return
 		}
 	}
@@ -366,7 +383,7 @@ func (w *window) reduce(n int) {
 	if n >= w.limit || w.limit <= leastLimit {
 		return
 	}
-	w.keep(n, w.best, maxHold)
+	w.keep(n, 0, 1)
 	w.restart(time.Now())
 }
 

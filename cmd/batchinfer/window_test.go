@@ -81,7 +81,7 @@ func TestWindow_SettlesWhereMoreWouldOnlyWait(t *testing.T) {
 		beside   float64 // most time of a request beside a single run
 	}{
 		{5, "steady", steady, 1500, 40, 1.4},
-		{8, "steady", steady, 3000, 40, 2.2}, // twice as long if all of the first 16 stay in flight
+		{8, "steady", steady, 3000, 40, 1.3}, // twice as long if all of the first 16 stay in flight
 		{40, "steady", steady, 10_000, 10, 1.35},
 		{24, "varied", varied, 30_000, 6, 1.35},
 	} {
@@ -243,5 +243,33 @@ func TestWindow_SmallerLimitEndsEarly(t *testing.T) {
 	}
 	if answers > 400 || w.size() != 100 {
 		t.Errorf("after %d answers the limit was %d, want 100 after at most 400", answers, w.size())
+	}
+}
+
+// When a gateway becomes slower, the limit follows, although it is rarely compared with
+// others by then.
+func TestWindow_FollowsAGatewayThatBecomesSlower(t *testing.T) {
+	const slots, later = 64, 16
+	for seed := range uint64(5) {
+		q := newQueueRun(seed, slots, steady)
+		w := newWindow(256)
+		answer := func() {
+			for w.admit() {
+				q.send(w)
+			}
+			r := q.receive()
+			w.leave(r.begun, q.now, r.tokens, undisturbed)
+		}
+		for range 300 * slots {
+			answer()
+		}
+		q.free = q.free[:later]
+		start := q.now
+		for w.size() > 3*later/2 && q.now.Sub(start) < 1000*time.Second {
+			answer()
+		}
+		if took := q.now.Sub(start); took > 150*time.Second {
+			t.Errorf("the limit was %d after %v, want at most %d after 150s", w.size(), took.Round(time.Second), 3*later/2)
+		}
 	}
 }
