@@ -21,30 +21,36 @@ import (
 //   - A rate, after a 429 or another response that is [Unprocessed]. When the
 //     refusals end, the rate is set to the mean rate of the attempts that the
 //     server has accepted since the previous refusals ended. This is correct for
-//     windows, and for token buckets that do not fill up meanwhile. After 3 seconds and 40 attempts, or after 8
-//     seconds, the rate is exceeded by 2 %, then by 4 %, 8 % and so on, in steps
-//     of a second, until a refusal. If the refusals last long, a step takes half of
-//     that time instead of a second, because a server with windows refuses a rate
-//     that is too high only when the window is exhausted. If the first or the second
-//     attempt of a step is refused twice in succession, the bucket is small, and the
-//     rate of the step before was accepted.
+//     windows, and for token buckets that are not full before the refusals end.
+//     After 3 seconds and 40 attempts, or after 8 seconds, the rate is exceeded by
+//     2 %, then by 4 %, 8 % and so on, in steps of a second, until a refusal. The
+//     first step is at least 0.05 attempts per second. If the refusals last long, a
+//     step takes half of that time instead of a second, because a server with
+//     windows refuses a rate that is too high only when the window is exhausted.
+//     A token bucket that holds few tokens refuses a step immediately. If the first
+//     or second attempt of a step is refused, twice in succession, the rate is set
+//     to that of the step before.
 //   - A number of attempts in flight, after a 503, a 529 or a timeout. After a
 //     refusal, the number is set to that of the other attempts in flight. After a
 //     timeout, it is set to four fifths of the attempts in flight. After 3 seconds
 //     and 100 attempts, or after 13 seconds, the number is raised by 1, then by 2, 4
 //     and so on, in steps of a second, until a refusal. If a refusal follows another
 //     within 3 seconds, the number is lowered by at least a fifth. If it has a
-//     Retry-After and follows another within 60 times that wait, the number is not
-//     raised for 30 times that wait, or for 3 seconds if that is longer.
+//     Retry-After and follows another within 60 times that wait, and attempts were
+//     accepted in between, the number is not raised for 30 times that wait, or for 3
+//     seconds if that is longer.
 //
-// If fewer than 10 attempts were accepted before the first refusal, the rate begins
-// with theirs, or with 10 attempts per second if there was none, and is doubled every
-// second until a refusal.
+// If fewer than 10 attempts were accepted before the first refusal, they do not show a
+// rate. The rate then begins with theirs, but with at least 10 attempts per second. It
+// is doubled after each second in which calls wait for it, until a refusal.
 //
-// After a wait that the server named, attempts are sent a quarter faster than the rate,
-// until they have caught up with at most a second, because Retry-After is rounded up. A
-// bucket that holds only a few attempts refuses that: from then on, fewer are caught up
-// with, and a rate that was refused is tried again less often, after up to 2 minutes.
+// Servers round Retry-After up to a second. After such a wait, attempts are therefore
+// sent a quarter faster than the rate, until the attempts of at most one second have
+// been made up for. If the server refuses one of them, its bucket is small: fewer are
+// made up for after the next wait. Each refusal then costs more than a higher rate
+// gains. If the mean rate was below 97 % of the rate, the time before the next step is
+// multiplied by up to 4, to at most 2 minutes. If the server still refuses everything
+// 3 seconds after the time that it named, the refusals say nothing about the rate.
 //
 // The attempts before the first refusal of a server are counted for all servers
 // together. The first limit of one of several servers may therefore be too high, until
@@ -60,7 +66,8 @@ import (
 // window.
 //
 // The constants are the result of simulations; see docs/pacing.md. In a single
-// process they limit refusals to about one attempt in a hundred.
+// process, about one attempt in a hundred is refused, if the limit is at least a few
+// per second.
 //
 // An attempt is in flight until its response has been received as described at
 // [Pacer.Wait]. The caller's reading of a streamed body does not count.

@@ -86,7 +86,7 @@ func bucket(rate func(now time.Duration) float64) func(time.Duration, int) int {
 	return bucketOf(math.Inf(1), rate)
 }
 
-// bucketOf accepts rate requests per second, and as many at once, but at most size.
+// bucketOf accepts rate requests per second, and as many in a burst, but at most size.
 func bucketOf(size float64, rate func(now time.Duration) float64) func(time.Duration, int) int {
 	var tokens float64
 	var last time.Duration

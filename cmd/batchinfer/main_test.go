@@ -76,8 +76,8 @@ func startPlain(t *testing.T, args ...string) outcome {
 	return start(t.Context(), nil, strings.NewReader(""), args...)
 }
 
-// command returns the program as a process of its own. The state of klog is global, so
-// that parallel tests run processes.
+// command returns the program as a process of its own. Parallel tests run processes,
+// because the state of klog is global.
 func command(t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), os.Args[0], args...)
@@ -89,7 +89,10 @@ func command(t *testing.T, args ...string) *exec.Cmd {
 func outcomeOf(cmd *exec.Cmd) outcome {
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	_ = cmd.Run()
+	var exit *exec.ExitError
+	if err := cmd.Run(); err != nil && !errors.As(err, &exit) {
+		fmt.Fprintln(&stderr, err)
+	}
 	return outcome{cmd.ProcessState.ExitCode(), stdout.String(), stderr.String()}
 }
 

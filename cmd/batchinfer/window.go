@@ -12,13 +12,12 @@ import (
 // makes use of. A gateway that queues refuses nothing: with more requests in flight
 // it answers no more of them, only later, and delays the requests of others.
 //
-// It measures the throughput over a round of answers, in tokens if the answers tell
-// them and otherwise in answers. The first rounds double the limit for as long as
-// the throughput grows with it. By Little's law, the limit that the gateway makes
-// use of is then the last one, multiplied by the growth of the throughput. If already
-// the first doubling brings nothing, the limit is halved for as long as the throughput
-// does not fall with it. After that, rounds with a larger limit and with a smaller one
-// find out whether something has changed, rarely while it has not.
+// It measures the throughput over a round of answers. The first rounds double the limit
+// as long as the number of answers per second grows with it. By Little's law, the gateway
+// makes use of the limit before the last doubling, multiplied by the growth. If already
+// the first doubling brings little, the limit is halved as long as the throughput does not
+// fall with it. Later rounds measure tokens, or answers if these have no number of tokens.
+// They compare a larger and a smaller limit, rarely if neither is better.
 //
 // A request that many others have overtaken does not count. Otherwise those that hang at
 // one of several gateways would take the place of those that another one could answer.
@@ -45,7 +44,7 @@ type window struct {
 	skip    int // answers until the round starts: those to requests of an earlier limit
 	round   windowRound
 	drained bool      // the input has no more requests
-	starved time.Time // counted in lost so far; zero: there are enough requests
+	starved time.Time // start of the shortage that round.lost does not include yet; zero: there are enough requests
 }
 
 // An evidence is what the duration of a request tells about the limit.
@@ -64,15 +63,15 @@ const (
 	holding phase = "holding" // at base
 	above   phase = "above"   // trying a larger limit
 	below   phase = "below"   // trying a smaller limit
-	halving phase = "halving" // until that is too small, because the first limit was too large
+	halving phase = "halving" // halving a first limit that was too large
 )
 
 const (
 	firstLimit = 16 // so that the first failures are few
 	leastLimit = 4
 
-	roundAnswers = 64   // at least, in a round after the limit was doubled
-	clearAnswers = 32   // at least, in one that ends early
+	roundAnswers = 64   // at least, in a round that is not growing or halving
+	clearAnswers = 32   // at least, in any round
 	stepUp       = 1.25 // of the limit that is tried
 	stepDown     = 0.7
 
@@ -207,7 +206,7 @@ func (w *window) clear(now time.Time) bool {
 	if w.round.answers < max(clearAnswers, w.limit) {
 		return false
 	}
-	// Answers without tokens differ, too.
+	// Without a number of tokens, assume that answers differ.
 	margin := 2 * math.Sqrt(max(w.round.variation(), 0.5)/float64(w.round.answers))
 	change := w.round.throughput(now)/w.best - 1
 	switch w.phase {
@@ -282,12 +281,12 @@ func (w *window) judge(now time.Time) {
 			w.try(above, stepUp)
 		}
 	case above:
-		growth, most := throughput/w.best-1, w.change()
+		growth, larger := throughput/w.best-1, w.change()
 		switch {
-		case growth >= linear*most: // the doubling ended too early
+		case growth >= linear*larger: // the doubling ended too early
 			w.phase, w.rate = growing, 0
 			w.grow(now)
-		case growth >= useful*most:
+		case growth >= useful*larger:
 			w.keep(w.limit, throughput, 1)
 		case growth > noise && w.round.few(w.round.paced):
 			w.keep(int(float64(w.base)*(1+growth)+0.5), throughput, min(2*w.holdNext, maxHold))
@@ -300,7 +299,8 @@ func (w *window) judge(now time.Time) {
 			w.try(halving, 0.5)
 			return
 		}
-		// The gateway makes use of all of it, and of more in proportion.
+		// The gateway makes use of all of this limit, and of a larger one in
+		// proportion to its throughput.
 		used := float64(w.limit) * w.best / throughput
 		w.keep(int(min(used, float64(2*w.base))+0.5), w.best, 1)
 		if w.limit >= firstLimit {
@@ -326,13 +326,13 @@ func (w *window) judge(now time.Time) {
 // with.
 func (w *window) change() float64 { return float64(w.limit)/float64(w.base) - 1 }
 
-// grow doubles the limit, or ends the doubling. It counts answers: in so few of them, the
-// number of tokens varies more.
+// grow doubles the limit, or ends the doubling. It compares answers per second: in a short
+// round, the number of tokens varies more.
 func (w *window) grow(now time.Time) {
 	rate := float64(w.round.answers) / w.round.seconds(now)
 	if w.rate > 0 {
-		growth, most := rate/w.rate, float64(w.limit)/float64(w.base)
-		if growth < 1+linear*(most-1) {
+		growth, larger := rate/w.rate, float64(w.limit)/float64(w.base)
+		if growth < 1+linear*(larger-1) {
 			w.lower = growth < flat || w.base == firstLimit
 			w.keep(int(float64(w.base)*max(growth, 1)+0.5), 0, 1)
 			return
@@ -376,7 +376,8 @@ func (w *window) set(limit int) {
 	w.limit = min(max(limit, leastLimit), w.most)
 }
 
-// reduce lowers the limit to n for a while, because more requests can't be sent at a time.
+// reduce lowers the limit to n until the next comparison, because this machine can't send
+// more requests at a time.
 func (w *window) reduce(n int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -194,8 +194,7 @@ func TestWindow_IsNotReducedWhileRequestsArePaced(t *testing.T) {
 	}
 }
 
-// With many requests in flight, the limit doubles in twice the time of an answer, and not
-// after as many answers as there are for a small one.
+// A doubling takes the time of about two answers, also with many requests in flight.
 func TestWindow_DoublesInTwoAnswerTimes(t *testing.T) {
 	for name, service := range map[string]func(*rand.Rand) (time.Duration, int){"steady": steady, "varied": varied} {
 		t.Run(name, func(t *testing.T) {
@@ -226,8 +225,8 @@ func TestWindow_DoublesInTwoAnswerTimes(t *testing.T) {
 	}
 }
 
-// A limit that is clearly too small is not kept until the answers, which differ much, tell
-// the throughput precisely.
+// The trial of a limit that is clearly too small ends before the answers show its
+// throughput precisely.
 func TestWindow_SmallerLimitEndsEarly(t *testing.T) {
 	w := newWindow(256)
 	w.keep(100, 100_000, 1)

@@ -8,7 +8,7 @@ type windowRound struct {
 	answers   int
 	tokens    int
 	squares   float64 // sum of their squares
-	disturbed int     // answers that do not tell about the limit
+	disturbed int     // answers whose duration does not show the limit
 	paced     int     // answers that waited for one of several gateways
 	lost      float64 // seconds of the whole limit, for lack of requests
 }
@@ -27,7 +27,8 @@ func (r *windowRound) add(tokens int, e evidence) {
 
 func (r *windowRound) seconds(now time.Time) float64 { return max(now.Sub(r.start).Seconds(), 1e-9) }
 
-// throughput returns the tokens per second, or the answers if they do not tell tokens.
+// throughput returns the tokens per second, or the answers if these have no number of
+// tokens.
 func (r *windowRound) throughput(now time.Time) float64 {
 	if r.tokens == 0 {
 		return float64(r.answers) / r.seconds(now)
@@ -36,7 +37,7 @@ func (r *windowRound) throughput(now time.Time) float64 {
 }
 
 // variation returns the variance of the tokens of an answer, relative to the square of
-// their mean, or 0 if they are not told.
+// their mean, or 0 if the answers have no number of tokens.
 func (r *windowRound) variation() float64 {
 	if r.tokens == 0 {
 		return 0
@@ -45,5 +46,5 @@ func (r *windowRound) variation() float64 {
 	return r.squares/float64(r.answers)/(mean*mean) - 1
 }
 
-// few reports whether so many answers may be left out of account.
+// few reports whether n answers are at most maxDisturbed of the round.
 func (r *windowRound) few(n int) bool { return float64(n) <= maxDisturbed*float64(r.answers) }

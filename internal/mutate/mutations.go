@@ -1169,7 +1169,7 @@ var mutations = []mutation{
 	{"a line tells which attempts do not count", "cmd/batchinfer", "excusing.Handle",
 		"n > 0", "false && n > 0", "TestRunLogsRetries"},
 	{"the window does not grow for a queue", "cmd/batchinfer", "window.grow",
-		"growth < 1+linear*(most-1)", "false && growth < most", "TestWindow_SettlesWhereMoreWouldOnlyWait"},
+		"growth < 1+linear*(larger-1)", "false && growth < larger", "TestWindow_SettlesWhereMoreWouldOnlyWait"},
 	{"the window shrinks", "cmd/batchinfer", "window.judge",
 		"loss > costly*-w.change()", "true || loss > 0", "TestWindow_SettlesWhereMoreWouldOnlyWait"},
 	{"a first limit that is too large is halved", "cmd/batchinfer", "window.judge",
