@@ -688,10 +688,10 @@ func TestBroker_WorkersLapse(t *testing.T) {
 	t.Parallel()
 	_, b := start(t)
 	w := join(t, b, "w1", "")
+	reported := time.Now() // the server receives the report later
 	if err := w.Report(t.Context(), queue.WorkerState{}); err != nil {
 		t.Fatal(err)
 	}
-	reported := time.Now()
 	lapsed := func() bool {
 		workers, err := b.workers(within(t, time.Minute))
 		return err == nil && len(workers) == 1 && workers[0].Lapsed
