@@ -232,16 +232,16 @@ The -config flag names a YAML file. Its keys and their defaults are:
 An unknown key, a repeated key and an invalid value are errors. Whole numbers are
 decimal, also with leading zeros. The flag -url overrides inference_gateway_url.
 The flag can be repeated and the key can be a list, to name several gateways. Each
-URL may be followed by a weight: "http://b:8000 weight=2". Each gateway gets as many
-requests as it serves. A gateway that fails, or that asks for a wait, gets none for a
-while, and retries go to another. So does a request after a 401, 402, 403, a 404 for the
-model or a 429 for an exhausted quota. A request that has to wait is sent to the gateway
-at which its turn comes first. Requests that hang at one gateway do not keep others from
-being sent. The flag -concurrency is the largest total number of concurrent requests and
-overrides num_workers and max_job_concurrency. The flags -rps and -tpm limit the requests
-per second and the tokens per minute. Tokens are those in the usage of the answers. With
--tpm, a run also waits for x-ratelimit-reset-tokens of a response whose
-x-ratelimit-remaining-tokens is 0, if there is one gateway.
+URL may be followed by a weight: "http://b:8000 weight=2". As long as no gateway refuses
+requests, those in flight are shared by weight. A gateway that fails, or that asks for a
+wait, gets none for a while, and retries go to another. So does a request after a 401,
+402, 403, a 404 for the model or a 429 for an exhausted quota. A request that has to wait
+is sent to the gateway at which its turn comes first. Requests that hang at one gateway
+do not keep others from being sent. The flag -concurrency is the largest total number of
+concurrent requests and overrides num_workers and max_job_concurrency. The flags -rps and
+-tpm limit the requests per second and the tokens per minute. Tokens are those in the
+usage of the answers. With -tpm, a run also waits for x-ratelimit-reset-tokens of a
+response whose x-ratelimit-remaining-tokens is 0, if there is one gateway.
 
 The flag -header adds a field to inference_headers, or replaces it. The flag -queue
 overrides queue_url. The flag -job of work and status overrides queue_job. The command
