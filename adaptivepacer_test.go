@@ -52,12 +52,12 @@ func (s *pacedServer) RoundTrip(req *http.Request) (*http.Response, error) {
 	} else {
 		s.refused = append(s.refused, now)
 	}
-	work := s.work
+	work, header := s.work, s.header.Clone()
 	s.mu.Unlock()
 	resp := response(req, status, "")
 	if status != 200 {
 		time.Sleep(s.refusing)
-		resp.Header = s.header.Clone()
+		resp.Header = header
 		return resp, nil
 	}
 	select {
