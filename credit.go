@@ -23,7 +23,7 @@ const (
 // give begins a period with a credit of n attempts, at most c.most. A credit of less
 // than one attempt is none.
 func (c *credit) give(n float64) {
-	if n = min(n, c.most); n < 1 {
+	if n = min(n, c.most); !(n >= 1) { // NaN, if no rate is known
 		n = 0
 	}
 	c.given, c.left, c.refused = n, n, false
