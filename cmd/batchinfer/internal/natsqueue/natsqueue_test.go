@@ -520,7 +520,7 @@ func TestWorker_FinishAfterJobHasEnded(t *testing.T) {
 	if err := h.Finish(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if err := w.Finish(within(t, 2*renewEvery), task, nil); !errors.Is(err, queue.ErrNoJob) {
+	if err := w.Finish(within(t, renewEvery), task, nil); !errors.Is(err, queue.ErrNoJob) {
 		t.Errorf("Finish = %v: want ErrNoJob, without the wait for a lost record", err)
 	}
 }
