@@ -1015,18 +1015,21 @@ func TestAdaptivePacer_BoundsAfterRefusals(t *testing.T) {
 	})
 }
 
+// turnOf waits for a turn of p, and returns the function that ends it.
+func turnOf(t *testing.T, p httpretry.Pacer, req *http.Request) func(httpretry.Attempt) {
+	done, err := p.Wait(t.Context(), req, 0)
+	if err != nil {
+		t.Error(err)
+	}
+	return done
+}
+
 // A turn that is not used neither opens a limit nor counts as accepted.
 func TestAdaptivePacer_TurnThatIsNotUsed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var p httpretry.AdaptivePacer
 		req := newRequest(t, "GET", "http://example.com/", nil)
-		wait := func() func(httpretry.Attempt) {
-			done, err := p.Wait(t.Context(), req, 0)
-			if err != nil {
-				t.Error(err)
-			}
-			return done
-		}
+		wait := func() func(httpretry.Attempt) { return turnOf(t, &p, req) }
 		refused := httpretry.Attempt{Response: response(req, 429, ""), Verdict: httpretry.Verdict{Outcome: httpretry.Unprocessed}}
 		wait()(refused)
 		wait()(httpretry.Attempt{Request: req, Err: route.ErrNotSent}) // the probe
@@ -1053,13 +1056,7 @@ func TestAdaptivePacer_TurnsThatAreNotUsedLater(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var p httpretry.AdaptivePacer
 		req := newRequest(t, "GET", "http://example.com/", nil)
-		wait := func() func(httpretry.Attempt) {
-			done, err := p.Wait(t.Context(), req, 0)
-			if err != nil {
-				t.Error(err)
-			}
-			return done
-		}
+		wait := func() func(httpretry.Attempt) { return turnOf(t, &p, req) }
 		refused := httpretry.Attempt{Response: response(req, 429, ""), Verdict: httpretry.Verdict{Outcome: httpretry.Unprocessed}}
 		accepted := httpretry.Attempt{Response: response(req, 200, "")}
 		wait()(refused)

@@ -1,0 +1,43 @@
+package httpretry
+
+import (
+	"math"
+	"testing"
+	"time"
+)
+
+// A credit that was refused is given again after some periods: a server whose bucket was
+// small for a while is not taken for one with a small bucket forever.
+func TestCredit_GrowsAgain(t *testing.T) {
+	c := credit{most: math.Inf(1)}
+	now := time.Now()
+	c.give(10)
+	c.use(now)
+	c.refuse(now, time.Second)
+	c.learn()
+	if c.give(10); c.left >= 1 {
+		t.Errorf("after a refusal of the first attempt, the credit is %v, want less than 1", c.left)
+	}
+	for range 30 {
+		c.learn()
+		c.give(10)
+	}
+	if c.left < 1 {
+		t.Errorf("after 30 periods without a refusal, the credit is %v, want at least 1", c.left)
+	}
+	if c.give(math.NaN()); c.use(now) {
+		t.Error("a credit that is not a number is used")
+	}
+}
+
+// MaxPerSecond limits the rate, so nothing shows that the server accepts more.
+func TestRateLimit_IsNotRaisedAboveItsBound(t *testing.T) {
+	r := newRateLimit(new(history), 0, 20)
+	r.base = 30
+	for now := time.Now(); r.sent < 1000; now = now.Add(time.Second) {
+		r.send(now, true)
+	}
+	if r.excess > 0 {
+		t.Errorf("the rate of 30 per second is exceeded by %v, want by nothing: 20 are permitted", r.excess)
+	}
+}
