@@ -41,3 +41,15 @@ func TestRateLimit_IsNotRaisedAboveItsBound(t *testing.T) {
 		t.Errorf("the rate of 30 per second is exceeded by %v, want by nothing: 20 are permitted", r.excess)
 	}
 }
+
+// No step was accepted before the first one, however large it is at a low rate.
+func TestRateLimit_FirstStepWasNotAccepted(t *testing.T) {
+	for _, base := range []float64{0.05, 0.5} {
+		r := newRateLimit(new(history), 0, 0)
+		r.base, r.early = base, 2
+		r.excess = r.firstExcess()
+		if got := r.exceeded(1000); got != base {
+			t.Errorf("after a refusal of the first step, the rate is %v, want %v", got, base)
+		}
+	}
+}

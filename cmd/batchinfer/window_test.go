@@ -272,3 +272,46 @@ func TestWindow_FollowsAGatewayThatBecomesSlower(t *testing.T) {
 		}
 	}
 }
+
+// The trial of a limit that clearly brings more answers ends before they show the
+// throughput precisely, and the limit is doubled again.
+func TestWindow_LargerLimitEndsEarly(t *testing.T) {
+	w := newWindow(256)
+	w.keep(100, 100_000, 1)
+	w.try(above, stepUp)
+	now := time.Now()
+	w.restart(now)
+	r := rand.New(rand.NewPCG(1, 2))
+	answers := 0
+	for ; w.phase == above; answers++ {
+		w.admit()
+		now = now.Add(time.Second / 800) // 160,000 tokens a second
+		w.leave(w.begin(now), now, int(r.ExpFloat64()*200), undisturbed)
+	}
+	if answers > 400 || w.phase != growing {
+		t.Errorf("after %d answers the window is %s, want growing after at most 400", answers, w.phase)
+	}
+}
+
+// A halved limit that the gateway makes use of tells the limit that it would make use of.
+func TestWindow_EndsHalving(t *testing.T) {
+	for _, tt := range []struct {
+		throughput float64 // at 8, of 100 at 16
+		phase      phase
+		limit      int
+	}{
+		{50, above, 20},   // all of 16 were used, and perhaps more would be
+		{70, holding, 11}, // 8 are 70 % of what is used
+		{1, above, 40},    // an outage: at most twice the limit before, and a step
+	} {
+		w := newWindow(256)
+		w.keep(16, 100, 1)
+		w.try(halving, 0.5)
+		now := time.Now()
+		w.round = windowRound{start: now.Add(-time.Second), answers: 100, tokens: int(tt.throughput)}
+		w.judge(now)
+		if w.phase != tt.phase || w.limit != tt.limit {
+			t.Errorf("with a throughput of %v at 8, of 100 at 16: %s at %d, want %s at %d", tt.throughput, w.phase, w.limit, tt.phase, tt.limit)
+		}
+	}
+}
