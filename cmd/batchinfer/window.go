@@ -68,7 +68,7 @@ const (
 
 const (
 	firstLimit = 16 // so that the first failures are few
-	leastLimit = 4
+	leastLimit = 2
 
 	roundAnswers = 64   // at least, in a round that is not growing or halving
 	clearAnswers = 32   // at least, in any round

@@ -80,6 +80,7 @@ func TestWindow_SettlesWhereMoreWouldOnlyWait(t *testing.T) {
 		seeds    int
 		beside   float64 // most time of a request beside a single run
 	}{
+		{4, "steady", steady, 4000, 40, 1.3},
 		{5, "steady", steady, 1500, 40, 1.4},
 		{8, "steady", steady, 3000, 40, 1.3}, // twice as long if all of the first 16 stay in flight
 		{40, "steady", steady, 10_000, 10, 1.35},

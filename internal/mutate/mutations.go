@@ -1180,6 +1180,8 @@ var mutations = []mutation{
 		"loss > costly*-w.change()", "true || loss > 0", "TestWindow_SettlesWhereMoreWouldOnlyWait"},
 	{"a first limit that is too large is halved", "cmd/batchinfer", "window.judge",
 		"lower && w.limit < 2*firstLimit", "false", "TestWindow_SettlesWhereMoreWouldOnlyWait"},
+	{"the window fits a gateway with few slots", "cmd/batchinfer", "window.set",
+		"leastLimit)", "2*leastLimit)", "TestWindow_SettlesWhereMoreWouldOnlyWait"},
 	{"the window follows a slower gateway", "cmd/batchinfer", "window.judge",
 		"throughput < slower*w.best", "false && throughput < slower", "TestWindow_FollowsAGatewayThatBecomesSlower"},
 	{"the window grows quickly", "cmd/batchinfer", "window.enough",
