@@ -258,67 +258,87 @@ func (w *window) judge(now time.Time) {
 	case growing:
 		w.grow(now)
 	case holding:
-		if w.best == 0 {
-			w.best = throughput
-		}
-		if throughput < slower*w.best {
-			w.best, w.holdNext = throughput, 1
-			w.try(halving, 0.5)
-			return
-		}
-		w.best += (throughput - w.best) / 2
-		if w.hold--; w.hold > 0 {
-			return
-		}
-		lower := w.lower
-		w.lower = false
-		switch {
-		case lower && w.limit < 2*firstLimit:
-			w.try(halving, 0.5)
-		case lower:
-			w.try(below, stepDown)
-		default:
-			w.try(above, stepUp)
-		}
+		w.judgeHeld(throughput)
 	case above:
-		growth, larger := throughput/w.best-1, w.change()
-		switch {
-		case growth >= linear*larger: // the doubling ended too early
-			w.phase, w.rate = growing, 0
-			w.grow(now)
-		case growth >= useful*larger:
-			w.keep(w.limit, throughput, 1)
-		case growth > noise && w.round.few(w.round.paced):
-			w.keep(int(float64(w.base)*(1+growth)+0.5), throughput, min(2*w.holdNext, maxHold))
-		default:
-			w.try(below, stepDown)
-		}
-	case halving:
-		loss := 1 - throughput/w.best
-		if loss < costly/2*-w.change() {
-			w.try(halving, 0.5)
-			return
-		}
-		// The gateway makes use of all of this limit, and of a larger one in
-		// proportion to its throughput.
-		used := float64(w.limit) * w.best / throughput
-		w.keep(int(min(used, float64(2*w.base))+0.5), w.best, 1)
-		if w.limit >= firstLimit {
-			w.try(above, stepUp) // perhaps the doubling ended too early
-		}
+		w.judgeLarger(throughput, now)
 	case below:
-		// The part of the limit that the gateway made use of, if the smaller
-		// limit made use of all of it.
-		used := float64(w.limit) * max(w.best/throughput, 1)
-		loss := 1 - throughput/w.best
-		if loss > costly*-w.change() {
-			w.keep(w.base, w.best, min(2*w.holdNext, maxHold))
-			return
-		}
-		w.keep(int(used+0.5), max(w.best, throughput), 1)
-		if loss < noise {
-			w.try(below, stepDown)
-		}
+		w.judgeSmaller(throughput)
+	case halving:
+		w.judgeHalf(throughput)
+	}
+}
+
+// judgeHeld ends a round at base.
+func (w *window) judgeHeld(throughput float64) {
+	if w.best == 0 {
+		w.best = throughput
+	}
+	if throughput < slower*w.best {
+		w.best, w.holdNext = throughput, 1
+		w.try(halving, 0.5)
+		return
+	}
+	w.best += (throughput - w.best) / 2
+	if w.hold--; w.hold > 0 {
+		return
+	}
+	lower := w.lower
+	w.lower = false
+	switch {
+	case lower && w.limit < 2*firstLimit:
+		w.try(halving, 0.5)
+	case lower:
+		w.try(below, stepDown)
+	default:
+		w.try(above, stepUp)
+	}
+}
+
+// judgeLarger ends a round at a limit above base.
+func (w *window) judgeLarger(throughput float64, now time.Time) {
+	growth, larger := throughput/w.best-1, w.change()
+	switch {
+	case growth >= linear*larger: // the doubling ended too early
+		w.phase, w.rate = growing, 0
+		w.grow(now)
+	case growth >= useful*larger:
+		w.keep(w.limit, throughput, 1)
+	case growth > noise && w.round.few(w.round.paced):
+		w.keep(int(float64(w.base)*(1+growth)+0.5), throughput, min(2*w.holdNext, maxHold))
+	default:
+		w.try(below, stepDown)
+	}
+}
+
+// judgeSmaller ends a round at a limit below base.
+func (w *window) judgeSmaller(throughput float64) {
+	loss := 1 - throughput/w.best
+	if loss > costly*-w.change() {
+		w.keep(w.base, w.best, min(2*w.holdNext, maxHold))
+		return
+	}
+	// The part of the limit that the gateway made use of, if the smaller limit
+	// made use of all of it.
+	used := float64(w.limit) * max(w.best/throughput, 1)
+	w.keep(int(used+0.5), max(w.best, throughput), 1)
+	if loss < noise {
+		w.try(below, stepDown)
+	}
+}
+
+// judgeHalf ends a round at half of base.
+func (w *window) judgeHalf(throughput float64) {
+	loss := 1 - throughput/w.best
+	if loss < costly/2*-w.change() {
+		w.try(halving, 0.5)
+		return
+	}
+	// The gateway makes use of all of this limit, and of a larger one in
+	// proportion to its throughput.
+	used := float64(w.limit) * w.best / throughput
+	w.keep(int(min(used, float64(2*w.base))+0.5), w.best, 1)
+	if w.limit >= firstLimit {
+		w.try(above, stepUp) // perhaps the doubling ended too early
 	}
 }
 
