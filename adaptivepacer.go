@@ -11,63 +11,67 @@ import (
 
 // An AdaptivePacer is a [Pacer] that finds the limits of servers by itself. Without
 // MaxPerSecond and MaxInFlight, it delays and allocates nothing until a server
-// refuses an attempt. From then on, the calls to that server wait until the time that
-// the server named. Then they are sent in the order of their arrival, except for the
+// refuses an attempt. From then on, the calls to that server wait for as long as it
+// asked, if it did. Then they are sent in the order of their arrival, except for the
 // single attempts described below. They are evenly spaced at the rate, or limited to
 // the number in flight, that the server last accepted.
 //
 // There are two kinds of limits, and the refusal shows which of them was exceeded:
 //
-//   - A rate, after a 429 or another response that is [Unprocessed]. When the
-//     refusals end, the rate is set to the mean rate of the attempts that the
-//     server has accepted since the previous refusals ended. This is correct for
-//     windows, and for token buckets that are not full before the refusals end.
-//     After 3 seconds and 40 attempts, or after 8 seconds, the rate is exceeded by
-//     2 %, then by 4 %, 8 % and so on, in steps of a second, until a refusal. The
-//     first step is at least 0.05 attempts per second. If the refusals last long, a
-//     step takes half of that time instead of a second, because a server with
-//     windows refuses a rate that is too high only when the window is exhausted.
-//     A token bucket that holds few tokens refuses a step immediately. If the first
-//     or second attempt of a step is refused, twice in succession, the rate is set
-//     to that of the step before.
+//   - A rate, after a 429 or any other response that is [Unprocessed], except a 503 or
+//     529. When the refusals end, the rate is set to the mean rate of the attempts
+//     that the server has accepted since the previous refusals ended. This is correct
+//     for windows, and for token buckets that are not full before the refusals end.
+//     For 3 seconds and 40 attempts, or for 8 seconds, attempts are sent 2 % slower
+//     than that. Then they are sent 2 %, 4 %, 8 % and so on faster, until a refusal,
+//     which does not lower the rate. Each of these steps takes a second and 8
+//     attempts, or 6 seconds. The first one is at least 0.05 attempts per second.
+//     After long refusals, a step takes at least half of their duration, because a
+//     server with windows refuses a rate that is too high only when the window is
+//     exhausted. A token bucket that holds few tokens refuses a step immediately. If
+//     two refusals in succession are of the first or second attempt of a step, the
+//     rate is set to that of the step before.
 //   - A number of attempts in flight, after a 503, a 529 or a timeout. After a
 //     refusal, the number is set to that of the other attempts in flight. After a
 //     timeout, it is set to four fifths of the attempts in flight. After 3 seconds
 //     and 100 attempts, or after 13 seconds, the number is raised by 1, then by 2, 4
-//     and so on, in steps of a second, until a refusal. If a refusal follows another
-//     within 3 seconds, the number is lowered by at least a fifth. If it has a
-//     Retry-After and follows another within 60 times that wait, and attempts were
-//     accepted in between, the number is not raised for 30 times that wait, or for 3
-//     seconds if that is longer.
+//     and so on, until a refusal. Each of these steps takes a second and 16 attempts,
+//     or 11 seconds. If a refusal follows another within 3 seconds, the number is
+//     lowered by at least a fifth. If a refusal with a Retry-After
+//     follows another within 60 times that wait, and attempts were accepted in
+//     between, the number is not raised for 30 times that wait, or for 3 seconds if
+//     that is longer.
 //
-// If fewer than 10 attempts were accepted before the first refusal, they do not show a
-// rate. The rate then begins with theirs, but with at least 10 attempts per second. It
-// is doubled after each second in which calls wait for it, until a refusal.
+// If fewer than 10 attempts were accepted before the first refusal, they do not show the
+// limit. The rate is then set to theirs or, if that is higher, to 10 attempts per
+// second. It is doubled after each second in which calls wait for it, until a refusal.
 //
-// Servers round Retry-After up to a second. After such a wait, attempts are therefore
-// sent a quarter faster than the rate, until the attempts of at most one second have
-// been made up for. If the server refuses one of them, its bucket is small: fewer are
-// made up for after the next wait. Each refusal then costs more than a higher rate
-// gains. If the mean rate was below 97 % of the rate, the time before the next step is
-// multiplied by up to 4, to at most 2 minutes. If the server still refuses everything
-// 3 seconds after the time that it named, the refusals say nothing about the rate.
+// Servers round Retry-After up to whole seconds. After such a wait, attempts are
+// therefore sent a quarter faster than the rate, until at most one second of attempts
+// has been made up for. If the server refuses one of them, its bucket is small: fewer
+// are made up for after the next wait. A refused step then costs more than a higher rate
+// gains. If the mean rate since the previous refusals was below 97 % of the rate, the
+// time before the next step becomes two to four times as long, but at most 2 minutes. If
+// the server still refuses everything 3 seconds after the wait that it asked for, the
+// duration of the refusals is ignored.
 //
 // The attempts before the first refusal of a server are counted for all servers
 // together. The first limit of one of several servers may therefore be too high, until
 // its next refusal, or too low, until enough steps have raised it. If the limits of
 // servers differ very much, use an AdaptivePacer for each of them.
 //
-// After a refusal of the first kind, or of the only attempt in flight, and after a
-// 408, 500, 502 or 504 with a Retry-After, single attempts are sent, at intervals
-// that double up to 5 seconds, until one is accepted. All refusals of attempts that
-// were sent before the first refusal count as one. If responses have
+// After a refusal because of the rate, or of the only attempt in flight, and after an
+// [Uncertain] 408 or 5xx with a Retry-After, single attempts are sent, at intervals
+// that double up to 5 seconds, until one is accepted. They are those of the calls that
+// were refused least often and, of these, arrived last. Further refusals of attempts that
+// were sent before such a refusal are part of it. If responses have
 // X-RateLimit-Remaining and X-RateLimit-Reset, or the same without X-, and the reset
 // is the end of a window, the rest of the quota is spread over the rest of the
 // window.
 //
 // The constants are the result of simulations; see docs/pacing.md. In a single
-// process, about one attempt in a hundred is refused, if the limit is at least a few
-// per second.
+// process, about one attempt in a hundred is refused after the first 10 seconds, if the
+// limit is at least a few per second.
 //
 // An attempt is in flight until its response has been received as described at
 // [Pacer.Wait]. The caller's reading of a streamed body does not count.
@@ -122,8 +126,8 @@ type turn struct {
 	period   int       // of lane's rate
 }
 
-// Delay implements [Pacer]. The result is the time until the next attempt may be
-// sent, whichever call makes it.
+// Delay implements [Pacer]. The result does not include the time that the calls which
+// wait already will take.
 func (p *AdaptivePacer) Delay(req *http.Request) time.Duration {
 	return p.delay(req, &turn{})
 }

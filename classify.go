@@ -61,7 +61,7 @@ type Verdict struct {
 //     the credentials, the authentication method, the command or the address.
 //
 // All other errors are Uncertain: a timeout, a body that stalled, a connection that
-// was reset or closed, also in the middle of the response header, and any error of
+// was reset or closed, even in the middle of the response header, and any error of
 // unknown type. An idempotent request is therefore retried after an error that
 // middleware returned for a reason of its own. Use Permanent to prevent that.
 //
@@ -106,7 +106,7 @@ func statusOutcome(status int) Outcome {
 }
 
 // Permanent returns an error that wraps err and that [DefaultClassifier]
-// considers [Final], also when it is wrapped or joined with other errors. Use it
+// considers [Final], even when it is wrapped or joined with other errors. Use it
 // in a [RetryTransport.Base], a dialer or a TLS callback for a failure that a
 // retry would repeat, such as missing credentials or an unexpected certificate.
 // The text and the Timeout method of err are kept. Permanent(nil) returns nil.

@@ -8,7 +8,7 @@ import (
 )
 
 // A Pacer limits how fast attempts are sent, for all calls that share it. It
-// can delay every attempt, also the first of a call, and gets the result of each.
+// can delay every attempt, including the first of a call, and gets the result of each.
 // Several transports may share a Pacer. An [AdaptivePacer] is a Pacer that finds the
 // limits of a server by itself.
 //

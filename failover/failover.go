@@ -67,9 +67,9 @@ import (
 // A closed endpoint gets no requests while another is open. When an endpoint that failed
 // opens again, it gets one request at a time until one succeeds. After that, its limit
 // grows with each success. If all endpoints are closed, a request is sent to the one
-// that opens first. In this choice an endpoint that failed counts as opening 2 s later
-// than it does, because it may fail again. An endpoint that refused a request is known
-// to respond.
+// that opens first. In this choice, 2 s are added to the opening time of an endpoint
+// that failed, because it may fail again. An endpoint that refused a request is known to
+// respond.
 //
 // # Retries
 //
@@ -95,10 +95,10 @@ import (
 // the Pacer of the Transport instead.
 //
 // With such a Pacer, a request that has to wait does so at all endpoints, and is sent to
-// the one at which the Pacer lets it pass first. For 10 ms it waits only at the endpoint
-// that would be chosen without a Pacer, and for a second not at the one where the
-// previous attempt failed. It waits for an endpoint that is closed until that opens,
-// unless all endpoints have failed. The Pacer's Wait is called concurrently, with a
+// the one at which the Pacer lets it pass first. It begins at the endpoint that would be
+// chosen without a Pacer, continues after 10 ms at the others too, and after a second at
+// the one where the previous attempt failed. It waits for an endpoint that is closed
+// until that opens, unless all endpoints have failed. The Pacer's Wait is called concurrently, with a
 // context that has no deadline if there are several endpoints. Waits that are no longer
 // necessary are canceled. A Pacer that does not take back the turn of such a Wait makes
 // several endpoints as slow as one. If such a Wait returns nil nevertheless, its done is

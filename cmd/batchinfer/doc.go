@@ -159,7 +159,7 @@ with the same files continues. Input and output are the record of the job: a req
 that the queue loses is handed out again, and a second answer to a request is dropped.
 
 A change of queue_max_in_flight in the config file takes effect within 5 seconds. Of the
-keys that begin with inference, a head uses only inference_max_backoff, the pause before
+keys that begin with inference, a head uses only inference_max_backoff, the wait before
 a failed request is handed out again. It waits for workers without a limit, whatever
 inference_max_outage is. Heads and workers also wait for a queue that is out of reach,
 and print a line when it has been for some seconds, and when it responds again.
@@ -211,7 +211,7 @@ The -config flag names a YAML file. Its keys and their defaults are:
 	inference_request_timeout: 5m                # for one attempt, with its response body
 	inference_max_retries: 3                     # after the first attempt
 	inference_initial_backoff: 1s                # before the first retry
-	inference_max_backoff: 60s                   # longest backoff, and pause before a failed request is sent again
+	inference_max_backoff: 60s                   # longest backoff, and wait before a failed request is sent again
 	inference_backoff_factor: 2.0                # from each backoff to the next
 	inference_jitter_fraction: 0.1               # a backoff varies by up to this fraction
 	inference_max_retry_after: 1h                # longest wait that the gateway may ask for
