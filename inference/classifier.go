@@ -58,7 +58,7 @@ import (
 // A 429 may also mean that the request needs more than remains. If no limit is
 // exhausted, the x-ratelimit-reset-* of one limit is used: that of the unit which
 // the error names, such as tokens; otherwise that with the smallest share
-// remaining; otherwise the only one.
+// remaining; otherwise the only one, which may lack x-ratelimit-remaining-*.
 //
 // The body is available only if [httpretry.RetryTransport.MaxResponseBytes] is
 // set and the response is not an event stream; otherwise every 429 is taken for a

@@ -250,7 +250,7 @@ func askedWaits() []askedWait {
 		{"decimal", "x-ratelimit-remaining-tokens: 0\nx-ratelimit-reset-tokens: 2m59.56s", "", 179560 * ms},
 		{"Azure's seconds", "x-ratelimit-remaining-tokens: 0\nx-ratelimit-reset-tokens: 44", "", 44 * s},
 		{"something remains of the only limit", "x-ratelimit-remaining-tokens: 1\nx-ratelimit-reset-tokens: 44", "", 44 * s},
-		{"what remains is not told", "x-ratelimit-reset-tokens: 44", "", 0},
+		{"what remains of the only limit is not told", "x-ratelimit-reset-tokens: 44", "", 44 * s},
 		{"what remains is malformed", "x-ratelimit-remaining-tokens: none\nx-ratelimit-reset-tokens: 44", "", 0},
 		{"the other limit remains", "x-ratelimit-remaining-requests: 0\nx-ratelimit-reset-tokens: 44", "", 0},
 		{
@@ -359,6 +359,7 @@ func TestClassifierWait_SomethingRemains(t *testing.T) {
 		{"an exhausted limit first", limits + "x-ratelimit-remaining-images: 0\nx-ratelimit-reset-images: 1s", "", s},
 		{"limit not told", "x-ratelimit-remaining-tokens: 5\nx-ratelimit-reset-tokens: 4s", "", 4 * s},
 		{"limits not told", "x-ratelimit-remaining-tokens: 5\nx-ratelimit-reset-tokens: 4s\nx-ratelimit-remaining-requests: 5\nx-ratelimit-reset-requests: 1s", "", 0},
+		{"neither limits nor what remains told", "x-ratelimit-reset-tokens: 4s\nx-ratelimit-reset-requests: 1s", "", 0},
 		{"limit of 0", "x-ratelimit-limit-tokens: 0\nx-ratelimit-remaining-tokens: 5\nx-ratelimit-reset-tokens: 4s", "", 0},
 		{"all remains", "x-ratelimit-limit-tokens: 5\nx-ratelimit-remaining-tokens: 5\nx-ratelimit-reset-tokens: 4s", "", 0},
 		{"Retry-After", limits + "Retry-After: 2", "", 2 * s},

@@ -119,8 +119,8 @@ type HTTPInferenceClientConfig struct {
 	// the retry, or the number of retries before the success), max (MaxRetries),
 	// category (of the failure) and status (of its response, if there was one).
 	// Records never contain the API key, the prompt, or text from the gateway.
-	// Failures that are not retried are returned, not logged. If nil, nothing is
-	// logged.
+	// Failures that are not retried are returned, not logged. OnAttempt is called
+	// before the record is made. If nil, nothing is logged.
 	Logger *slog.Logger
 
 	// OnAttempt, if not nil, is called after each attempt, including the last,

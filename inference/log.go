@@ -17,10 +17,10 @@ func (c HTTPInferenceClientConfig) onAttempt() func(httpretry.Attempt, httpretry
 		return c.OnAttempt
 	}
 	return func(a httpretry.Attempt, d httpretry.Decision) {
-		c.log(a, d)
 		if c.OnAttempt != nil {
-			c.OnAttempt(a, d)
+			c.OnAttempt(a, d) // first, so that it may prepare attributes for the Logger
 		}
+		c.log(a, d)
 	}
 }
 

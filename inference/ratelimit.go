@@ -47,7 +47,7 @@ func limitReset(h http.Header) (longest time.Duration) {
 // scarceReset returns the time until the reset of the limit that a 429 is about,
 // although something remains of it: that of the unit which errs name, otherwise
 // the one with the smallest share remaining. If there is only one limit, and its size is
-// not told, it is that one.
+// not told, it is that one, even if what remains is not told either.
 func scarceReset(h http.Header, errs []apiError) (wait time.Duration) {
 	if len(h) > maxFields {
 		return 0
@@ -55,14 +55,18 @@ func scarceReset(h http.Header, errs []apiError) (wait time.Duration) {
 	least, named := 1.0, false // of the limit in wait
 	units, only := 0, time.Duration(0)
 	for name := range h {
+		if unit, ok := strings.CutPrefix(name, "X-Ratelimit-Remaining-"); ok && h.Get("X-Ratelimit-Reset-"+unit) == "" {
+			units++
+		}
 		unit, ok := strings.CutPrefix(name, "X-Ratelimit-Reset-")
 		if !ok {
 			continue
 		}
 		reset, ok := parseWait(h.Get(name))
 		units++
-		remaining, err := strconv.Atoi(strings.TrimSpace(h.Get("X-Ratelimit-Remaining-" + unit)))
-		if ok && err == nil && remaining > 0 && h.Get("X-Ratelimit-Limit-"+unit) == "" {
+		remaining := strings.TrimSpace(h.Get("X-Ratelimit-Remaining-" + unit))
+		n, err := strconv.Atoi(remaining)
+		if ok && (remaining == "" || err == nil && n > 0) && h.Get("X-Ratelimit-Limit-"+unit) == "" {
 			only = reset
 		}
 		share := shareOf(h.Get("X-Ratelimit-Remaining-"+unit), h.Get("X-Ratelimit-Limit-"+unit))

@@ -30,29 +30,34 @@ func newLogger(w io.Writer, verbosity int) *slog.Logger {
 		}
 	}
 	klog.SetOutput(w)
-	return slog.New(excusing{logr.ToSlogHandler(klog.Background())})
+	return slog.New(tallying{logr.ToSlogHandler(klog.Background())})
 }
 
-// An excusing handler adds to a line about a request how many of its attempts do not
-// count toward max, because the gateway asked for a wait or was not reached.
-type excusing struct{ slog.Handler }
+// A tallying handler adds two attributes to a line about a request: the cause of a
+// failure without a status, and how many attempts do not count toward max, because the
+// gateway asked for a wait or was not reached.
+type tallying struct{ slog.Handler }
 
 // Handle implements [slog.Handler].
-func (h excusing) Handle(ctx context.Context, r slog.Record) error {
-	if n := tallyOf(ctx).excused; n > 0 {
-		r = r.Clone()
-		r.AddAttrs(slog.Int("excused", n))
+func (h tallying) Handle(ctx context.Context, r slog.Record) error {
+	t := tallyOf(ctx)
+	r = r.Clone()
+	if t.failure != "" {
+		r.AddAttrs(slog.String("cause", t.failure))
+	}
+	if t.excused > 0 {
+		r.AddAttrs(slog.Int("excused", t.excused))
 	}
 	return h.Handler.Handle(ctx, r)
 }
 
 // WithAttrs implements [slog.Handler].
-func (h excusing) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return excusing{h.Handler.WithAttrs(attrs)}
+func (h tallying) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return tallying{h.Handler.WithAttrs(attrs)}
 }
 
 // WithGroup implements [slog.Handler].
-func (h excusing) WithGroup(name string) slog.Handler { return excusing{h.Handler.WithGroup(name)} }
+func (h tallying) WithGroup(name string) slog.Handler { return tallying{h.Handler.WithGroup(name)} }
 
 // stopLogging flushes klog's buffer and ends its goroutine.
 func stopLogging() {

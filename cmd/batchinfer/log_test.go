@@ -66,7 +66,7 @@ func TestRunLogsRetries(t *testing.T) {
 		}
 		return asked == 1 && fail(w, 429, "")
 	})
-	lost := regexp.MustCompile(`(?m)^I.*"inference attempt failed, retrying" request_id="r0" delay="[0-9.]+[mµ]?s" attempt=2 max=3 category="SERVER_ERROR" excused=1$`)
+	lost := regexp.MustCompile(`(?m)^I.*"inference attempt failed, retrying" request_id="r0" delay="[0-9.]+[mµ]?s" attempt=2 max=3 category="SERVER_ERROR" cause="connection closed" excused=1$`)
 	in, config := writeFile(t, inputOf(1)), writeFile(t, fastRetries)
 	line := regexp.MustCompile(`(?m)^I.*retrying" status=429 request_id="r0" delay="[0-9.]+[mµ]?s" attempt=1 max=3 category="RATE_LIMIT" excused=1$`)
 	for _, tt := range []struct {

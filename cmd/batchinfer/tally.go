@@ -26,6 +26,7 @@ type tally struct {
 	sent     time.Time     // when the last attempt began
 	again    bool          // the request was put off before
 	final    bool          // the last attempt failed in a way that a retry would repeat
+	failure  string        // the cause if the last attempt failed without a status
 	live     *live         // may be nil
 
 	refusals      int  // attempts that the gateway refused
@@ -171,8 +172,12 @@ func countAttempt(a httpretry.Attempt, d httpretry.Decision) {
 	t.waited += a.Delay
 	t.live.wait(a.Delay)
 	t.final = d.Reason == "final"
+	t.failure = ""
 	if !d.Retry && a.Err == nil && a.Response.StatusCode < 400 {
 		return
+	}
+	if statusOf(a) == 0 {
+		t.failure = cause(a)
 	}
 	if d.Reason == "policy" && isRefusal(a) && !t.overtaken {
 		t.tooLong = d.Delay

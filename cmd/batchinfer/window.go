@@ -17,7 +17,8 @@ import (
 // makes use of the limit before the last doubling, multiplied by the growth. If already
 // the first doubling brings little, the limit is halved as long as the throughput does not
 // fall with it. Later rounds measure tokens, or answers if these have no number of tokens.
-// They compare a larger and a smaller limit, rarely if neither is better.
+// They compare a larger and a smaller limit, rarely if neither is better. If the throughput
+// falls or rises very much, the limit is halved or doubled again.
 //
 // A request that many others have overtaken does not count. Otherwise those that hang at
 // one of several gateways would take the place of those that another one could answer.
@@ -254,16 +255,18 @@ func (w *window) drain() {
 // judge chooses the next limit after a round.
 func (w *window) judge(now time.Time) {
 	throughput := w.round.throughput(now)
-	switch w.phase {
-	case growing:
+	switch {
+	case w.phase == growing:
 		w.grow(now)
-	case holding:
-		w.judgeHeld(throughput)
-	case above:
+	case w.phase == above:
 		w.judgeLarger(throughput, now)
-	case below:
+	case w.best > 0 && throughput > w.best/slower: // the gateway has become faster
+		w.growAgain(now)
+	case w.phase == holding:
+		w.judgeHeld(throughput)
+	case w.phase == below:
 		w.judgeSmaller(throughput)
-	case halving:
+	case w.phase == halving:
 		w.judgeHalf(throughput)
 	}
 }
@@ -299,8 +302,7 @@ func (w *window) judgeLarger(throughput float64, now time.Time) {
 	growth, larger := throughput/w.best-1, w.change()
 	switch {
 	case growth >= linear*larger: // the doubling ended too early
-		w.phase, w.rate = growing, 0
-		w.grow(now)
+		w.growAgain(now)
 	case growth >= useful*larger:
 		w.keep(w.limit, throughput, 1)
 	case growth > noise && w.round.few(w.round.paced):
@@ -364,6 +366,12 @@ func (w *window) grow(now time.Time) {
 		return
 	}
 	w.set(2 * w.limit)
+}
+
+// growAgain begins to double the limit again.
+func (w *window) growAgain(now time.Time) {
+	w.phase, w.rate = growing, 0
+	w.grow(now)
 }
 
 // try measures another limit, if it differs. While requests wait for one of several

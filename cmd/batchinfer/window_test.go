@@ -274,6 +274,40 @@ func TestWindow_FollowsAGatewayThatBecomesSlower(t *testing.T) {
 	}
 }
 
+// While the limit follows a gateway that has become slower, the gateway becomes as fast
+// as before. The limit does not follow any further, and is doubled.
+func TestWindow_FollowsAGatewayThatBecomesFasterAgain(t *testing.T) {
+	const slots, meanwhile = 64, 6
+	for seed := range uint64(10) {
+		q := newQueueRun(seed, slots, steady)
+		w := newWindow(256)
+		answer := func() {
+			for w.admit() {
+				q.send(w)
+			}
+			r := q.receive()
+			w.leave(r.begun, q.now, r.tokens, undisturbed)
+		}
+		for range 100 * slots {
+			answer()
+		}
+		q.free = q.free[:meanwhile]
+		for w.size() > slots*2/3 {
+			answer()
+		}
+		for len(q.free) < slots {
+			q.free = append(q.free, q.now)
+		}
+		start := q.now
+		for w.size() < slots*3/4 && q.now.Sub(start) < 1000*time.Second {
+			answer()
+		}
+		if took := q.now.Sub(start); took > 20*time.Second {
+			t.Errorf("the limit was %d after %v, want at least %d after 20s", w.size(), took.Round(time.Second), slots*3/4)
+		}
+	}
+}
+
 // The trial of a limit that clearly brings more answers ends before they show the
 // throughput precisely, and the limit is doubled again.
 func TestWindow_LargerLimitEndsEarly(t *testing.T) {
