@@ -103,7 +103,9 @@ func TestRun_PutsOffRequestsThatAreAlwaysRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex
 		again := make(map[string]int)
-		b, _, err := runVirtual(t, 400, defaultConfig(), virtualGateway(func(r *http.Request) (int, string, string) {
+		cfg := defaultConfig()
+		cfg.perWorker = 16 // fewer than these requests
+		b, _, err := runVirtual(t, 400, cfg, virtualGateway(func(r *http.Request) (int, string, string) {
 			if id := r.Header.Get("X-Request-ID"); strings.HasSuffix(id, "0") {
 				mu.Lock()
 				defer mu.Unlock()
