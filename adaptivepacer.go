@@ -64,13 +64,10 @@ import (
 // [Uncertain] 408 or 5xx with a Retry-After, single attempts are sent, at intervals
 // that double up to 5 seconds, until one is accepted. They are those of the calls that
 // were refused least often and, of these, arrived last. Further refusals of attempts that
-// were sent before such a refusal are part of it. A call that is refused because of the
-// rate for at least the third time, although 10 attempts of others were accepted since
-// its previous refusal, probably asks for too much. Its refusal does not lower the rate.
-//
-// If responses have X-RateLimit-Remaining and X-RateLimit-Reset, or the same without X-,
-// and the reset is the end of a window, the rest of the quota is spread over the rest of
-// the window.
+// were sent before such a refusal are part of it. If responses have
+// X-RateLimit-Remaining and X-RateLimit-Reset, or the same without X-, and the reset
+// is the end of a window, the rest of the quota is spread over the rest of the
+// window.
 //
 // The constants are the result of simulations; see docs/pacing.md. In a single
 // process, about one attempt in a hundred is refused after the first 10 seconds, if the
@@ -122,8 +119,6 @@ type turn struct {
 	pending bool  // it permits an attempt that has not ended
 	arrival int64 // order of arrival of the call; 0: it has not arrived
 	refused int   // attempts of the call that were refused
-
-	accepted int // attempts that its lane had accepted when the call was refused last
 
 	lane     *lane     // nil: the key had no limit
 	inFlight int       // attempts in flight, including this one
@@ -215,7 +210,7 @@ func (p *AdaptivePacer) done(t *turn, req *http.Request, resp *http.Response, er
 		}
 	}
 	if l != nil {
-		l.done(t, s, v.RetryAfter, resp)
+		l.done(*t, s, v.RetryAfter, resp)
 	}
 }
 

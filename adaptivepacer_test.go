@@ -10,7 +10,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -279,31 +278,6 @@ func TestAdaptivePacer_FollowsTheRate(t *testing.T) {
 		}
 		if got := s.sentIn(92*sec, 112*sec); got < 360 || got > 440 {
 			t.Errorf("%d attempts in 20 s with a limit of 20/s, want about 400", got)
-		}
-	})
-}
-
-// A server refuses one call whatever the rate, for instance because it asks for too much.
-// The others are not sent at a rate that falls with each of its refusals.
-func TestAdaptivePacer_CallThatIsAlwaysRefused(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		start := time.Now()
-		var last atomic.Int64 // when the last of the others was answered
-		base := roundTripFunc(func(req *http.Request) (*http.Response, error) {
-			if req.URL.Path == "/20" {
-				resp := response(req, 429, "")
-				resp.Header.Set("Retry-After", "2")
-				return resp, nil
-			}
-			time.Sleep(400 * time.Millisecond)
-			last.Store(int64(time.Since(start)))
-			return response(req, 200, ""), nil
-		})
-		rt := &httpretry.RetryTransport{Base: base, Pacer: &httpretry.AdaptivePacer{}, Policy: httpretry.RetryConfig{MaxRetries: 8}}
-		failed := work(t, rt, 8, 300)
-		// Without refusals they take 15 s. Nothing is sent for nine waits.
-		if took := time.Duration(last.Load()); failed != 1 || took > 100*time.Second {
-			t.Errorf("%d failed, and the others took %v; want 1, and at most 100s", failed, took)
 		}
 	})
 }

@@ -22,7 +22,6 @@ type lane struct {
 	rate     rateLimit
 	flight   flightLimit
 	inFlight int // attempts that have the lane
-	accepted int // attempts, since the lane was made
 	waiting  waiters
 	timer    *time.Timer // calls wake; nil until it is needed
 }
@@ -172,7 +171,7 @@ func (l *lane) allInFlight() int {
 }
 
 // done ends the attempt that t permitted.
-func (l *lane) done(t *turn, s signal, retryAfter time.Duration, resp *http.Response) {
+func (l *lane) done(t turn, s signal, retryAfter time.Duration, resp *http.Response) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Now()
@@ -187,19 +186,18 @@ func (l *lane) done(t *turn, s signal, retryAfter time.Duration, resp *http.Resp
 	}
 	switch {
 	case s == tooFast:
-		l.rate.refuse(*t, retryAfter, now, l.singled(t))
+		l.rate.refuse(t, retryAfter, now, false)
 	case s == accepted:
-		l.accepted++
-		l.rate.accept(*t, now)
-		l.flight.accept(*t)
+		l.rate.accept(t, now)
+		l.flight.accept(t)
 	case s == timedOut:
-		l.flight.timeout(*t, now)
+		l.flight.timeout(t, now)
 	case s == down, t.inFlight <= 1:
 		// Others use the server, or it is down: the limit cannot be lower than
 		// one in flight.
-		l.rate.refuse(*t, retryAfter, now, true)
+		l.rate.refuse(t, retryAfter, now, true)
 	default:
-		l.flight.refuse(*t, l.allInFlight(), retryAfter, now)
+		l.flight.refuse(t, l.allInFlight(), retryAfter, now)
 	}
 	if resp != nil {
 		l.rate.quota.read(resp.Header, l.allInFlight(), now)
@@ -207,16 +205,6 @@ func (l *lane) done(t *turn, s signal, retryAfter time.Duration, resp *http.Resp
 	}
 	l.dispatch(now)
 	l.dismiss(now)
-}
-
-// singled reports whether the call of t, which is refused, is probably refused whatever
-// the rate: not for the first or second time, and although attempts of others were
-// accepted since the previous one.
-func (l *lane) singled(t *turn) bool {
-	const others = 10
-	accepted := l.accepted - t.accepted
-	t.accepted = l.accepted
-	return t.refused > 2 && accepted >= others
 }
 
 // dismiss ends the waits that the server has made too long.

@@ -249,9 +249,9 @@ func (g *gate) enter(probe bool) bool {
 // forPacer returns the attempt as the next Pacer is to see it. A Pacer takes a 503
 // without a time for a sign of too many attempts in flight. It is none if next to
 // nothing was in flight, or if the request has got one before. Nor is all to wait
-// for longer than the run may.
+// for longer than the run may, or for a request that is refused whatever the rate.
 func (g *gate) forPacer(a httpretry.Attempt) httpretry.Attempt {
-	if a.Verdict.RetryAfter > g.maxRetryAfter {
+	if a.Verdict.RetryAfter > g.maxRetryAfter || isRefusal(a) && g.isSingled(tallyOf(a.Request.Context())) {
 		a.Response, a.Verdict = nil, httpretry.Verdict{}
 		return a
 	}
@@ -267,6 +267,21 @@ func (g *gate) forPacer(a httpretry.Attempt) httpretry.Attempt {
 	}
 	t.unavailable = true
 	return a
+}
+
+// isSingled counts a refusal, and reports whether the gateway probably refuses the request
+// whatever the rate, for instance because it is too large: it was refused at least three
+// times, each after others had been answered.
+func (g *gate) isSingled(t *tally) bool {
+	const others, times = 3, 3
+	g.mu.Lock()
+	goods := g.goods
+	g.mu.Unlock()
+	if goods-t.goods >= others {
+		t.singled++
+	}
+	t.goods = goods
+	return t.singled >= times
 }
 
 // report enters the result of an attempt.

@@ -123,6 +123,54 @@ func TestRun_PutsOffRequestsThatAreAlwaysRefused(t *testing.T) {
 	})
 }
 
+// A gateway refuses one request whatever the rate, for instance because it is too large.
+// The rate of the others does not fall with each of its refusals.
+func TestRun_OneRequestIsAlwaysRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		var mu sync.Mutex
+		var last time.Duration // when the last of the others was answered
+		cfg := defaultConfig()
+		cfg.perWorker, cfg.maxOutage = 8, time.Minute
+		b, _, err := runVirtual(t, 300, cfg, virtualGateway(func(r *http.Request) (int, string, string) {
+			if r.Header.Get("X-Request-ID") == "r20" {
+				return 429, "Retry-After: 2", ""
+			}
+			time.Sleep(400 * time.Millisecond)
+			mu.Lock()
+			defer mu.Unlock()
+			last = time.Since(start)
+			return 200, "", answered
+		}))
+		// Without refusals they take 15 s.
+		if b.summary.answered != 299 || err == nil || last > 45*time.Second {
+			t.Errorf("got %d answered after %v, %v, want 299 within 45s, and an error", b.summary.answered, last, err)
+		}
+	})
+}
+
+// A gateway that refuses all requests for five minutes gets single attempts, however
+// often each request is refused.
+func TestRun_AllAreRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		var refused atomic.Int32
+		cfg := defaultConfig()
+		cfg.perWorker = 2
+		b, _, err := runVirtual(t, 200, cfg, virtualGateway(func(*http.Request) (int, string, string) {
+			if now := time.Since(start); now > 5*time.Second && now < 305*time.Second {
+				refused.Add(1)
+				return 429, "", ""
+			}
+			time.Sleep(100 * time.Millisecond)
+			return 200, "", answered
+		}))
+		if err != nil || b.summary.answered != 200 || refused.Load() > 150 {
+			t.Errorf("got %d answered, %v, %d refused, want 200, and at most 150 refused in 300s", b.summary.answered, err, refused.Load())
+		}
+	})
+}
+
 // A request that is asked to wait for too long fails, and its error has both times.
 func TestRun_ErrorHasTheWaitThatWasAsked(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -32,6 +32,8 @@ type tally struct {
 	refusals      int  // attempts that the gateway refused
 	answersBefore int  // answers of the run at the first of them
 	overtaken     bool // it was refused often while others were answered
+	singled       int  // refusals, each after others had been answered
+	goods         int  // of the gate, at the last refusal
 
 	crowded int // attempts for which this machine had no file
 
