@@ -1,4 +1,4 @@
-// Typecheck checks that packages compile for other platforms.
+// Typecheck checks the types of packages for other platforms.
 //
 //	go run ./internal/typecheck -platforms windows/amd64,js/wasm . ./inference
 //
@@ -77,6 +77,7 @@ type listedPackage struct {
 	GoFiles    []string
 	ImportMap  map[string]string
 	DepOnly    bool
+	Module     struct{ GoVersion string } // zero for the standard library
 }
 
 // checkListed type-checks the packages that go list writes, dependencies first.
@@ -113,12 +114,21 @@ func checkListed(list io.Reader, sizes types.Sizes) error {
 			// Bodies declare nothing that other packages see. Tests are listed as
 			// dependencies of the generated program.
 			IgnoreFuncBodies: p.DepOnly && p.ForTest == "",
+			GoVersion:        languageVersion(p.Module.GoVersion),
 			Sizes:            sizes,
 			Error:            func(err error) { errs = append(errs, err) },
 		}
 		path, _, _ := strings.Cut(p.ImportPath, " ") // "p [p.test]" is p with its test files
 		checked[p.ImportPath], _ = config.Check(path, fset, files, nil)
 	}
+}
+
+// languageVersion returns the version in a go.mod file as go/types expects it.
+func languageVersion(version string) string {
+	if version == "" {
+		return ""
+	}
+	return "go" + version
 }
 
 // An importer is a [types.Importer].
