@@ -42,6 +42,22 @@ func TestRateLimit_IsNotRaisedAboveItsBound(t *testing.T) {
 	}
 }
 
+// Turns that are not used, for instance because another server was faster, show nothing
+// about the rate.
+func TestRateLimit_UnusedTurnsDoNotRaiseIt(t *testing.T) {
+	r := newRateLimit(new(history), 0, 0)
+	now := time.Now()
+	r.base, r.stepAt, r.toStep = 100, now, holdSent
+	for range 1000 {
+		now = now.Add(longHold / 2000)
+		r.send(now, true)
+		r.returned(turn{sent: now})
+	}
+	if r.excess > 0 {
+		t.Errorf("the rate is exceeded by %v, want by nothing: no attempt was made", r.excess)
+	}
+}
+
 // No step was accepted before the first one, however large it is at a low rate.
 func TestRateLimit_FirstStepWasNotAccepted(t *testing.T) {
 	for _, base := range []float64{0.05, 0.5} {

@@ -171,6 +171,7 @@ func (r *rateLimit) returned(t turn) {
 	}
 	if !r.probing {
 		r.next = r.next.Add(-r.duration(1)) // for the next waiter
+		r.toStep++
 	}
 	if t.period == r.period {
 		r.probe = time.Time{}

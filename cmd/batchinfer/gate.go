@@ -271,11 +271,11 @@ func (g *gate) forPacer(a httpretry.Attempt) httpretry.Attempt {
 
 // isSingled counts a refusal, and reports whether the gateway probably refuses the request
 // whatever the rate, for instance because it is too large: it was refused at least three
-// times, each after others had been answered.
+// times, each after as many others had been answered as are in flight.
 func (g *gate) isSingled(t *tally) bool {
-	const others, times = 3, 3
+	const least, times = 3, 3
 	g.mu.Lock()
-	goods := g.goods
+	goods, others := g.goods, max(g.flying, least)
 	g.mu.Unlock()
 	if goods-t.goods >= others {
 		t.singled++
