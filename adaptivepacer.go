@@ -24,7 +24,7 @@ import (
 //     for windows, and for token buckets that are not full before the refusals end.
 //     For 3 seconds and 40 attempts, or for 8 seconds, attempts are sent 2 % slower
 //     than that. Then they are sent 2 %, 4 %, 8 % and so on faster, until a refusal,
-//     which does not lower the rate. Each of these steps takes a second and 8
+//     which usually does not lower the rate. Each of these steps takes a second and 8
 //     attempts, or 6 seconds. The first one is at least 0.05 attempts per second.
 //     After long refusals, a step takes at least half of their duration, because a
 //     server with windows refuses a rate that is too high only when the window is

@@ -98,11 +98,11 @@ import (
 // the one at which the Pacer lets it pass first. It begins at the endpoint that would be
 // chosen without a Pacer, continues after 10 ms at the others too, and after a second at
 // the one where the previous attempt failed. It waits for an endpoint that is closed
-// until that opens, unless all endpoints have failed. The Pacer's Wait is called concurrently, with a
-// context that has no deadline if there are several endpoints. Waits that are no longer
-// necessary are canceled. A Pacer that does not take back the turn of such a Wait makes
-// several endpoints as slow as one. If such a Wait returns nil nevertheless, its done is
-// called with an Err and a Verdict that is [httpretry.Final].
+// until that opens, unless all endpoints have failed. The Pacer's Wait is called
+// concurrently, with a context that has no deadline if there are several endpoints. Waits
+// that are no longer necessary are canceled. A Pacer that does not take back the turn of
+// such a Wait makes several endpoints as slow as one. If such a Wait returns nil
+// nevertheless, its done is called with an Err and a Verdict that is [httpretry.Final].
 //
 // If there is only one endpoint for a request, such as that of a resumed download, it is
 // sent when the Pacer lets it pass, although the endpoint is closed. While an endpoint

@@ -262,7 +262,7 @@ last minute, the numbers of failures and retries, the answers and tokens per sec
 and the attempts in flight. While all requests wait, it has their number and the time
 until the next attempt. The last failure is shown if no answer has arrived for five
 seconds. Logs are written by klog to the standard error. With -v=3, each retry is
-logged, with its status, or its cause if there was no response, its number for the
+logged, with its status, or its cause if there was no complete response, its number for the
 request, from 1, as attempt, and inference_max_retries as max. The line has as excused
 how many failures so far do not count, because the gateway asked for a wait or was not
 reached. Messages of package

@@ -260,12 +260,12 @@ func (w *window) judge(now time.Time) {
 		w.grow(now)
 	case w.phase == above:
 		w.judgeLarger(throughput, now)
+	case w.phase == below:
+		w.judgeSmaller(throughput)
 	case w.best > 0 && throughput > w.best/slower: // the gateway has become faster
 		w.growAgain(now)
 	case w.phase == holding:
 		w.judgeHeld(throughput)
-	case w.phase == below:
-		w.judgeSmaller(throughput)
 	case w.phase == halving:
 		w.judgeHalf(throughput)
 	}
