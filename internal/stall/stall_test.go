@@ -195,19 +195,23 @@ func TestWatch_Rate(t *testing.T) {
 // However long a transfer was fast, it is found when it has been slow for the limit
 // and a tenth of it.
 func TestWatch_SlidingAverage(t *testing.T) {
-	for fast := range 100 {
-		synctest.Test(t, func(t *testing.T) {
-			tr := newTransfer(10*second, 1000)
-			const piece = 250 * time.Millisecond // the parts end with some pieces
-			tr.alternate(260, piece, 0, fast)
-			tr.want(t, "", 0)
-			before := time.Since(tr.start)
-			tr.alternate(1, piece, 0, 1000)
-			got := tr.outcome()
-			if slow := got.after - before; got.calls != 1 || slow > 11*second {
-				t.Errorf("after %v: found after %v, want at most 11s", before, slow)
-			}
-		})
+	// Parts of the limit end with some of the pieces, at the same time as a timer. Which of
+	// them is first is random.
+	for _, piece := range []time.Duration{250 * time.Millisecond, second} {
+		each := int(1200 * piece / second) // bytes: enough even without the last piece
+		for fast := range 400 {
+			synctest.Test(t, func(t *testing.T) {
+				tr := newTransfer(10*second, 1000)
+				tr.alternate(each, piece, 0, fast)
+				tr.want(t, "", 0)
+				before := time.Since(tr.start)
+				tr.alternate(1, piece, 0, 1000)
+				got := tr.outcome()
+				if slow := got.after - before; got.calls != 1 || slow > 11*second {
+					t.Errorf("%v after %v: found after %v, want at most 11s", piece, before, slow)
+				}
+			})
+		}
 	}
 }
 
