@@ -199,7 +199,8 @@ func TestWatch_SlidingAverage(t *testing.T) {
 	// them is first is random.
 	for _, piece := range []time.Duration{250 * time.Millisecond, second} {
 		each := int(1200 * piece / second) // bytes: enough even without the last piece
-		for fast := range 400 {
+		for i := range 600 {
+			fast := i % 100
 			synctest.Test(t, func(t *testing.T) {
 				tr := newTransfer(10*second, 1000)
 				tr.alternate(each, piece, 0, fast)
