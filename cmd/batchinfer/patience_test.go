@@ -149,6 +149,33 @@ func TestRun_OneRequestIsAlwaysRefused(t *testing.T) {
 	})
 }
 
+// A request is refused whatever the rate if it was refused three times, each after as many
+// others had been answered as are in flight.
+func TestGate_RequestsThatAreSingled(t *testing.T) {
+	for _, tt := range []struct {
+		reason         string
+		flying, before int // attempts that are under way, and answers before each refusal
+		refusals       int
+		want           bool
+	}{
+		{"three refusals among answers", 10, 10, 3, true},
+		{"two", 10, 10, 2, false},
+		{"among fewer answers than are in flight", 10, 9, 100, false},
+		{"nothing else in flight, and three answers", 1, 3, 3, true},
+		{"nothing else in flight, and two answers", 1, 2, 100, false},
+		{"no answers", 0, 0, 100, false},
+	} {
+		g, request, got := &gate{flying: tt.flying}, new(tally), false
+		for range tt.refusals {
+			g.goods += tt.before
+			got = g.isSingled(request)
+		}
+		if got != tt.want {
+			t.Errorf("%s: got %t, want %t", tt.reason, got, tt.want)
+		}
+	}
+}
+
 // A gateway that refuses all requests for five minutes gets single attempts, however
 // often each request is refused.
 func TestRun_AllAreRefused(t *testing.T) {

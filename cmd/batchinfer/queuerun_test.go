@@ -69,6 +69,15 @@ func (q *queueRun) receive() queued {
 	return r
 }
 
+// answer sends as many requests as w admits, and receives an answer.
+func (q *queueRun) answer(w *window) {
+	for w.admit() {
+		q.send(w)
+	}
+	r := q.receive()
+	w.leave(r.begun, q.now, r.tokens, undisturbed)
+}
+
 // run makes n requests, and one beside them at a time. took is the duration relative to
 // the one with the best fixed number in flight, beside the time that a request beside the
 // second half takes, relative to that of one alone.

@@ -211,11 +211,7 @@ func TestWindow_DoublesInTwoAnswerTimes(t *testing.T) {
 				w := newWindow(1000)
 				start := q.now
 				for w.size() < 512 {
-					for w.admit() {
-						q.send(w)
-					}
-					r := q.receive()
-					w.leave(r.begun, q.now, r.tokens, undisturbed)
+					q.answer(w)
 				}
 				took += q.now.Sub(start).Seconds() / mean.Seconds() / seeds
 			}
@@ -253,20 +249,13 @@ func TestWindow_FollowsAGatewayThatBecomesSlower(t *testing.T) {
 	for seed := range uint64(5) {
 		q := newQueueRun(seed, slots, steady)
 		w := newWindow(256)
-		answer := func() {
-			for w.admit() {
-				q.send(w)
-			}
-			r := q.receive()
-			w.leave(r.begun, q.now, r.tokens, undisturbed)
-		}
 		for range 300 * slots {
-			answer()
+			q.answer(w)
 		}
 		q.free = q.free[:later]
 		start := q.now
 		for w.size() > 3*later/2 && q.now.Sub(start) < 1000*time.Second {
-			answer()
+			q.answer(w)
 		}
 		if took := q.now.Sub(start); took > 150*time.Second {
 			t.Errorf("the limit was %d after %v, want at most %d after 150s", w.size(), took.Round(time.Second), 3*later/2)
@@ -281,20 +270,13 @@ func TestWindow_FollowsAGatewayThatBecomesFasterAgain(t *testing.T) {
 	for seed := range uint64(10) {
 		q := newQueueRun(seed, slots, steady)
 		w := newWindow(256)
-		answer := func() {
-			for w.admit() {
-				q.send(w)
-			}
-			r := q.receive()
-			w.leave(r.begun, q.now, r.tokens, undisturbed)
-		}
 		for range 100 * slots {
-			answer()
+			q.answer(w)
 		}
 		q.free = q.free[:meanwhile]
 		slow := q.now
 		for w.size() > slots*2/3 {
-			if answer(); q.now.Sub(slow) > 1000*time.Second {
+			if q.answer(w); q.now.Sub(slow) > 1000*time.Second {
 				t.Fatalf("the limit is still %d", w.size())
 			}
 		}
@@ -303,7 +285,7 @@ func TestWindow_FollowsAGatewayThatBecomesFasterAgain(t *testing.T) {
 		}
 		start := q.now
 		for w.size() < slots*3/4 && q.now.Sub(start) < 1000*time.Second {
-			answer()
+			q.answer(w)
 		}
 		if took := q.now.Sub(start); took > 20*time.Second {
 			t.Errorf("the limit was %d after %v, want at least %d after 20s", w.size(), took.Round(time.Second), slots*3/4)

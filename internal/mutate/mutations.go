@@ -1142,6 +1142,8 @@ var mutations = []mutation{
 		"t.refusals >= maxOvertaken", "false", "TestRun_PutsOffRequestsThatAreAlwaysRefused"},
 	{"a request that is always refused does not lower the rate", "cmd/batchinfer", "gate.isSingled",
 		"t.singled >= times", "false", "TestRun_OneRequestIsAlwaysRefused"},
+	{"a request that is refused among few answers lowers the rate", "cmd/batchinfer", "gate.isSingled",
+		"max(g.flying, least)", "least", "TestGate_RequestsThatAreSingled"},
 	{"refusals of all requests close the pacer", "cmd/batchinfer", "gate.isSingled",
 		"goods-t.goods >= others", "goods-t.goods >= 0*others", "TestRun_AllAreRefused"},
 	{"a refusal is not a retry", "cmd/batchinfer", "patience.Backoff",

@@ -196,7 +196,7 @@ func TestWatch_Rate(t *testing.T) {
 // and a tenth of it.
 func TestWatch_SlidingAverage(t *testing.T) {
 	// Parts of the limit end with some of the pieces, at the same time as a timer. Which of
-	// them is first is random.
+	// them is first is random, so that each transfer is tried six times.
 	for _, piece := range []time.Duration{250 * time.Millisecond, second} {
 		each := int(1200 * piece / second) // bytes: enough even without the last piece
 		for i := range 600 {
