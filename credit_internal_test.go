@@ -58,6 +58,20 @@ func TestRateLimit_UnusedTurnsDoNotRaiseIt(t *testing.T) {
 	}
 }
 
+// A refusal that says nothing about the rate, such as that of a server that is down, does
+// not count as one of a step or of the credit.
+func TestRateLimit_DownIsNoExcess(t *testing.T) {
+	r := newRateLimit(new(history), 0, 0)
+	now := time.Now()
+	r.base, r.stepped, r.early = 100, now, 1
+	r.credit.give(10)
+	r.credit.use(now)
+	r.refuse(turn{sent: now}, time.Second, now, true)
+	if r.early != 1 || r.credit.refused {
+		t.Errorf("%d early refusals, credit refused: %t; want 1, and not", r.early, r.credit.refused)
+	}
+}
+
 // No step was accepted before the first one, however large it is at a low rate.
 func TestRateLimit_FirstStepWasNotAccepted(t *testing.T) {
 	for _, base := range []float64{0.05, 0.5} {

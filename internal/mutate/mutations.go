@@ -713,6 +713,8 @@ var mutations = []mutation{
 		"f.accepted && ", "", "TestFlightLimit_HoldsWhatWasAccepted"},
 	{"turns from before an opening do not count after it", ".", "rateLimit.returned",
 		"!t.sent.Before(r.begun)", "true", "TestAdaptivePacer_TurnsThatAreNotUsedLater"},
+	{"a server that is down refuses no step", ".", "rateLimit.refuse",
+		"if !keepsRate {", "if true {", "TestRateLimit_DownIsNoExcess"},
 	{"turns that are not used do not raise the rate", ".", "rateLimit.returned",
 		"r.toStep++", "", "TestRateLimit_UnusedTurnsDoNotRaiseIt"},
 	{"the first rate is not that of hours", ".", "rateLimit.begin",
