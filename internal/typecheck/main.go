@@ -73,7 +73,6 @@ func check(ctx context.Context, platform string, tests bool, packages []string) 
 type listedPackage struct {
 	Dir        string
 	ImportPath string
-	ForTest    string
 	GoFiles    []string
 	ImportMap  map[string]string
 	DepOnly    bool
@@ -111,9 +110,8 @@ func checkListed(list io.Reader, sizes types.Sizes) error {
 				}
 				return checked[path], nil
 			}),
-			// Bodies declare nothing that other packages see. Tests are listed as
-			// dependencies of the generated program.
-			IgnoreFuncBodies: p.DepOnly && p.ForTest == "",
+			// Bodies declare nothing that other packages see.
+			IgnoreFuncBodies: p.DepOnly,
 			GoVersion:        languageVersion(p.Module.GoVersion),
 			Sizes:            sizes,
 			Error:            func(err error) { errs = append(errs, err) },
