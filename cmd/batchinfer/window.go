@@ -34,6 +34,12 @@ type window struct {
 	ended  int   // requests
 	begun  []int // values of ended when the requests in flight began, in ascending order
 
+	// While requests are in flight that began before the limit was lowered, those that
+	// began after it may be a quarter of the limit. Otherwise older ones that hang could
+	// take up all of it, and no more would end to tell that they hang.
+	lowered int // value of ended
+	before  int // value of flying
+
 	phase    phase
 	base     int     // the limit that is compared with
 	best     float64 // the throughput at base; 0: not measured
@@ -129,7 +135,9 @@ func (w *window) admit() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	hanging, _ := slices.BinarySearch(w.begun, w.ended-hangFactor*w.limit)
-	if w.flying >= w.most || w.flying-hanging >= w.limit {
+	older, _ := slices.BinarySearch(w.begun, w.lowered)
+	held := w.flying <= w.before && w.flying-older < (w.limit+3)/4
+	if w.flying >= w.most || w.flying-hanging >= w.limit && !held {
 		return false
 	}
 	w.flying++
@@ -401,7 +409,11 @@ func (w *window) keep(limit int, throughput float64, rounds int) {
 }
 
 func (w *window) set(limit int) {
-	w.limit = min(max(limit, leastLimit), w.most)
+	limit = min(max(limit, leastLimit), w.most)
+	if limit < w.limit {
+		w.lowered, w.before = w.ended, w.flying
+	}
+	w.limit = limit
 }
 
 // reduce lowers the limit to n until the next comparison, because this machine can't send

@@ -313,6 +313,38 @@ func TestWindow_LargerLimitEndsEarly(t *testing.T) {
 	}
 }
 
+// Requests that hang do not take up a limit that is lowered before they count as hanging.
+func TestWindow_RequestsThatHangLeaveRoom(t *testing.T) {
+	for _, limit := range []int{16, 3, 2} { // before it is halved
+		w := newWindow(256)
+		w.keep(limit, 100, 1)
+		now := time.Now()
+		for range (limit + 1) / 2 { // will hang
+			w.admit()
+			w.begin(now)
+		}
+		answer := func() bool {
+			if !w.admit() {
+				return false
+			}
+			now = now.Add(time.Second)
+			w.leave(w.begin(now), now, 0, undisturbed)
+			return true
+		}
+		for range 2 * limit {
+			if !answer() {
+				t.Fatalf("no room beside half of a limit of %d", limit)
+			}
+		}
+		w.try(halving, 0.5)
+		for i := range 16 * limit {
+			if !answer() {
+				t.Fatalf("no room after %d more answers, beside half of a limit of %d that was halved", i, limit)
+			}
+		}
+	}
+}
+
 // A halved limit that the gateway makes use of tells the limit that it would make use of.
 func TestWindow_EndsHalving(t *testing.T) {
 	for _, tt := range []struct {

@@ -1132,6 +1132,8 @@ var mutations = []mutation{
 		"p != above && !w.round.few(w.round.paced)", "false", "TestWindow_IsNotReducedWhileRequestsArePaced"},
 	{"requests that hang at one of several gateways do not count", "cmd/batchinfer", "window.admit",
 		"w.flying-hanging >= w.limit", "w.flying-0*hanging >= w.limit", "TestRun_OneOfSeveralGatewaysHangs"},
+	{"requests that hang do not take up a limit that was lowered", "cmd/batchinfer", "window.admit",
+		" && !held", " && (true || held)", "TestWindow_RequestsThatHangLeaveRoom"},
 	{"requests that wait to be sent again are shown", "cmd/batchinfer", "deferral.traffic",
 		"t.waiting, t.next = 1+len(d.waiting), d.due", "", "TestProgress_WaitsToSendAgain"},
 	{"gateways on one host have limits of their own", "cmd/batchinfer", "config.endpointPacer",
