@@ -254,7 +254,7 @@ func (h *head) Close() error {
 	ended := h.ctx.Err() != nil
 	h.end()
 	if h.full.Load() && !ended {
-		h.b.takeBack(context.Background(), h.token) // the record is written if there is room
+		h.takeBack(context.Background(), h.token) // the record is written if there is room
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), tryTimeout)
 	defer cancel()
@@ -268,8 +268,14 @@ func (h *head) Close() error {
 		return nil
 	}
 	h.record.Owner = ""
-	_, err := h.b.write(ctx, h.token, &h.record, h.revision, h.b.takeBack)
+	_, err := h.b.write(ctx, h.token, &h.record, h.revision, h.takeBack)
 	return err
+}
+
+// takeBack makes room on a full disk. What the servers have not read yet would fill it.
+func (h *head) takeBack(ctx context.Context, token string) error {
+	h.sender.settle(ctx)
+	return h.b.takeBack(ctx, token)
 }
 
 // end ends the goroutines that begin has started.

@@ -54,7 +54,7 @@ func (h *head) renew(ctx context.Context) error {
 		return err
 	}
 	next, err := kv.Update(ctx, jobKey(h.token), r.encode(), revision)
-	if isFull(err) && h.b.takeBack(ctx, h.token) == nil { // they are lost, as HandOut permits
+	if isFull(err) && h.takeBack(ctx, h.token) == nil { // they are lost, as HandOut permits
 		next, err = kv.Update(ctx, jobKey(h.token), r.encode(), revision)
 	}
 	if isOvertaken(err) || isGone(err) {

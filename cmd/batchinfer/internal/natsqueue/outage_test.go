@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
 
 	"github.com/httpretry/httpretry/cmd/batchinfer/internal/queue"
 )
@@ -404,6 +405,29 @@ func TestHead_RenewsOnFullDisk(t *testing.T) {
 	fill(t, h)
 	if err := h.renew(within(t, 10*time.Second)); err != nil {
 		t.Errorf("renew = %v", err)
+	}
+}
+
+// Before a head makes room on a full disk, the servers have read all that was handed out.
+func TestSender_Settle(t *testing.T) {
+	t.Parallel()
+	_, b := start(t)
+	h := open(t, b, job("batch"))
+	var stored atomic.Bool
+	_, err := b.nc.Subscribe("slow", func(m *nats.Msg) {
+		time.Sleep(50 * time.Millisecond)
+		stored.Store(true)
+		m.Respond([]byte(`{"stream":"slow","seq":1}`))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := h.sender.send(t.Context(), "slow", nil); err != nil {
+		t.Fatal(err)
+	}
+	h.sender.settle(t.Context())
+	if !stored.Load() {
+		t.Error("settled before the request was stored")
 	}
 }
 

@@ -24,6 +24,10 @@ const (
 	// sendAgainAfter is the wait before a request that failed is sent again.
 	sendAgainAfter = 250 * time.Millisecond
 
+	// settleTimeout bounds the wait for all confirmations. While requests are handed out,
+	// some may always be missing.
+	settleTimeout = 2 * time.Second
+
 	// silenceIsFull is how long a server confirms no request, although it responds
 	// otherwise, before its disk is taken for full. It has stopped the stream then.
 	silenceIsFull = 20 * time.Second
@@ -101,6 +105,17 @@ func (s *sender) send(ctx context.Context, subject string, data []byte) error {
 func (s *sender) publish(m *nats.Msg) {
 	if _, err := s.js.PublishMsgAsync(m); err != nil {
 		s.unconfirmed(m, err)
+	}
+}
+
+// settle waits until the servers have stored or refused what was sent, or settleTimeout has
+// passed.
+func (s *sender) settle(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
+	defer cancel()
+	select {
+	case <-s.js.PublishAsyncComplete():
+	case <-ctx.Done():
 	}
 }
 
