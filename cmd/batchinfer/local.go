@@ -42,10 +42,10 @@ func (l *local) work(ctx context.Context, requests <-chan request, results chan<
 // ask asks a request, and then those from next.
 func (l *local) ask(ctx context.Context, req request, next <-chan request, results chan<- []result) {
 	for ok := true; ok; req, ok = <-next {
-		begun := l.window.begin(time.Now())
+		f := l.window.begin(time.Now())
 		r := l.asker.ask(ctx, req)
 		results <- []result{r} // before another request is sent, in case this one ends the run
-		l.window.leave(begun, time.Now(), r.tokens, r.evidence())
+		l.window.leave(f, time.Now(), r.tokens, r.evidence())
 	}
 }
 

@@ -19,8 +19,8 @@ type queued struct {
 	sent, done time.Time
 	alone      time.Duration // without a queue
 	tokens     int
-	beside     bool // not of the run
-	begun      int  // of the window
+	beside     bool   // not of the run
+	flight     flight // of the window
 }
 
 func newQueueRun(seed uint64, slots int, service func(*rand.Rand) (time.Duration, int)) *queueRun {
@@ -46,11 +46,11 @@ func (q *queueRun) send(w *window) {
 		done = q.free[slot].Add(d)
 	}
 	q.free[slot] = done
-	begun := 0
+	var f flight
 	if w != nil {
-		begun = w.begin(q.now)
+		f = w.begin(q.now)
 	}
-	q.inFlight = append(q.inFlight, queued{q.now, done, d, tokens, w == nil, begun})
+	q.inFlight = append(q.inFlight, queued{q.now, done, d, tokens, w == nil, f})
 }
 
 // receive advances the time to the end of the request that is done first, and removes it.
@@ -75,7 +75,7 @@ func (q *queueRun) answer(w *window) {
 		q.send(w)
 	}
 	r := q.receive()
-	w.leave(r.begun, q.now, r.tokens, undisturbed)
+	w.leave(r.flight, q.now, r.tokens, undisturbed)
 }
 
 // run makes n requests, and one beside them at a time. took is the duration relative to
@@ -95,7 +95,7 @@ func (q *queueRun) run(w *window, n int) (took, beside float64) {
 		}
 		r := q.receive()
 		if !r.beside {
-			w.leave(r.begun, q.now, r.tokens, undisturbed)
+			w.leave(r.flight, q.now, r.tokens, undisturbed)
 			received++
 			work += r.alone
 			continue

@@ -16,9 +16,10 @@ import (
 // as long as the number of answers per second grows with it. By Little's law, the gateway
 // makes use of the limit before the last doubling, multiplied by the growth. If already
 // the first doubling brings little, the limit is halved as long as the throughput does not
-// fall with it. Later rounds measure tokens, or answers if these have no number of tokens.
-// They compare a larger and a smaller limit, rarely if neither is better. If the throughput
-// falls or rises very much, the limit is halved or doubled again.
+// fall with it. Later rounds compare a larger and a smaller limit, rarely if neither is
+// better. They measure tokens, or answers if these have no number of tokens, by how long
+// each answer takes. If the throughput falls or rises very much, the limit is halved or
+// doubled again.
 //
 // A request that many others have overtaken does not count. Otherwise those that hang at
 // one of several gateways would take the place of those that another one could answer.
@@ -52,6 +53,12 @@ type window struct {
 	round   windowRound
 	drained bool      // the input has no more requests
 	starved time.Time // start of the shortage that round.lost does not include yet; zero: there are enough requests
+}
+
+// A flight is a request in flight.
+type flight struct {
+	start time.Time
+	begun int // value of window.ended at start
 }
 
 // An evidence is what the duration of a request tells about the limit.
@@ -92,9 +99,9 @@ const (
 
 	noise = 0.03 // of the throughput of a round
 
-	// precision is the standard error of the mean tokens of an answer in a round, which
-	// has at most maxRound times as many answers for it.
-	precision = 0.03
+	// precision is the standard error of the throughput of a round, which has at most
+	// maxRound times as many answers for it.
+	precision = 0.04
 	maxRound  = 8
 
 	flat    = 1.2 // times the throughput, after a doubling that served only the queue
@@ -145,22 +152,23 @@ func (w *window) admit() bool {
 }
 
 // begin notes that a request which has entered is sent. The result is for leave.
-func (w *window) begin(now time.Time) (begun int) {
+func (w *window) begin(now time.Time) flight {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.round.start.IsZero() {
 		w.round.start = now
 	}
 	w.begun = append(w.begun, w.ended)
-	return w.ended
+	return flight{now, w.ended}
 }
 
 // leave notes the end of a request.
-func (w *window) leave(begun int, now time.Time, tokens int, e evidence) {
+func (w *window) leave(f flight, now time.Time, tokens int, e evidence) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	i, _ := slices.BinarySearch(w.begun, begun)
+	i, _ := slices.BinarySearch(w.begun, f.begun)
 	w.begun = slices.Delete(w.begun, i, i+1)
+	hung := f.begun < w.ended-hangFactor*w.limit
 	w.ended++
 	w.lose(now)
 	w.flying--
@@ -174,11 +182,14 @@ func (w *window) leave(begun int, now time.Time, tokens int, e evidence) {
 		}
 		return
 	}
-	w.round.add(tokens, e)
-	if w.drained || w.round.answers < w.enough() && !w.clear(now) {
+	if hung {
 		return
 	}
-	if w.round.few(w.round.disturbed) && w.round.lost <= noise*now.Sub(w.round.start).Seconds() {
+	w.round.add(now.Sub(f.start), tokens, e)
+	if w.drained || w.round.answers < w.enough() && !w.clear() {
+		return
+	}
+	if w.round.few(w.round.disturbed) && w.round.lost <= noise*w.round.elapsed(now) {
 		w.judge(now)
 	}
 	w.restart(now)
@@ -205,19 +216,18 @@ func (w *window) enough() int {
 	if w.lower {
 		return n
 	}
-	// The more the answers differ, the more of them tell the throughput.
+	// The more irregular the answers are, the more of them tell the throughput.
 	return max(n, min(int(w.round.variation()/(precision*precision)), maxRound*n))
 }
 
 // clear reports whether a round tells enough before it has all answers: a larger limit
 // brings much, or a smaller one is too small.
-func (w *window) clear(now time.Time) bool {
+func (w *window) clear() bool {
 	if w.round.answers < max(clearAnswers, w.limit) {
 		return false
 	}
-	// Without a number of tokens, assume that answers differ.
 	margin := 2 * math.Sqrt(max(w.round.variation(), 0.5)/float64(w.round.answers))
-	change := w.round.throughput(now)/w.best - 1
+	change := w.throughput()/w.best - 1
 	switch w.phase {
 	case above:
 		return change-margin > linear*w.change()
@@ -262,7 +272,7 @@ func (w *window) drain() {
 
 // judge chooses the next limit after a round.
 func (w *window) judge(now time.Time) {
-	throughput := w.round.throughput(now)
+	throughput := w.throughput()
 	switch {
 	case w.phase == growing:
 		w.grow(now)
@@ -278,6 +288,9 @@ func (w *window) judge(now time.Time) {
 		w.judgeHalf(throughput)
 	}
 }
+
+// throughput returns that of the round, at the current limit.
+func (w *window) throughput() float64 { return float64(w.limit) * w.round.throughput() }
 
 // judgeHeld ends a round at base.
 func (w *window) judgeHeld(throughput float64) {
@@ -356,10 +369,11 @@ func (w *window) judgeHalf(throughput float64) {
 // with.
 func (w *window) change() float64 { return float64(w.limit)/float64(w.base) - 1 }
 
-// grow doubles the limit, or ends the doubling. It compares answers per second: in a short
-// round, the number of tokens varies more.
+// grow doubles the limit, or ends the doubling. It counts the answers of the round: in a
+// short one, the number of tokens varies more, and the durations of many answers do not show
+// the queue of the doubled limit yet.
 func (w *window) grow(now time.Time) {
-	rate := float64(w.round.answers) / w.round.seconds(now)
+	rate := float64(w.round.answers) / w.round.elapsed(now)
 	if w.rate > 0 {
 		growth, larger := rate/w.rate, float64(w.limit)/float64(w.base)
 		if growth < 1+linear*(larger-1) {

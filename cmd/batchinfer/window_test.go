@@ -60,6 +60,12 @@ func varied(r *rand.Rand) (time.Duration, int) {
 	return 200*time.Millisecond + time.Duration(tokens)*4*time.Millisecond, tokens
 }
 
+// uncounted is varied without a usage.
+func uncounted(r *rand.Rand) (time.Duration, int) {
+	d, _ := varied(r)
+	return d, 0
+}
+
 func meanOf(all []time.Duration) (mean time.Duration) {
 	for _, d := range all {
 		mean += d / time.Duration(len(all))
@@ -84,7 +90,10 @@ func TestWindow_SettlesWhereMoreWouldOnlyWait(t *testing.T) {
 		{5, "steady", steady, 1500, 40, 1.4},
 		{8, "steady", steady, 3000, 40, 1.3}, // twice as long if all of the first 16 stay in flight
 		{40, "steady", steady, 10_000, 10, 1.35},
+		{8, "varied", varied, 4000, 40, 2},
+		{16, "varied", varied, 8000, 20, 1.6},
 		{24, "varied", varied, 30_000, 6, 1.35},
+		{16, "uncounted", uncounted, 4000, 40, 2},
 	} {
 		t.Run(fmt.Sprintf("%d %s", tt.slots, tt.name), func(t *testing.T) {
 			var took, beside, mostTook, mostBeside float64
@@ -94,8 +103,8 @@ func TestWindow_SettlesWhereMoreWouldOnlyWait(t *testing.T) {
 				mostTook, mostBeside = max(mostTook, a), max(mostBeside, b)
 			}
 			t.Logf("took %.3f times as long, at most %.3f; beside it %.3f, at most %.3f", took, mostTook, beside, mostBeside)
-			if took > 1.05 || mostTook > 1.1 {
-				t.Errorf("took %.3f times as long as with the best number in flight, at most %.3f; want 1.05, at most 1.1", took, mostTook)
+			if took > 1.05 || mostTook > 1.15 {
+				t.Errorf("took %.3f times as long as with the best number in flight, at most %.3f; want 1.05, at most 1.15", took, mostTook)
 			}
 			if beside > 1.2 || mostBeside > tt.beside {
 				t.Errorf("a request beside the run takes %.3f times as long as alone, at most %.3f; want 1.2, at most %v", beside, mostBeside, tt.beside)
@@ -180,8 +189,10 @@ func TestWindow_IsNotReducedWhileRequestsArePaced(t *testing.T) {
 		answer := func(n int, perSecond func(limit int) float64) {
 			for range n {
 				w.admit()
-				now = now.Add(time.Duration(float64(time.Second) / perSecond(w.size())))
-				w.leave(w.begin(now), now, 0, tt.evidence)
+				interval := time.Duration(float64(time.Second) / perSecond(w.size()))
+				f := w.begin(now.Add(-time.Duration(w.size()-1) * interval))
+				now = now.Add(interval)
+				w.leave(f, now, 0, tt.evidence)
 			}
 		}
 		answer(3000, func(limit int) float64 { return min(100, float64(limit)*2) })
@@ -222,6 +233,21 @@ func TestWindow_DoublesInTwoAnswerTimes(t *testing.T) {
 	}
 }
 
+// The doubling ends at the number that the gateway makes use of.
+func TestWindow_EndsDoubling(t *testing.T) {
+	const slots = 64
+	for seed := range uint64(10) {
+		q := newQueueRun(seed, slots, steady)
+		w := newWindow(256)
+		for w.phase == growing {
+			q.answer(w)
+		}
+		if got := w.size(); got < slots || got > slots*9/8 {
+			t.Errorf("seed %d: the limit is %d at a gateway that processes %d requests at a time, want %d to %d", seed, got, slots, slots, slots*9/8)
+		}
+	}
+}
+
 // The trial of a limit that is clearly too small ends before the answers show its
 // throughput precisely.
 func TestWindow_SmallerLimitEndsEarly(t *testing.T) {
@@ -234,8 +260,9 @@ func TestWindow_SmallerLimitEndsEarly(t *testing.T) {
 	answers := 0
 	for ; w.phase == below; answers++ {
 		w.admit()
-		now = now.Add(time.Second / 350) // 70,000 tokens a second
-		w.leave(w.begin(now), now, int(r.ExpFloat64()*200), undisturbed)
+		const interval = time.Second / 350 // 70,000 tokens a second
+		now = now.Add(interval)
+		w.leave(w.begin(now.Add(-time.Duration(w.size())*interval)), now, int(r.ExpFloat64()*200), undisturbed)
 	}
 	if answers > 400 || w.size() != 100 {
 		t.Errorf("after %d answers the limit was %d, want 100 after at most 400", answers, w.size())
@@ -257,8 +284,8 @@ func TestWindow_FollowsAGatewayThatBecomesSlower(t *testing.T) {
 		for w.size() > 3*later/2 && q.now.Sub(start) < 1000*time.Second {
 			q.answer(w)
 		}
-		if took := q.now.Sub(start); took > 150*time.Second {
-			t.Errorf("the limit was %d after %v, want at most %d after 150s", w.size(), took.Round(time.Second), 3*later/2)
+		if took := q.now.Sub(start); took > 180*time.Second {
+			t.Errorf("the limit was %d after %v, want at most %d after 180s", w.size(), took.Round(time.Second), 3*later/2)
 		}
 	}
 }
@@ -305,8 +332,9 @@ func TestWindow_LargerLimitEndsEarly(t *testing.T) {
 	answers := 0
 	for ; w.phase == above; answers++ {
 		w.admit()
-		now = now.Add(time.Second / 800) // 160,000 tokens a second
-		w.leave(w.begin(now), now, int(r.ExpFloat64()*200), undisturbed)
+		const interval = time.Second / 800 // 160,000 tokens a second
+		now = now.Add(interval)
+		w.leave(w.begin(now.Add(-time.Duration(w.size())*interval)), now, int(r.ExpFloat64()*200), undisturbed)
 	}
 	if answers > 400 || w.phase != growing {
 		t.Errorf("after %d answers the window is %s, want growing after at most 400", answers, w.phase)
@@ -327,8 +355,9 @@ func TestWindow_RequestsThatHangLeaveRoom(t *testing.T) {
 			if !w.admit() {
 				return false
 			}
+			f := w.begin(now)
 			now = now.Add(time.Second)
-			w.leave(w.begin(now), now, 0, undisturbed)
+			w.leave(f, now, 0, undisturbed)
 			return true
 		}
 		for range 2 * limit {
@@ -341,6 +370,13 @@ func TestWindow_RequestsThatHangLeaveRoom(t *testing.T) {
 			if !answer() {
 				t.Fatalf("no room after %d more answers, beside half of a limit of %d that was halved", i, limit)
 			}
+		}
+		room := 0
+		for w.admit() {
+			room++
+		}
+		if room != w.size() {
+			t.Errorf("there is room for %d requests beside those that hang, want %d", room, w.size())
 		}
 	}
 }
@@ -360,10 +396,42 @@ func TestWindow_EndsHalving(t *testing.T) {
 		w.keep(16, 100, 1)
 		w.try(halving, 0.5)
 		now := time.Now()
-		w.round = windowRound{start: now.Add(-time.Second), answers: 100, tokens: int(tt.throughput)}
+		w.round = windowRound{answers: 100, measured: 100, tokens: tt.throughput, seconds: 8}
 		w.judge(now)
 		if w.phase != tt.phase || w.limit != tt.limit {
 			t.Errorf("with a throughput of %v at 8, of 100 at 16: %s at %d, want %s at %d", tt.throughput, w.phase, w.limit, tt.phase, tt.limit)
 		}
+	}
+}
+
+// The answers of requests that hung tell nothing about the limit.
+func TestWindow_AnswersOfRequestsThatHung(t *testing.T) {
+	w := newWindow(256)
+	w.keep(16, 0, 1000)
+	w.restart(time.Time{})
+	now := time.Unix(0, 0)
+	hang := make([]flight, 16)
+	for i := range hang {
+		hang[i] = w.begin(now)
+		w.flying++
+	}
+	for range 64 * 16 {
+		w.admit()
+		f := w.begin(now)
+		now = now.Add(time.Second)
+		w.leave(f, now, 10, undisturbed)
+	}
+	before := w.best
+	for _, f := range hang {
+		w.leave(f, now, 10, undisturbed)
+	}
+	for range 64 * 16 {
+		w.admit()
+		f := w.begin(now)
+		now = now.Add(time.Second)
+		w.leave(f, now, 10, undisturbed)
+	}
+	if w.phase != holding || w.size() != 16 || w.best != before || before != 160 {
+		t.Errorf("%s at %d with a throughput of %v, and %v before those that hung had answers, want holding at 16 with 160", w.phase, w.size(), w.best, before)
 	}
 }

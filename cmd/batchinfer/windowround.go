@@ -2,48 +2,66 @@ package main
 
 import "time"
 
-// A windowRound counts the answers of a period, at one limit of a window.
+// A windowRound measures the answers of a period, at one limit of a window.
 type windowRound struct {
 	start     time.Time
 	answers   int
-	tokens    int
-	squares   float64 // sum of their squares
-	disturbed int     // answers whose duration does not show the limit
+	disturbed int     // answers whose duration does not show the limit; not measured
 	paced     int     // answers that waited for one of several gateways
 	lost      float64 // seconds of the whole limit, for lack of requests
+
+	// Sums over the answers that are measured, of their durations in seconds and of
+	// their tokens.
+	measured, tokens, seconds                         float64
+	tokensSquared, tokensTimesSeconds, secondsSquared float64
 }
 
-func (r *windowRound) add(tokens int, e evidence) {
+func (r *windowRound) add(took time.Duration, tokens int, e evidence) {
 	r.answers++
-	r.tokens += tokens
-	r.squares += float64(tokens) * float64(tokens)
 	switch e {
 	case paced:
 		r.paced++
 	case disturbed:
 		r.disturbed++
+		return
 	}
+	s, n := took.Seconds(), float64(tokens)
+	r.measured++
+	r.tokens += n
+	r.seconds += s
+	r.tokensSquared += n * n
+	r.tokensTimesSeconds += n * s
+	r.secondsSquared += s * s
 }
 
-func (r *windowRound) seconds(now time.Time) float64 { return max(now.Sub(r.start).Seconds(), 1e-9) }
+// elapsed returns the seconds since the start.
+func (r *windowRound) elapsed(now time.Time) float64 { return max(now.Sub(r.start).Seconds(), 1e-9) }
 
 // throughput returns the tokens per second, or the answers if these have no number of
-// tokens.
-func (r *windowRound) throughput(now time.Time) float64 {
-	if r.tokens == 0 {
-		return float64(r.answers) / r.seconds(now)
+// tokens, of one request in flight. By Little's law, it is their number per second divided
+// by the number of requests in flight. Unlike a count over the elapsed time, it does not
+// vary with what part of the first and the last answers falls into the round.
+func (r *windowRound) throughput() float64 {
+	n := r.tokens
+	if n == 0 {
+		n = r.measured
 	}
-	return float64(r.tokens) / r.seconds(now)
+	return n / max(r.seconds, 1e-9)
 }
 
-// variation returns the variance of the tokens of an answer, relative to the square of
-// their mean, or 0 if the answers have no number of tokens.
+// variation returns the variance of throughput, times the number of answers and relative
+// to the square of throughput: that of the tokens that differ from the mean number for the
+// duration of their answer.
 func (r *windowRound) variation() float64 {
-	if r.tokens == 0 {
+	n, squared, product := r.tokens, r.tokensSquared, r.tokensTimesSeconds
+	if n == 0 {
+		n, squared, product = r.measured, r.measured, r.seconds
+	}
+	if n == 0 {
 		return 0
 	}
-	mean := float64(r.tokens) / float64(r.answers)
-	return r.squares/float64(r.answers)/(mean*mean) - 1
+	mean := r.throughput()
+	return (squared - 2*mean*product + mean*mean*r.secondsSquared) * r.measured / (n * n)
 }
 
 // few reports whether n answers are at most maxDisturbed of the round.

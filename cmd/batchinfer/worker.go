@@ -271,10 +271,10 @@ func (w *worker) pop() *task {
 // ask asks tasks until there are no more.
 func (w *worker) ask(ctx context.Context) {
 	for t := range w.tasks {
-		begun := w.window.begin(time.Now())
+		f := w.window.begin(time.Now())
 		r := w.result(ctx, t)
 		now := time.Now()
-		w.window.leave(begun, now, r.tokens, r.evidence())
+		w.window.leave(f, now, r.tokens, r.evidence())
 		w.mu.Lock()
 		w.asking--
 		w.rate.add(now)

@@ -1004,7 +1004,7 @@ func TestWindow_KeepsItsLimitWithoutRequests(t *testing.T) {
 				w.starve(now)
 			}
 			now = now.Add(100 * time.Millisecond)
-			w.leave(w.begin(now), now, 0, undisturbed)
+			w.leave(w.begin(now.Add(-10*time.Second)), now, 0, undisturbed)
 			if ended++; missing && ended%2 == 0 {
 				w.feed(now)
 			}
