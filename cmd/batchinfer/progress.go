@@ -38,14 +38,22 @@ func newProgress(w io.Writer, total int) progress {
 // A plain progress prints lines: the first after a second, and later ones at
 // growing intervals of up to a minute.
 type plain struct {
-	io.Writer
 	total       int
 	start, next time.Time
+
+	mu sync.Mutex // guards writes to w
+	w  io.Writer
 }
 
 func newPlain(w io.Writer, total int) *plain {
 	now := time.Now()
-	return &plain{Writer: w, total: total, start: now, next: now.Add(time.Second)}
+	return &plain{w: w, total: total, start: now, next: now.Add(time.Second)}
+}
+
+func (p *plain) Write(b []byte) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.w.Write(b)
 }
 
 func (p *plain) show(s *summary) {

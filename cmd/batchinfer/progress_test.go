@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -42,6 +44,37 @@ func TestPlainProgress(t *testing.T) {
 			t.Errorf("after an hour: got %d lines, want 50 to 100", got)
 		}
 	})
+}
+
+// exclusive counts the calls of Write that are made during another one.
+type exclusive struct {
+	busy     atomic.Bool
+	overlaps atomic.Int32
+}
+
+func (e *exclusive) Write(b []byte) (int, error) {
+	if !e.busy.CompareAndSwap(false, true) {
+		e.overlaps.Add(1)
+		return len(b), nil
+	}
+	time.Sleep(time.Millisecond)
+	e.busy.Store(false)
+	return len(b), nil
+}
+
+func TestPlainProgress_LogLines(t *testing.T) {
+	var w exclusive
+	p, s := newPlain(&w, 9), newSummary(9, 0, "")
+	p.next = p.start
+	var logging sync.WaitGroup
+	for range 10 {
+		logging.Go(func() { p.Write([]byte("a log line\n")) })
+	}
+	p.show(s)
+	logging.Wait()
+	if n := w.overlaps.Load(); n > 0 {
+		t.Errorf("%d of 11 lines were written at the same time as another one", n)
+	}
 }
 
 // A run without answers shows the last failure until there is an answer.
