@@ -17,9 +17,9 @@ import (
 // makes use of the limit before the last doubling, multiplied by the growth. If already
 // the first doubling brings little, the limit is halved as long as the throughput does not
 // fall with it. Later rounds compare a larger and a smaller limit, rarely if neither is
-// better. They measure tokens, or answers if these have no number of tokens, by how long
-// each answer takes. If the throughput falls or rises very much, the limit is halved or
-// doubled again.
+// better. They derive the tokens per second, or answers if these have no number of tokens,
+// from the durations of the answers, also by Little's law. If the throughput falls or rises
+// very much, the limit is halved or doubled again.
 //
 // A request that many others have overtaken does not count. Otherwise those that hang at
 // one of several gateways would take the place of those that another one could answer.
@@ -35,11 +35,11 @@ type window struct {
 	ended  int   // requests
 	begun  []int // values of ended when the requests in flight began, in ascending order
 
-	// While requests are in flight that began before the limit was lowered, those that
-	// began after it may be a quarter of the limit. Otherwise older ones that hang could
-	// take up all of it, and no more would end to tell that they hang.
-	lowered int // value of ended
-	before  int // value of flying
+	// Requests that began before the limit was lowered leave room for a quarter of it.
+	// Otherwise all of it could be taken up by requests that hang, and no other would
+	// overtake them.
+	lowered int // value of ended when the limit was last lowered
+	before  int // value of flying then
 
 	phase    phase
 	base     int     // the limit that is compared with
@@ -99,8 +99,8 @@ const (
 
 	noise = 0.03 // of the throughput of a round
 
-	// precision is the standard error of the throughput of a round, which has at most
-	// maxRound times as many answers for it.
+	// precision is the standard error that the throughput of a round may have, relative to
+	// the throughput. A round has at most maxRound times as many answers to reach it.
 	precision = 0.04
 	maxRound  = 8
 
@@ -216,7 +216,7 @@ func (w *window) enough() int {
 	if w.lower {
 		return n
 	}
-	// The more irregular the answers are, the more of them tell the throughput.
+	// The more irregular the answers are, the more of them are needed.
 	return max(n, min(int(w.round.variation()/(precision*precision)), maxRound*n))
 }
 
@@ -369,8 +369,8 @@ func (w *window) judgeHalf(throughput float64) {
 // with.
 func (w *window) change() float64 { return float64(w.limit)/float64(w.base) - 1 }
 
-// grow doubles the limit, or ends the doubling. It counts the answers of the round: in a
-// short one, the number of tokens varies more, and the durations of many answers do not show
+// grow doubles the limit, or ends the doubling. It counts answers over the elapsed time: in
+// a short round, the number of tokens varies more, and many of the durations do not include
 // the queue of the doubled limit yet.
 func (w *window) grow(now time.Time) {
 	rate := float64(w.round.answers) / w.round.elapsed(now)

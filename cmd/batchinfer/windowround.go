@@ -37,10 +37,10 @@ func (r *windowRound) add(took time.Duration, tokens int, e evidence) {
 // elapsed returns the seconds since the start.
 func (r *windowRound) elapsed(now time.Time) float64 { return max(now.Sub(r.start).Seconds(), 1e-9) }
 
-// throughput returns the tokens per second, or the answers if these have no number of
-// tokens, of one request in flight. By Little's law, it is their number per second divided
-// by the number of requests in flight. Unlike a count over the elapsed time, it does not
-// vary with what part of the first and the last answers falls into the round.
+// throughput returns the tokens per second of one request in flight, or the answers if these
+// have no number of tokens. By Little's law, that of the gateway is as many times larger as
+// there are requests in flight. A count over the elapsed time would be less precise: it
+// includes answers that were generated mostly before the round.
 func (r *windowRound) throughput() float64 {
 	n := r.tokens
 	if n == 0 {
@@ -49,9 +49,9 @@ func (r *windowRound) throughput() float64 {
 	return n / max(r.seconds, 1e-9)
 }
 
-// variation returns the variance of throughput, times the number of answers and relative
-// to the square of throughput: that of the tokens that differ from the mean number for the
-// duration of their answer.
+// variation returns how irregular the answers are: the variance of the difference between
+// the tokens of an answer and those that throughput predicts for its duration, relative to
+// the square of the mean number of tokens.
 func (r *windowRound) variation() float64 {
 	n, squared, product := r.tokens, r.tokensSquared, r.tokensTimesSeconds
 	if n == 0 {

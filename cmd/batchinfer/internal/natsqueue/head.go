@@ -272,7 +272,8 @@ func (h *head) Close() error {
 	return err
 }
 
-// takeBack makes room on a full disk. What the servers have not read yet would fill it.
+// takeBack makes room on a full disk. Requests that the servers have not read yet would fill
+// it again, so it waits for those first.
 func (h *head) takeBack(ctx context.Context, token string) error {
 	h.sender.settle(ctx)
 	return h.b.takeBack(ctx, token)

@@ -24,8 +24,8 @@ const (
 	// sendAgainAfter is the wait before a request that failed is sent again.
 	sendAgainAfter = 250 * time.Millisecond
 
-	// settleTimeout bounds the wait for all confirmations. While requests are handed out,
-	// some may always be missing.
+	// settleTimeout bounds the wait until no request is unconfirmed. While more are handed
+	// out, that may never be the case.
 	settleTimeout = 2 * time.Second
 
 	// silenceIsFull is how long a server confirms no request, although it responds
@@ -108,8 +108,8 @@ func (s *sender) publish(m *nats.Msg) {
 	}
 }
 
-// settle waits until the servers have stored or refused what was sent, or settleTimeout has
-// passed.
+// settle waits until the servers have stored or refused all requests that were sent, or
+// until settleTimeout has passed.
 func (s *sender) settle(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
 	defer cancel()
