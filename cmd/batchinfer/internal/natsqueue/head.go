@@ -71,13 +71,17 @@ func (b *broker) Open(ctx context.Context, job queue.Job) (queue.Head, error) {
 
 // begin makes the streams, and starts the goroutines that run until Close.
 func (h *head) begin(ctx context.Context) error {
-	h.running.Go(h.keep)
+	var err error
+	if h.sender, err = newSender(h); err != nil {
+		return err
+	}
+	h.running.Go(h.keep) // it uses the sender when the disk is full, as Close does
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	if err := h.b.repeat(ctx, h.makeStreams); err != nil {
 		return err
 	}
-	err := h.b.repeat(ctx, func(ctx context.Context) error {
+	err = h.b.repeat(ctx, func(ctx context.Context) error {
 		// The results that it delivered to an earlier head would be delivered again only
 		// after resultsAgainAfter.
 		err := h.b.js.DeleteConsumer(ctx, resultsStream(h.token), headConsumer)
@@ -91,8 +95,7 @@ func (h *head) begin(ctx context.Context) error {
 		return err
 	}
 	h.results = newPuller(h.b.nc, resultsStream(h.token), headConsumer, h.ready, h.doubt)
-	h.sender, err = newSender(h)
-	return err
+	return nil
 }
 
 // makeStreams makes the streams and consumers of the job, or changes those that exist.

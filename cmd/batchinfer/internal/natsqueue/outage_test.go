@@ -408,6 +408,28 @@ func TestHead_RenewsOnFullDisk(t *testing.T) {
 	}
 }
 
+// A head that is interrupted while it begins makes room on a full disk like another.
+func TestHead_InterruptedOnFullDisk(t *testing.T) {
+	t.Parallel()
+	b := connect(t, alone(t, &server.Options{JetStream: true, JetStreamMaxStore: 4 << 20}))
+	h := open(t, b, job("batch"))
+	fill(t, h)
+	h.end()
+	next := &head{
+		b: b, token: h.token, record: h.snapshot(), revision: h.revision, renewed: time.Now(),
+		ready: make(chan struct{}, 1), suspect: make(chan struct{}, 1), renewal: make(chan struct{}),
+	}
+	next.ctx, next.cancel = context.WithCancelCause(context.Background())
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := next.begin(ctx); err == nil {
+		t.Error("begin succeeded although it was interrupted")
+	}
+	if err := next.Close(); err != nil {
+		t.Errorf("Close = %v", err)
+	}
+}
+
 // Before a head makes room on a full disk, the servers have read all that was handed out.
 func TestSender_Settle(t *testing.T) {
 	t.Parallel()
