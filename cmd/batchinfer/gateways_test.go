@@ -341,8 +341,8 @@ func testThroughputIsBack(t *testing.T, status int, header bool) {
 }
 
 // Of two gateways that queue, the smaller one hangs for 30 s, without an error. The
-// requests that hang do not keep others from being answered by the larger one. In a few
-// hundredths of all moments, the number in flight is lowered in the first second.
+// requests that hang do not keep others from being answered by the larger one. The
+// reserve of a lowered limit is tested by TestWindow_RequestsThatHangLeaveRoom.
 func TestRun_OneOfSeveralGatewaysHangs(t *testing.T) {
 	for at := 10 * time.Second; at <= 11*time.Second; at += 250 * time.Millisecond {
 		t.Run(at.String(), func(t *testing.T) {

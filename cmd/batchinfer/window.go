@@ -35,9 +35,9 @@ type window struct {
 	ended  int   // requests
 	begun  []int // values of ended when the requests in flight began, in ascending order
 
-	// Requests that began before the limit was lowered leave room for a quarter of it.
-	// Otherwise all of it could be taken up by requests that hang, and no other would
-	// overtake them.
+	// After the limit was lowered, a quarter of it is reserved for requests that begin later.
+	// Otherwise those that hang could take up all of it, and no other would overtake them.
+	// The later ones may hang too, which is less likely.
 	lowered int // value of ended when the limit was last lowered
 	before  int // value of flying then
 

@@ -108,8 +108,8 @@ func (s *sender) publish(m *nats.Msg) {
 	}
 }
 
-// settle waits until the servers have stored or refused all requests that were sent, or
-// until settleTimeout has passed.
+// settle waits until no publish is outstanding, or until settleTimeout has passed. Those
+// that have timed out, or that are to be sent again, are not outstanding.
 func (s *sender) settle(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
 	defer cancel()
